@@ -1,0 +1,58 @@
+"""What every benchmark writes: the claim, the command, the machine and versions, the numbers."""
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fledge.verbs.machine import look
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+def write(name: str, claim: str, runs: list[dict[str, Any]], reached: bool, **more: Any) -> None:
+    """Keep the numbers of one benchmark in `results/NAME.json` and print them. `reached` says whether the claim holds."""
+    found = look()
+    result = {
+        "claim": claim,
+        "reached": reached,
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "commit": _git("rev-parse", "HEAD"),
+        "machine": {"processor": found.processor, "cores": found.cores, "memory": found.memory, "bf16": found.bf16, "amx": found.amx, "gpus": list(found.gpus)},
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "peers": {},
+        "runs": runs,
+        **more,
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({key: result[key] for key in ("claim", "reached", "runs", *more)}, indent=1))
+
+
+def data_folder() -> Path:
+    """The folder of test data, from `FLEDGE_DATA`."""
+    import os
+
+    if "FLEDGE_DATA" not in os.environ:
+        raise SystemExit("set FLEDGE_DATA to the folder of test data")
+    return Path(os.environ["FLEDGE_DATA"])
+
+
+def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
+    """`--name VALUE` for each default."""
+    parser = argparse.ArgumentParser(description=description)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    return parser.parse_args()
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()

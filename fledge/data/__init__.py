@@ -1,0 +1,1 @@
+"""Files -> documents -> unique -> tokens -> shards -> examples -> batches. Nothing here imports torch."""

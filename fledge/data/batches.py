@@ -1,0 +1,288 @@
+"""Batches as a function of the step: `batch_at(step)` needs no history and knows nothing of processes."""
+
+import hashlib
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fledge.data.corpus import Shards
+from fledge.text.chat import Turns
+from fledge.text.tokenizer import Tokenizer
+
+IGNORED = -100
+PADDING = -1
+Revisions = Sequence[tuple[int, int]]
+"""(step, rows): from that step on, a step takes so many rows; the steps ascend."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one micro-batch, as numpy arrays.
+
+    tokens: (rows, length) int64. labels: (rows, length) int64, what each token must predict, -100 where nothing is trained;
+    of a classifier (rows,) class numbers. positions and document: (rows, length) int64; attention stays within a document;
+    padding has document -1. Both are None when every row is one document from position 0.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    positions: np.ndarray | None = None
+    document: np.ndarray | None = None
+
+
+def draw(seed: int, step: int, example: int, purpose: str) -> np.random.Generator:
+    """Random numbers that depend on the four arguments alone (Philox, a counter-based generator: Salmon et al., 2011)."""
+    return np.random.Generator(np.random.Philox(key=_key(seed, step, example, purpose)))
+
+
+def _key(*parts: int | str) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=16).digest(), "little")
+
+
+def shuffled(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+    """Where each `index` in [0, size) goes in the order of this epoch, a bijection computed without a table.
+
+    A balanced Feistel network of six rounds over the next power of four, walked until the result lies below `size`
+    (Black and Rogaway, 2002, Ciphers with Arbitrary Finite Domains).
+    """
+    half = max(1, (int(size - 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    keys = [np.uint64(_key(seed, epoch, i, "order") & (2**64 - 1)) for i in range(6)]
+    found = np.array(index, np.uint64)
+    outside = np.ones(found.shape, bool)
+    while outside.any():
+        left, right = found[outside] >> np.uint64(half), found[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        found[outside] = left << np.uint64(half) | right
+        outside = found >= size
+    return found.astype(np.int64)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser (Steele et al., 2014); products wrap around on purpose."""
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)
+
+
+def rows_of(step: int, rows: int, revisions: Revisions = ()) -> range:
+    """The numbers of the rows that `step` takes, counted from the run's start: all earlier steps' rows lie below them."""
+    first, at = 0, 0
+    for when, changed in revisions:
+        if when > step:
+            break
+        first, at, rows = first + (when - at) * rows, when, changed
+    first += (step - at) * rows
+    return range(first, first + rows)
+
+
+class Batches:
+    """`examples` rows per epoch, drawn in a new order each epoch: a step takes `accumulate` micro-batches of `batch` rows.
+
+    A subclass says what its rows hold, and may choose another order.
+    """
+
+    def __init__(self, examples: int, batch: int, seed: int, accumulate: int):
+        if batch < 1 or accumulate < 1:
+            raise ValueError(f"batch {batch} and accumulate {accumulate} must be at least 1")
+        self.examples, self.batch, self.seed, self.accumulate = examples, batch, seed, accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.examples / (self.batch * self.accumulate))
+
+    def batch_at(self, step: int, revisions: Revisions = ()) -> list[Batch]:
+        """The micro-batches of one step, each of at most `batch` rows."""
+        numbers = rows_of(step, self.batch * self.accumulate, revisions)
+        places: list[tuple[int | None, int]] = []
+        for epoch in range(numbers[0] // self.examples, numbers[-1] // self.examples + 1):
+            within = range(max(numbers[0] - epoch * self.examples, 0), min(numbers[-1] + 1 - epoch * self.examples, self.examples))
+            places += [(epoch, int(row)) for row in self._order(epoch, np.arange(within.start, within.stop))]
+        return [self._collated(places[i : i + self.batch]) for i in range(0, len(places), self.batch)]
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every row once, in its own order: for validation."""
+        for start in range(0, self.examples, self.batch):
+            yield self.rows(start, self.batch)
+
+    def rows(self, start: int, count: int) -> Batch:
+        """Rows `start` to `start + count`, or as many of them as there are, in their own order."""
+        return self._collated([(None, row) for row in range(start, min(start + count, self.examples))])
+
+    def _order(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
+        """The rows that come at these places of an epoch."""
+        return shuffled(numbers, self.examples, self.seed, epoch)
+
+    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+        """The rows at (epoch, row); outside training there is no epoch."""
+        raise NotImplementedError
+
+
+class Windows(Batches):
+    """Rows of `context` labels from a stream of documents, and for each the token before it as input.
+
+    The stream is a ring of documents that each end in `<|endoftext|>`, so what comes before a document's first token is an
+    `<|endoftext|>`: as an input it opens the next document. Every token of the stream is a label exactly once per epoch, the
+    `<|endoftext|>` of each document included; the bytes of a text are therefore counted fully. Each epoch starts at a place of its
+    own, so that borders between rows move; the row that comes out shorter is padded.
+    With `separate_documents` the opening `<|endoftext|>` has position 0 and the document of what follows it: no label lies in
+    another document than the tokens that predict it. A document that goes on from the row before starts at position 0 too.
+    """
+
+    def __init__(self, shards: Shards, context: int, batch: int, seed: int = 0, separate_documents: bool = False, accumulate: int = 1):
+        super().__init__(math.ceil(shards.tokens / context), batch, seed, accumulate)
+        self.shards, self.context, self.separate_documents = shards, context, separate_documents
+
+    def batch_at(self, step: int, revisions: Revisions = ()) -> list[Batch]:
+        """The micro-batches of one step; raises `ValueError` when the whole text is shorter than one row."""
+        if self.shards.tokens < self.context:
+            raise ValueError(
+                f"the text has {self.shards.tokens:,} tokens, but one example needs {self.context:,}: use a smaller context, or more text"
+            )
+        return super().batch_at(step, revisions)
+
+    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+        """Windows one after another without overlap, in an epoch from its own place in the ring on and else from the first token on."""
+        epochs = {epoch for epoch, _ in places}
+        phases = {epoch: 0 if epoch is None else int(draw(self.seed, epoch, 0, "phase").integers(self.shards.tokens)) for epoch in epochs}
+        shape = (len(places), self.context)
+        tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
+        positions, document = np.zeros(shape, np.int64), np.full(shape, PADDING)
+        for row, (epoch, window) in enumerate(places):
+            length = min(self.context, self.shards.tokens - window * self.context)
+            first = window * self.context + phases[epoch]
+            stream = self.shards.window(first - 1, length + 1)
+            tokens[row, :length], labels[row, :length] = stream[:-1], stream[1:]
+            opens = self.shards.opens(first, length) if self.separate_documents else np.zeros(length, bool)
+            opens[0] = True
+            place = np.arange(length)
+            positions[row, :length] = place - np.maximum.accumulate(np.where(opens, place, 0))
+            document[row, :length] = np.cumsum(opens) - 1
+        if not self.separate_documents and (document != PADDING).all():
+            return Batch(tokens, labels)
+        return Batch(tokens, labels, positions, document)
+
+
+class LabelledTexts(Batches):
+    """Texts with their class numbers, padded on the right to the longest of a micro-batch.
+
+    A text longer than `context` tokens keeps its head; `truncated` counts them. Each epoch's order is random, but texts of
+    like length meet in a batch: it is sorted by length within stretches of 16 batches, whose batches are then shuffled.
+    """
+
+    STRETCH = 16
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[int],
+        tokenizer: Tokenizer,
+        context: int,
+        batch: int,
+        seed: int = 0,
+        accumulate: int = 1,
+    ):
+        if len(texts) != len(labels) or not texts:
+            raise ValueError(f"{len(texts)} texts with {len(labels)} labels: each needs one, and there must be some")
+        super().__init__(len(texts), batch, seed, accumulate)
+        encoded = tokenizer.encode_batch(list(texts))
+        self.truncated = sum(len(tokens) > context for tokens in encoded)
+        self._tokens = [np.array(tokens[:context], np.int64) for tokens in encoded]
+        self._labels, self._pad = np.array(labels, np.int64), tokenizer.pad
+        self._lengths = np.array([len(tokens) for tokens in self._tokens])
+        self._orders: dict[int, np.ndarray] = {}
+
+    def _order(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
+        if epoch not in self._orders:
+            order = shuffled(np.arange(self.examples), self.examples, self.seed, epoch)
+            stretch = self.STRETCH * self.batch
+            parts = []
+            for start in range(0, self.examples, stretch):
+                part = order[start : start + stretch]
+                part = part[np.argsort(self._lengths[part], kind="stable")]
+                batches = [part[i : i + self.batch] for i in range(0, len(part), self.batch)]
+                parts += [batches[i] for i in draw(self.seed, epoch, start, "batches").permutation(len(batches))]
+            self._orders = {epoch: np.concatenate(parts)} | dict(list(self._orders.items())[-1:])
+        return self._orders[epoch][numbers]
+
+    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+        rows = [row for _, row in places]
+        length = max(1, int(self._lengths[rows].max()))
+        tokens = np.full((len(rows), length), self._pad)
+        for row, text in enumerate(rows):
+            tokens[row, : self._lengths[text]] = self._tokens[text]
+        place = np.broadcast_to(np.arange(length), tokens.shape)
+        real = place < self._lengths[rows][:, None]
+        return Batch(tokens, self._labels[rows], np.where(real, place, 0), np.where(real, 0, PADDING))
+
+
+def class_weights(labels: Sequence[int], classes: int) -> np.ndarray:
+    """(classes,) float64 weights under which every class weighs the same in all and the mean weight of a row is 1."""
+    counts = np.bincount(np.asarray(labels), minlength=classes)
+    if len(counts) > classes or not counts.all():
+        raise ValueError(f"labels count {counts.tolist()} rows per class, but each of {classes} classes needs at least one")
+    return len(labels) / (classes * counts)
+
+
+class Conversations(Batches):
+    """Conversations in rows of `context`, several to a row where they fit, none of them seeing another.
+
+    A conversation of n tokens takes n - 1 places, for its last token predicts nothing; a longer one than `context` + 1 is cut.
+    Labels are -100 wherever the next token is not trained on. Conversations with nothing to train on (within `context`) are left
+    out; `kept` are the numbers of the others. Which share a row follows from the seed and stays; the order of rows is new each epoch.
+    """
+
+    def __init__(self, turns: Sequence[Turns], context: int, batch: int, seed: int = 0, accumulate: int = 1):
+        self.context = context
+        self._turns = turns
+        self.kept = [number for number, turn in enumerate(turns) if any(turn.trained[1 : context + 1])]
+        if not self.kept:
+            raise ValueError(f"none of {len(turns)} conversations has anything to train on within {context} tokens: use a larger context")
+        order = shuffled(np.arange(len(self.kept)), len(self.kept), seed, -1)
+        mixed = [self.kept[i] for i in order]
+        packed = first_fit([min(len(turns[number].tokens) - 1, context) for number in mixed], context)
+        self._rows = [[mixed[i] for i in row] for row in packed]
+        super().__init__(len(self._rows), batch, seed, accumulate)
+
+    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+        rows = [self._rows[row] for _, row in places]
+        shape = (len(rows), self.context)
+        tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
+        positions, document = np.zeros(shape, np.int64), np.full(shape, PADDING)
+        for row, numbers in enumerate(rows):
+            at = 0
+            for order, number in enumerate(numbers):
+                whole = np.array(self._turns[number].tokens[: self.context + 1], np.int64)
+                trained = np.array(self._turns[number].trained[: self.context + 1], bool)
+                span = slice(at, at := at + len(whole) - 1)
+                tokens[row, span] = whole[:-1]
+                labels[row, span] = np.where(trained[1:], whole[1:], IGNORED)
+                positions[row, span] = np.arange(len(whole) - 1)
+                document[row, span] = order
+        used = int((document != PADDING).sum(axis=1).max())
+        return Batch(tokens[:, :used], labels[:, :used], positions[:, :used], document[:, :used])
+
+
+def first_fit(lengths: Collection[int], capacity: int) -> list[list[int]]:
+    """Numbers of items per row, each item in the first row with room for it (Johnson, 1973).
+
+    >>> first_fit([5, 7, 3, 2], capacity=8)
+    [[0, 2], [1], [3]]
+    """
+    room = np.full(len(lengths), capacity)
+    rows: list[list[int]] = []
+    smallest, first = min(lengths, default=0), 0
+    for number, length in enumerate(lengths):
+        if length > capacity:
+            raise ValueError(f"an item of {length} does not fit into rows of {capacity}")
+        while first < len(rows) and room[first] < smallest:
+            first += 1
+        row = first + int(np.argmax(room[first : len(rows) + 1] >= length))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(number)
+        room[row] -= length
+    return rows

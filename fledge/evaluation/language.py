@@ -1,0 +1,158 @@
+"""What a trained model makes of held-out text: bits per byte and perplexity, every token scored exactly once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fledge.arch.record import to_json
+from fledge.evaluation.statistics import Interval, ratio
+from fledge.model import Transformer
+
+if TYPE_CHECKING:
+    from fledge.data.batches import Batch
+
+IGNORED = -100
+TOKENS_AT_ONCE = 8192
+SCORES_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class LanguageScore:
+    """One model on one text; `nats_per_token` is the loss, `bits_per_byte` is there where the bytes of the text are known."""
+
+    documents: int
+    tokens: int
+    nats_per_token: Interval
+    bits_per_byte: Interval | None = None
+
+    @property
+    def perplexity(self) -> Interval:
+        """e to the nats per token: among how many equally likely tokens the model would choose as badly."""
+        loss = self.nats_per_token
+        return Interval(float(np.exp(loss.value)), float(np.exp(loss.low)), float(np.exp(loss.high)))
+
+    def to_json(self) -> dict:
+        return {**to_json(self), "perplexity": self.perplexity.to_json()}
+
+
+def document_score(
+    model: Transformer,
+    documents: Sequence[np.ndarray],
+    sizes: Sequence[int] | np.ndarray,
+    start: int | None,
+    stride: int | None = None,
+    seed: int = 0,
+) -> LanguageScore:
+    """Scores documents of `sizes` bytes each; see `document_nats` for the rest. Intervals are by document."""
+    nats, counts = document_nats(model, documents, start, stride)
+    return LanguageScore(
+        len(documents), int(counts.sum()), ratio(nats, counts, seed=seed), ratio(nats / np.log(2), np.asarray(sizes), seed=seed)
+    )
+
+
+def document_nats(
+    model: Transformer, documents: Sequence[np.ndarray], start: int | None, stride: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each document costs in nats and how many of its tokens that counts, both `(documents,)`.
+
+    `start` stands before each document as the context of its first token; with `None` that token is context and is not scored.
+    Windows hold at most the model's context and move on by `stride` tokens, by default a whole context, so that they do not overlap;
+    a shorter stride gives every token at least `context - stride` tokens to its left where the document has them, and costs more.
+    Raises `ValueError` for a stride that the context does not allow.
+    """
+    context = model.arch.context
+    stride = stride or context
+    if not 1 <= stride <= context:
+        raise ValueError(f"a stride of {stride:,} tokens, but the context is {context:,}: use 1 to {context:,}")
+    streams = [np.asarray(document) if start is None else np.concatenate([[start], document]) for document in documents]
+    windows = [(number, *window) for number, stream in enumerate(streams) for window in _windows(len(stream) - 1, context, stride)]
+    windows.sort(key=lambda window: window[3] - window[1])
+    nats = np.zeros(len(documents))
+    with _evaluating(model):
+        for group in _groups(windows):
+            shape = (len(group), group[-1][3] - group[-1][1])
+            tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
+            for row, (number, begin, scored, end) in enumerate(group):
+                tokens[row, : end - begin] = streams[number][begin:end]
+                labels[row, scored - begin : end - begin] = streams[number][scored + 1 : end + 1]
+            rows, losses = _losses(model, tokens, labels)  # padding is to the right, where no query sees it
+            np.add.at(nats, np.array([window[0] for window in group])[rows], losses)
+    return nats, np.array([max(0, len(stream) - 1) for stream in streams])
+
+
+def _windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, first scored, end) of windows over `length` inputs, so that each is scored once."""
+    scored = 0
+    while scored < length:
+        end = min(length, context if scored == 0 else scored + stride)
+        yield max(0, scored + stride - context), scored, end
+        scored = end
+
+
+def _groups(windows: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Windows that ascend in length, as many together as `TOKENS_AT_ONCE` allows with padding."""
+    group: list[tuple[int, int, int, int]] = []
+    for window in windows:
+        if group and (len(group) + 1) * (window[3] - window[1]) > TOKENS_AT_ONCE:
+            yield group
+            group = []
+        group.append(window)
+    if group:
+        yield group
+
+
+def answer_score(model: Transformer, batches: Iterable["Batch"], seed: int = 0) -> LanguageScore:
+    """Scores the trained tokens (answers) of packed conversations, those whose label is not -100; intervals are by conversation.
+
+    Raises `ValueError` where no token is trained on.
+    """
+    nats, counts = [], []
+    with _evaluating(model):
+        for batch in batches:
+            rows, losses = _losses(model, batch.tokens, batch.labels, batch.positions, batch.document)
+            document = np.zeros_like(batch.tokens) if batch.document is None else batch.document
+            key = rows * (document.max() + 1) + document[batch.labels != IGNORED]
+            _, conversation = np.unique(key, return_inverse=True)
+            nats.append(np.bincount(conversation, weights=losses))
+            counts.append(np.bincount(conversation))
+    if not sum(map(len, counts)):
+        raise ValueError("there is no answer to score: no token of these conversations is trained on")
+    total = np.concatenate(counts)
+    return LanguageScore(len(total), int(total.sum()), ratio(np.concatenate(nats), total, seed=seed))
+
+
+def _losses(
+    model: Transformer, tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray | None = None, document: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The row of each label that is scored and its loss in nats, both `(scored,)`; few scores exist at once."""
+    device = model.embedding.weight.device
+
+    def on(part: np.ndarray) -> Tensor:
+        return torch.from_numpy(part).to(device)
+
+    rows, columns = np.nonzero(labels != IGNORED)
+    places = (None if part is None else on(part) for part in (positions, document))
+    hidden, wanted = model.hidden(on(tokens), *places)[on(rows), on(columns)], on(labels[rows, columns])
+    at_once = max(1, SCORES_AT_ONCE // model.arch.vocabulary)
+    losses: list[Tensor] = []
+    for part, label in zip(hidden.split(at_once), wanted.split(at_once), strict=True):
+        losses.append(F.cross_entropy(model.head(part).float(), label, reduction="none").double().cpu())
+    return rows, torch.cat(losses).numpy()
+
+
+@contextmanager
+def _evaluating(model: Transformer) -> Iterator[None]:
+    """No dropout and no gradients inside; afterwards the model is in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)

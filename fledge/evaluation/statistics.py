@@ -1,0 +1,110 @@
+"""How far a number can be trusted: percentile bootstrap intervals, alone and for the difference of two paired results.
+
+Efron, 1979, Bootstrap methods; Koehn, 2004, Statistical significance tests for machine translation evaluation (paired).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fledge.arch.record import to_json
+
+Measure = Callable[[np.ndarray], np.ndarray]
+"""A number per confusion matrix: `(..., classes, classes)` -> `(...)`, as in `fledge.evaluation.metrics`."""
+
+LEVEL = 0.95
+RESAMPLES = 2000
+_DRAWS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value and the bounds of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    def to_json(self) -> dict:
+        return to_json(self)
+
+
+def interval(value: float, resampled: np.ndarray) -> Interval:
+    """`value` with the 2.5 and 97.5 percentiles of what it was in the resamples."""
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+def ratio(above: np.ndarray, below: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """`sum(above) / sum(below)` over documents, resampled by document: both `(documents,)`, such as bits and bytes.
+
+    Two models on the same documents are compared by `ratio(bits_a - bits_b, bytes)`: the paired difference of their bits per byte.
+    """
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    if above.shape != below.shape or above.ndim != 1:
+        raise ValueError(f"a ratio over documents needs two equally long lists, but got shapes {above.shape} and {below.shape}")
+    if below.sum() <= 0:
+        raise ValueError("a ratio over documents needs at least one document that is not empty")
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _DRAWS_AT_ONCE // len(above))
+    drawn = []
+    for start in range(0, resamples, at_once):
+        rows = rng.integers(len(above), size=(min(at_once, resamples - start), len(above)))
+        drawn.append(_quotient(above[rows].sum(1), below[rows].sum(1)))
+    return interval(above.sum() / below.sum(), np.concatenate(drawn))
+
+
+def _quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    kept = below > 0  # a resample may hold empty documents only
+    return above[kept] / below[kept]
+
+
+def classification(
+    truth: np.ndarray, predicted: np.ndarray, classes: int, measure: Measure, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """`measure` of the confusion matrix of `truth` and `predicted` (class indices, `(rows,)`), resampled by row."""
+    cells = _cells(classes, truth, predicted)
+    drawn = _resampled(cells, resamples, seed).reshape(-1, classes, classes)
+    return interval(float(measure(cells.reshape(classes, classes))), measure(drawn))
+
+
+def paired_difference(
+    truth: np.ndarray, first: np.ndarray, second: np.ndarray, classes: int, measure: Measure, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """`measure(first) - measure(second)` where both predicted the same rows; a row is drawn with both of its predictions."""
+    cells = _cells(classes, truth, first, second)
+    kept = np.flatnonzero(cells)  # at most one cell per row, of classes ** 3
+    true, one, two = np.unravel_index(kept, (classes,) * 3)
+    counts = cells[kept]
+
+    def difference(drawn: np.ndarray) -> np.ndarray:
+        tables = np.zeros((2, len(drawn), classes * classes), np.int64)
+        for table, columns in zip(tables, (true * classes + one, true * classes + two), strict=True):
+            for cell, column in enumerate(columns):
+                table[:, column] += drawn[:, cell]
+        a, b = tables.reshape(2, -1, classes, classes)
+        return measure(a) - measure(b)
+
+    return interval(float(difference(counts[None])[0]), difference(_resampled(counts, resamples, seed)))
+
+
+def _cells(classes: int, *columns: np.ndarray) -> np.ndarray:
+    """How many rows fall in each cell of the table that the columns of class indices span, flat."""
+    arrays = [np.asarray(column) for column in columns]
+    if len({array.shape for array in arrays}) > 1 or not arrays[0].size:
+        raise ValueError(
+            f"the rows must be the same for each method and at least one, but there are {' and '.join(str(a.size) for a in arrays)}"
+        )
+    if any(array.min() < 0 or array.max() >= classes for array in arrays):
+        raise ValueError(f"class indices must be 0 to {classes - 1}")
+    return np.bincount(np.ravel_multi_index(arrays, (classes,) * len(arrays)), minlength=classes ** len(arrays))
+
+
+def _resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """`(resamples, cells)`: rows drawn with replacement fall into cells as a multinomial of the shares, whatever their order."""
+    total = int(counts.sum())
+    return np.random.default_rng(seed).multinomial(total, counts / total, size=resamples)

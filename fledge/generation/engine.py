@@ -1,0 +1,266 @@
+"""One engine with slots: requests join, all that are under way go on together, finished ones leave."""
+
+import secrets
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fledge.arch import Words
+from fledge.generation.pieces import Pieces
+from fledge.generation.sampling import Sampling, choose, uniform
+from fledge.model import Transformer
+from fledge.model.view import PADDING
+from fledge.text.tokenizer import Tokenizer
+
+WAITING = -1  # the slot of a request that has none
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tokens to go on from, and when to stop: at a stop token, a stop string, or after `max_tokens` (none: when the context is full).
+
+    Without `stop_tokens` the tokenizer's end of text stops. Control tokens that do not stop are never generated.
+    """
+
+    tokens: Sequence[int]
+    max_tokens: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_tokens: Sequence[int] | None = None
+    stop_strings: Sequence[str] = ()
+
+    def __post_init__(self):
+        if not len(self.tokens):
+            raise ValueError("a request has no tokens to go on from: give a prompt, or begin with the tokenizer's end-of-text token")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}, but at least 1 is needed")
+        if isinstance(self.stop_strings, str) or not all(self.stop_strings):
+            raise ValueError(f"stop_strings is {self.stop_strings!r}, but a list of strings is needed, none of them empty")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was generated: tokens without the stop token, their text cut before a stop string, the natural log-probability that the
+    model itself gave to each token, and whether it stopped or ran out of room."""
+
+    tokens: list[int]
+    text: str
+    reason: Literal["stop", "length"]
+    logprobs: list[float]
+
+
+class Engine:
+    """Generates for many requests at once, `slots` at a time, with up to `capacity` tokens of each read (the model's context by default).
+
+    Raises `ValueError` for a model that cannot go on from text, and for a tokenizer that does not belong to it.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, slots: int = 1, capacity: int | None = None):
+        check(model, tokenizer)
+        if slots < 1 or (capacity is not None and capacity < 1):
+            raise ValueError(f"slots is {slots} and capacity {capacity}, but an engine needs at least 1 of each")
+        self.model, self.tokenizer = model, tokenizer
+        self.capacity = min(capacity or model.arch.context, model.arch.context)
+        self._cache = model.cache(slots, self.capacity)
+        self._device = model.embedding.weight.device
+        self._rows: list[Row | None] = [None] * slots
+        self._waiting: deque[Row] = deque()
+        self._control = frozenset(tokenizer.controls.values())
+        self._masks: dict[frozenset[int], Tensor] = {}
+
+    def run(self, requests: Sequence[Request]) -> list[Completion]:
+        """The completion of each request, in their order; all are checked before the first one starts."""
+        rows = [Row(request, self) for request in requests]
+        self._waiting.extend(rows)
+        try:
+            while not all(row.reason for row in rows):
+                self._step()
+        finally:
+            for row in rows:
+                self._leave(row)
+        return [row.completion() for row in rows]
+
+    def stream(self, request: Request) -> Generator[str, None, Completion]:
+        """The text in pieces, as soon as each is certain; the generator's return value is the completion.
+
+        Several streams may be read in turns: each goes on together with the others.
+        """
+        return self._stream(Row(request, self))
+
+    def _stream(self, row: "Row") -> Generator[str, None, Completion]:
+        self._waiting.append(row)
+        shown = 0
+        try:
+            while shown < len(row.text) or not row.reason:
+                if shown == len(row.text):
+                    self._step()
+                if piece := row.text[shown:]:
+                    shown += len(piece)
+                    yield piece
+        finally:
+            self._leave(row)
+        return row.completion()
+
+    def _step(self) -> None:
+        """Waiting requests read their prompts and get a first token, or else every row under way gets its next one."""
+        joining = []
+        for slot, row in enumerate(self._rows):
+            if row is None and self._waiting:
+                self._rows[slot] = joined = self._waiting.popleft()
+                joined.slot = slot
+                joining.append(joined)
+        rows = joining or [row for row in self._rows if row is not None]
+        with inference(self.model):
+            hidden = self._read_prompts(rows) if joining else self._read_last(rows)
+            tokens, logprobs = self._choose(self.model.head(hidden).float(), rows)
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            row.accept(token, logprob)
+            if row.reason:
+                self._leave(row)
+
+    def _read_prompts(self, rows: list["Row"]) -> Tensor:
+        """The hidden state after each prompt, (rows, width); shorter ones are padded on the right, and the cache forgets the padding."""
+        lengths = torch.tensor([len(row.request.tokens) for row in rows])
+        tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for i, row in enumerate(rows):
+            tokens[i, : lengths[i]] = torch.as_tensor(row.request.tokens)
+        document = torch.where(torch.arange(tokens.shape[1]) < lengths[:, None], 0, PADDING)
+        hidden = self._read(tokens, document, rows)
+        for row, length in zip(rows, lengths.tolist(), strict=True):
+            if length < tokens.shape[1]:
+                self._cache.keep(row.slot, length)
+        return hidden[torch.arange(len(rows)), lengths - 1]
+
+    def _read_last(self, rows: list["Row"]) -> Tensor:
+        return self._read(torch.tensor([[row.tokens[-1]] for row in rows]), None, rows)[:, -1]
+
+    def _read(self, tokens: Tensor, document: Tensor | None, rows: list["Row"]) -> Tensor:
+        slots = None if len(rows) == len(self._rows) else torch.tensor([row.slot for row in rows], device=self._device)
+        document = document if document is None else document.to(self._device)
+        return self.model.hidden(tokens.to(self._device), None, document, self._cache, slots)
+
+    def _choose(self, scores: Tensor, rows: list["Row"]) -> tuple[list[int], list[float]]:
+        """The next token of each row and its log-probability; rows with the same settings are drawn together."""
+        total = scores.logsumexp(-1)
+        if not bool(total.isfinite().all()):
+            raise ValueError("the model's scores are not finite numbers: its weights are damaged, or too large for their dtype")
+        alike: dict[tuple[Sampling, frozenset[int]], list[int]] = {}
+        for i, row in enumerate(rows):
+            alike.setdefault((row.sampling, row.stop_tokens), []).append(i)
+        chosen = torch.empty(len(rows), dtype=torch.long, device=scores.device)
+        for (sampling, stop_tokens), members in alike.items():
+            part = scores if len(alike) == 1 else scores[members]
+            marks = [seen for i in members if (seen := rows[i].seen) is not None]
+            seen = torch.stack(marks) if marks else None
+            uniforms = None if sampling.greedy else torch.tensor([rows[i].uniform() for i in members], dtype=torch.float64)
+            chosen[members] = choose(part.masked_fill(self._banned(stop_tokens), -torch.inf), sampling, seen, uniforms)
+        logprobs = scores.gather(1, chosen[:, None])[:, 0] - total
+        return chosen.tolist(), logprobs.tolist()
+
+    def _banned(self, stop_tokens: frozenset[int]) -> Tensor:
+        """What is not generated, (vocabulary,): control tokens that do not stop, and ids of no token (an embedding may be padded)."""
+        if stop_tokens not in self._masks:
+            ids = torch.arange(self.model.arch.vocabulary)
+            banned = torch.isin(ids, torch.tensor(sorted(self._control - stop_tokens), dtype=torch.long)) | (ids >= self.tokenizer.size)
+            self._masks[stop_tokens] = banned.to(self._device)
+        return self._masks[stop_tokens]
+
+    def _leave(self, row: "Row") -> None:
+        if row in self._waiting:
+            self._waiting.remove(row)
+        elif row.slot != WAITING:
+            self._rows[row.slot] = None
+            self._cache.keep(row.slot, 0)
+            row.slot = WAITING
+
+
+class Row:
+    """One request under way."""
+
+    def __init__(self, request: Request, engine: Engine):
+        model, length = engine.model, len(request.tokens)
+        if length > engine.capacity:
+            holder = "this model's context" if engine.capacity == model.arch.context else "a slot of this engine"
+            raise ValueError(
+                f"the prompt has {length:,} tokens, but {holder} has room for {engine.capacity:,}: "
+                f"shorten it by {length - engine.capacity:,}, or use a model with a longer context"
+            )
+        if min(request.tokens) < 0 or max(request.tokens) >= model.arch.vocabulary:
+            raise ValueError(
+                f"the prompt has token ids from {min(request.tokens)} to {max(request.tokens)}, "
+                f"but this model's vocabulary has 0 to {model.arch.vocabulary - 1}: encode it with the model's own tokenizer"
+            )
+        self.request = request
+        self.slot = WAITING
+        self.most = min(request.max_tokens or engine.capacity, engine.capacity - length + 1)  # the last token need not be read
+        self.stop_tokens = frozenset([engine.tokenizer.end_of_text] if request.stop_tokens is None else request.stop_tokens)
+        self.sampling = replace(request.sampling, seed=None)
+        self.seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
+        self.pieces = Pieces(engine.tokenizer.decode, request.tokens[-1:], request.stop_strings)
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.text = ""
+        self.reason: Literal["stop", "length"] | None = None
+        self.seen: Tensor | None = None
+        if self.sampling.repetition_penalty != 1:
+            self.seen = torch.zeros(model.arch.vocabulary, dtype=torch.bool, device=model.embedding.weight.device)
+            self.seen[list(request.tokens)] = True
+
+    def uniform(self) -> float:
+        return uniform(self.seed, len(self.tokens))
+
+    def accept(self, token: int, logprob: float) -> None:
+        if token in self.stop_tokens:
+            self.reason = "stop"
+        else:
+            self.tokens.append(token)
+            self.logprobs.append(logprob)
+            self.text += self.pieces.add(token)
+            if self.seen is not None:
+                self.seen[token] = True
+            if self.pieces.stopped:
+                self.reason = "stop"
+            elif len(self.tokens) == self.most:
+                self.reason = "length"
+        if self.reason:
+            self.text += self.pieces.finish()
+            if self.pieces.stopped:
+                self.reason = "stop"
+
+    def completion(self) -> Completion:
+        assert self.reason is not None
+        return Completion(self.tokens, self.text, self.reason, self.logprobs)
+
+
+def check(model: Transformer, tokenizer: Tokenizer) -> None:
+    """Raises `ValueError` with the reason when the model cannot generate this tokenizer's text."""
+    if not isinstance(model.arch.head, Words):
+        raise ValueError(
+            f"this model is a classifier of {', '.join(model.arch.labels)}: use predict, or a model with a word head to generate"
+        )
+    if any(block.attention.sees[1] != 0 for block in model.arch.decoder.pattern):
+        raise ValueError(
+            "this model's attention sees tokens that follow, so it cannot generate: use sees=(none, 0) or a window to the left"
+        )
+    if tokenizer.size > model.arch.vocabulary:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.size:,} tokens, but the model's vocabulary is {model.arch.vocabulary:,}: use its own"
+        )
+
+
+@contextmanager
+def inference(model: Transformer) -> Iterator[None]:
+    """No gradients and no dropout inside; each module's mode is as before afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,79 @@
+"""Keys and values of the tokens that a model has already read, in slots that fill and empty independently."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fledge.arch import Stack
+from fledge.model.view import EMPTY
+
+
+class Cache:
+    """Room for `capacity` tokens in each of `slots` rows, with the position and document of each; an empty place is in no document.
+
+    `filled` (slots,) counts the places in use. A forward pass opens the cache once, and each layer extends it by its own
+    keys and values at the same places.
+    """
+
+    def __init__(self, stack: Stack, slots: int, capacity: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
+        self.capacity = capacity
+        self.positions = torch.zeros(slots, capacity, dtype=torch.long, device=device)
+        self.documents = torch.full((slots, capacity), EMPTY, device=device)
+        self.filled = torch.zeros(slots, dtype=torch.long, device=device)
+        shapes = [(slots, block.attention.kv_heads, capacity, block.attention.head_size) for block in stack.blocks]
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
+
+    def keep(self, slot: int, places: int) -> None:
+        """Forget all but the first `places` tokens of a slot; 0 empties it."""
+        self.documents[slot, places:] = EMPTY
+        self.filled[slot] = min(int(self.filled[slot]), places)
+
+    def open(self, positions: Tensor, documents: Tensor, slots: Tensor | None = None) -> "Reading":
+        """Take places for new tokens at `positions` with `documents`, both (batch, length), in the given slots (all by default).
+
+        Raises `ValueError` when a slot has no room for them.
+        """
+        rows = torch.arange(len(self.filled), device=self.filled.device) if slots is None else slots
+        count = positions.shape[1]
+        used = int(self.filled[rows].max()) + count
+        if used > self.capacity:
+            raise ValueError(f"the cache has {self.capacity:,} places a slot, but {used:,} are needed: make it larger or stop earlier")
+        places = self.filled[rows][:, None] + torch.arange(count, device=positions.device)
+        self.positions[rows[:, None], places] = positions
+        self.documents[rows[:, None], places] = documents
+        self.filled[rows] += count
+        return Reading(self, slots, rows, places, used)
+
+
+class Reading(NamedTuple):
+    """The cache as one forward pass sees it."""
+
+    cache: Cache
+    slots: Tensor | None
+    rows: Tensor
+    places: Tensor
+    used: int
+
+    def seen(self, kept: Tensor) -> Tensor:
+        """The rows and places in use; a view, not a copy, when every slot takes part."""
+        chosen = kept if self.slots is None else kept[self.slots]
+        return chosen[..., : self.used, :] if kept.dim() == 4 else chosen[:, : self.used]
+
+    def layer(self, index: int) -> "LayerCache":
+        return LayerCache(self, index)
+
+
+class LayerCache(NamedTuple):
+    """One layer's part of a reading."""
+
+    reading: Reading
+    index: int
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (batch, kv_heads, length, head_size); all that are there, (batch, kv_heads, used, head_size)."""
+        reading, cache = self.reading, self.reading.cache
+        for kept, new in ((cache.keys[self.index], k), (cache.values[self.index], v)):
+            kept[reading.rows[:, None], :, reading.places] = new.transpose(1, 2).to(kept.dtype)
+        return reading.seen(cache.keys[self.index]), reading.seen(cache.values[self.index])

@@ -1,0 +1,6 @@
+"""The one page builder behind every HTML file that fledge writes: self-contained, escaped, readable offline and on a phone."""
+
+from fledge.report.charts import Line
+from fledge.report.page import Page, Sample
+
+__all__ = ["Line", "Page", "Sample"]

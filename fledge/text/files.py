@@ -1,0 +1,89 @@
+"""Where a tokenizer's files are: in a folder, in the hub's local cache, on the hub."""
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MODELS = (
+    ("tokenizer.json",),
+    ("encoder.json", "vocab.bpe"),
+    ("vocab.json", "merges.txt"),
+)  # the last two: GPT-2's own names and transformers'
+CONFIG = "tokenizer_config.json"
+HUB = {"gpt2": "openai-community/gpt2"}
+
+
+@dataclass(frozen=True)
+class Files:
+    """`model`: a tokenizer.json, or a vocabulary and its merges; `config`: the tokenizer_config.json beside it."""
+
+    model: tuple[Path, ...]
+    config: Path | None
+
+
+def tokenizer_files(name: str | Path) -> Files:
+    """The files of the tokenizer called `name`: an existing path, else a hub id, first from the local cache.
+
+    Raises `FileNotFoundError` with one sentence that says which files to put where.
+    """
+    path = Path(name)
+    if path.is_dir():
+        found = _in_folder(path)
+        if found is None:
+            raise FileNotFoundError(f"{path} holds no tokenizer: it needs {_needed()}")
+        return found
+    if path.is_file():
+        beside = path.parent / CONFIG
+        return Files((path,), beside if beside.is_file() else None)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(name)) or path.suffix in (".json", ".model", ".bpe", ".txt"):
+        raise FileNotFoundError(f"there is no file or folder {name}: give a folder with {_needed()}")
+    found = _on_hub(str(name))
+    if found is None:
+        raise FileNotFoundError(
+            f"there is no file or folder {name}, and no tokenizer of that name in the local Hugging Face cache or within reach on the hub: "
+            f"put {_needed()} into a folder and give its path"
+        )
+    return found
+
+
+def _needed() -> str:
+    return ", or ".join(" and ".join(names) for names in MODELS)
+
+
+def _in_folder(folder: Path) -> Files | None:
+    for names in MODELS:
+        model = tuple(folder / name for name in names)
+        if all(path.is_file() for path in model):
+            return Files(model, folder / CONFIG if (folder / CONFIG).is_file() else None)
+    return None
+
+
+def _on_hub(name: str) -> Files | None:
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repositories = dict.fromkeys((name, HUB.get(name, name)))
+    for repository in repositories:
+        for names in MODELS:
+            paths = [try_to_load_from_cache(repository, file) for file in (*names, CONFIG)]
+            model = tuple(Path(path) for path in paths[:-1] if isinstance(path, str))
+            if len(model) == len(names):
+                return Files(model, Path(paths[-1]) if isinstance(paths[-1], str) else None)
+    if constants.HF_HUB_OFFLINE:
+        return None
+
+    def download(file: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(HUB.get(name, name), file))
+        except LocalEntryNotFoundError:  # out of reach: to ask for the next file would cost as long again
+            raise
+        except EntryNotFoundError:
+            return None
+
+    with suppress(OSError):  # what every failure of the hub is: no network, no such repository, no right to read it
+        for names in MODELS:
+            model = tuple(path for path in map(download, names) if path)
+            if len(model) == len(names):
+                return Files(model, download(CONFIG))
+    return None

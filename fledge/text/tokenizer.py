@@ -1,0 +1,243 @@
+"""Strings to token ids and back, on the `tokenizers` library; text from people never becomes a control token."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+from fledge.text.bulk import BYTES, LLAMA3, bulk_encoder
+from fledge.text.files import tokenizer_files
+
+RESERVED = ("<|endoftext|>", "<|pad|>", "<|mask|>", "<|im_start|>", "<|im_end|>", *(f"<extra_id_{n}>" for n in range(100)))
+UNKNOWN = "<|unk|>"
+SPARES = 23  # at least; with RESERVED they fill two times 64
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # of imported tokenizers that do not name theirs
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` (`backend`) whose `encode` never yields a control token, whatever the text spells.
+
+    Ids are 0 to `size` - 1, spares included; `controls` maps the text of each control token to its id; `config` is
+    what its `tokenizer_config.json` said. It pickles and deep-copies whole, so it can be sent to other processes.
+    Text may be any Python string: unpaired surrogates, which UTF-8 cannot hold, are read as U+FFFD.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, config: dict | None = None):
+        """Takes `backend` over: `encode_special_tokens` is on (it is not part of tokenizer.json), truncation and padding are off.
+
+        Raises `ValueError` if there is no token that ends a text.
+        """
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self.config = config or {}
+        self.controls = {token.content: number for number, token in backend.get_added_tokens_decoder().items() if token.special}
+        self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.end_of_text = self._end_of_text()
+        self.pad = self._first("<|pad|>", _token_text(self.config.get("pad_token")), default=self.end_of_text)
+
+    def __reduce__(self):
+        return Tokenizer._from_json, (self.backend.to_str(), self.config)
+
+    @classmethod
+    def _from_json(cls, text: str, config: dict) -> "Tokenizer":
+        return cls(tokenizers.Tokenizer.from_str(text), config)
+
+    @property
+    def kind(self) -> str:
+        """`bpe`, `bytes` or `characters` for those made here, `loaded` for any other."""
+        if [self.controls.get(name) for name in RESERVED] != list(range(len(RESERVED))):
+            return "loaded"
+        if UNKNOWN in self.controls:
+            return "characters"
+        return "bytes" if self.size == _round_up(len(RESERVED) + 256 + SPARES) else "bpe"
+
+    def special(self, name: str) -> int | None:
+        """The id of the control token spelled `name`, such as `<|im_start|>`; `None` if there is no such token."""
+        return self.controls.get(name)
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of `text`; `<|endoftext|>` and the like in it are ordinary characters."""
+        return self.backend.encode(_unicode(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of each text, the same ids by the fastest way that is at hand: tiktoken where it is installed."""
+        texts = [_unicode(text) for text in texts]
+        if self._bulk is not None:
+            return self._bulk(texts)
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _bulk(self):
+        return bulk_encoder(self.backend)
+
+    def decode(self, tokens: Sequence[int], specials: bool = False) -> str:
+        """The text of `tokens`, control tokens left out unless `specials`; bytes that are no UTF-8 become U+FFFD."""
+        return self.backend.decode(list(map(int, tokens)), skip_special_tokens=not specials)
+
+    def piece(self, token: int) -> str:
+        """One token in printable form, for tables: a space is `·`, what cannot be seen is escaped, half a character is `<0xE2>`.
+
+        Raises `ValueError` for an id that no token has.
+        """
+        name = self.backend.id_to_token(token)
+        if name is None:
+            raise ValueError(f"token {token:,}, but this tokenizer has ids 0 to {self.size - 1:,}")
+        if name in self.controls:
+            return name
+        text = self.decode([token])
+        if "\ufffd" in text and all(c in BYTES for c in name):
+            return "".join(f"<0x{BYTES[c]:02X}>" for c in name)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).replace(" ", "·")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical tokenizer.json: keys sorted, no white space."""
+        canonical = json.dumps(json.loads(self.backend.to_str()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def save(self, folder: Path, context: int | None = None) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json`, as transformers opens them; `context`, in tokens, is `model_max_length`."""
+        names = {number: name for name, number in self.controls.items()}
+        config = {
+            "backend": "tokenizers",
+            "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 5 calls it TokenizersBackend and knows both names
+            "clean_up_tokenization_spaces": False,
+            **self.config,
+            "eos_token": names[self.end_of_text],
+            "pad_token": names[self.pad],
+            **({"unk_token": UNKNOWN} if UNKNOWN in self.controls else {}),
+            **({"model_max_length": context} if context else {}),
+        }
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary: int) -> "Tokenizer":
+        """Byte-level BPE with Llama 3's pattern, learned from `texts`: RESERVED, 256 bytes, merges, spares.
+
+        `vocabulary` is the total, rounded up to a multiple of 64; it ends up smaller if too few pairs occur twice.
+        Raises `ValueError` if it has no room for the reserved tokens and the bytes.
+        """
+        least = len(RESERVED) + 256 + SPARES
+        if vocabulary < least:
+            raise ValueError(
+                f"a vocabulary of {vocabulary:,}, but {len(RESERVED)} reserved tokens, 256 bytes and {SPARES} spares "
+                f"need at least {least}: use vocabulary={least}, or more"
+            )
+        backend = _byte_level(models.BPE(), pre_tokenizers.Split(Regex(LLAMA3), "isolated"))
+        trainer = trainers.BpeTrainer(
+            vocab_size=_round_up(vocabulary) - SPARES,
+            min_frequency=2,
+            special_tokens=list(RESERVED),
+            initial_alphabet=list(BYTES),
+            show_progress=False,
+        )
+        backend.train_from_iterator(_cut(texts), trainer)
+        return cls(_with_spares(backend))
+
+    @classmethod
+    def bytes(cls) -> "Tokenizer":
+        """One token for each of the 256 bytes of UTF-8, byte b as id `len(RESERVED) + b`; nothing is learned."""
+        pieces = sorted(BYTES, key=BYTES.__getitem__)
+        return cls(_with_spares(_byte_level(_without_merges([*RESERVED, *pieces]))))
+
+    @classmethod
+    def characters(cls, texts: Iterable[str]) -> "Tokenizer":
+        """One token for each character that occurs in `texts`, in code-point order; any other is `<|unk|>`."""
+        alphabet = sorted(set().union(*map(_unicode, texts)))
+        backend = tokenizers.Tokenizer(_without_merges([*RESERVED, UNKNOWN, *alphabet], UNKNOWN))
+        backend.decoder = decoders.Fuse()
+        return cls(_with_spares(backend, UNKNOWN))
+
+    @classmethod
+    def load(cls, name: str | Path) -> "Tokenizer":
+        """A tokenizer from a folder, a `tokenizer.json`, GPT-2's pair of files (`encoder.json`, `vocab.bpe`), or a name on the hub.
+
+        Raises `FileNotFoundError` with the files that are needed and where to put them, `ValueError` for files that are no
+        tokenizer or one in which text could spell a control token.
+        """
+        files = tokenizer_files(name)
+        try:
+            if len(files.model) == 1:
+                backend = tokenizers.Tokenizer.from_file(str(files.model[0]))
+            else:
+                vocabulary, merges = map(str, files.model)
+                backend = _byte_level(models.BPE.from_file(vocabulary, merges), pattern=True)
+                backend.add_special_tokens(["<|endoftext|>"])
+            config = json.loads(files.config.read_text(encoding="utf-8")) if files.config else {}
+        except OSError:
+            raise
+        except Exception as reason:  # tokenizers raises bare Exceptions
+            raise ValueError(
+                f"{' and '.join(map(str, files.model))}: not a tokenizer that tokenizers {tokenizers.__version__} can read: {reason}"
+            ) from None
+        tokenizer = cls(backend, config)
+        unknown = getattr(backend.model, "unk_token", None)
+        for control, number in tokenizer.controls.items():
+            if control != unknown and number in tokenizer.encode(control):
+                raise ValueError(
+                    f"{name}: the text {control!r} would become the control token {number} in this tokenizer "
+                    f"({type(backend.model).__name__}): use a byte-level BPE"
+                )
+        return tokenizer
+
+    def _end_of_text(self) -> int:
+        named = _token_text(self.config.get("eos_token"))
+        end = self._first(named, *ENDS, default=-1)
+        if end < 0:
+            raise ValueError(
+                f"no token of this tokenizer ends a text: name it as eos_token in tokenizer_config.json, or have one of {', '.join(ENDS)}"
+            )
+        return end
+
+    def _first(self, *names: str | None, default: int) -> int:
+        return next((self.controls[name] for name in names if name in self.controls), default)
+
+
+def _token_text(entry: str | dict | None) -> str | None:
+    """tokenizer_config.json names a token by its text or as a record with its `content`."""
+    return entry.get("content") if isinstance(entry, dict) else entry
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _round_up(count: int) -> int:
+    return -(-count // 64) * 64
+
+
+def _cut(texts: Iterable[str], length: int = 10_000) -> Iterator[str]:
+    """Pieces of even size keep all cores of the trainer busy, and no run of letters becomes one endless word."""
+    for text in texts:
+        text = _unicode(text)
+        yield from (text[i : i + length] for i in range(0, len(text), length))
+
+
+def _without_merges(tokens: list[str], unknown: str | None = None) -> models.BPE:
+    return models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token=unknown)
+
+
+def _byte_level(model: models.BPE, split: pre_tokenizers.Split | None = None, pattern: bool = False) -> tokenizers.Tokenizer:
+    """`model` over bytes written as GPT-2's printable characters; `pattern` splits by GPT-2's own pattern."""
+    backend = tokenizers.Tokenizer(model)
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes]) if split else to_bytes
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _with_spares(backend: tokenizers.Tokenizer, *controls: str) -> tokenizers.Tokenizer:
+    spares = _round_up(backend.get_vocab_size() + SPARES) - backend.get_vocab_size()
+    backend.add_special_tokens([*RESERVED, *controls, *(f"<|spare_{n}|>" for n in range(spares))])
+    return backend

@@ -1,0 +1,1 @@
+"""Scores become a loss, the loss better weights, the weights a checkpoint."""

@@ -1,0 +1,155 @@
+"""The loop: one step after another, a loss that is a sum with its count, one list of hooks, and a way to stop."""
+
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fledge.data.batches import Batch, draw
+from fledge.train.objective import Objective
+from fledge.train.optimizer import Optimizer
+from fledge.train.run import Constant, Cosine, Machine, Plan, Stable
+from fledge.train.schedule import factor
+
+BatchAt = Callable[[int], list[Batch]]
+
+
+@dataclass
+class State:
+    """Where training stands: `step` steps are done; the rest tells of the last of them.
+
+    `loss` is the mean in nats over what it counted, `norm` the gradient's before clipping, `tokens` all tokens read so
+    far, `seconds` all wall time. A hook may set `stop` to a sentence (training ends after this step) or put a revised `plan`.
+    """
+
+    step: int
+    plan: Plan
+    model: nn.Module
+    optimizer: Optimizer
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float = math.nan
+    norm: float = math.nan
+    rate: float = 0.0
+    stop: str = ""
+
+    @property
+    def total(self) -> int:
+        return self.plan.total(self.step)
+
+
+Hook = Callable[[State], None]
+
+
+def run_steps(
+    state: State,
+    objective: Objective,
+    batch_at: BatchAt,
+    schedule: Stable | Cosine | Constant,
+    machine: Machine,
+    after_step: Sequence[Hook],
+) -> State:
+    """Train from `state.step` to the end of its plan, calling each of `after_step` after each step.
+
+    Raises `FloatingPointError` when a loss or gradient is not finite; weights and optimiser are then those of the step before.
+    """
+    model, optimizer = state.model, state.optimizer
+    model.train()
+    while state.step < state.total and not state.stop:
+        step = state.step
+        state.rate = optimizer.set_rates(factor(schedule, step, state.plan))
+        parts = batch_at(step)
+        total = sum(objective.count(part) for part in parts)  # labels are data: known before any forward
+        if not total:
+            raise ValueError(f"step {step} has no token to train on: every label is masked, so use longer contexts or other data")
+        losses = []
+        for i, part in enumerate(parts):
+            torch.manual_seed(dropout_seed(machine.seed, step, i))
+            with precision(machine):
+                loss = objective(model, part) / total
+            loss.backward()
+            losses.append(loss.detach())
+        state.loss, state.norm = torch.stack([torch.stack(losses).sum(), optimizer.norm()]).tolist()
+        refuse_if_not_finite(state)
+        optimizer.step(state.norm)
+        optimizer.zero_grad()
+        state.step += 1
+        state.tokens += sum(part.tokens.size for part in parts)
+        for act in after_step:
+            act(state)
+        if not model.training:
+            model.train()
+    return state
+
+
+def dropout_seed(seed: int, step: int, part: int) -> int:
+    """A seed of its own for each micro-batch, so that a resumed run drops the same units."""
+    return int(draw(seed, step, part, "dropout").integers(2**63))
+
+
+def precision(machine: Machine):
+    """Matrix products in the machine's dtype, sums and weights in fp32."""
+    return torch.autocast(torch.device(machine.device).type, torch.bfloat16) if machine.dtype == "bfloat16" else nullcontext()
+
+
+def refuse_if_not_finite(state: State) -> None:
+    if math.isfinite(state.loss) and math.isfinite(state.norm):
+        return
+    names = [name for name, p in state.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    state.optimizer.zero_grad()
+    what = f"the gradient of {names[0]}" if names else "the gradient's norm"
+    where = f"the loss is {state.loss}" if not math.isfinite(state.loss) else f"{what} is not finite"
+    also = f" ({what} too)" if names and not math.isfinite(state.loss) else ""
+    raise FloatingPointError(
+        f"step {state.step}: {where}{also}. The weights are still those of step {state.step}: "
+        f"use a lower rate (now {state.rate:.2g}) or a longer warm-up, and look at the data of this step"
+    )
+
+
+class Stopped(Exception):
+    """A signal ended the run after it was saved; `exit_code` is the shell's 128 + signal."""
+
+    def __init__(self, sentence: str, signal_number: int):
+        super().__init__(sentence)
+        self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def signals_held() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are noted in the list instead of ending the process; a second one ends it at once."""
+    noted: list[int] = []
+
+    def note(number: int, frame) -> None:
+        if noted:
+            os._exit(128 + number)
+        noted.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, which alone may handle signals
+        before = {}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def settings_of(machine: Machine) -> Iterator[None]:
+    """Threads and determinism as the machine says; torch's settings and random state come back afterwards."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    devices = [torch.device(machine.device)] if torch.device(machine.device).type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.set_num_threads(machine.threads or threads)
+        torch.use_deterministic_algorithms(machine.deterministic)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(strict)

@@ -1,0 +1,109 @@
+"""Batches and scores become a summed loss, which travels with its count; means are taken once, by whoever knows the total."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fledge.data.batches import IGNORED, Batch
+
+CHUNK = 1024  # tokens whose scores exist at once
+
+
+class Objective(Protocol):
+    """What a model is trained for: the loss summed over a batch, and what that sum counts."""
+
+    def count(self, batch: Batch) -> float: ...
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor: ...
+
+
+class NextWord:
+    """Cross-entropy in nats, summed over the labels that are trained on; also for instructions, whose labels spare the questions.
+
+    The scores never exist whole: only `chunk` tokens are projected at a time, and their gradients are taken on the spot.
+    """
+
+    def __init__(self, chunk: int = CHUNK):
+        self.chunk = chunk
+
+    def count(self, batch: Batch) -> int:
+        return int(np.count_nonzero(batch.labels != IGNORED))
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        device = model.head.weight.device
+        hidden = model.hidden(*(on(device, part) for part in (batch.tokens, batch.positions, batch.document))).flatten(0, 1)
+        trained = np.flatnonzero(batch.labels != IGNORED)
+        if len(trained) < batch.labels.size:
+            hidden = hidden[torch.from_numpy(trained).to(device)]
+        labels = torch.from_numpy(batch.labels.reshape(-1)[trained]).to(device)
+        return ChunkedCrossEntropy.apply(hidden, model.head.weight, labels, self.chunk)
+
+
+class Classify:
+    """Cross-entropy of each row's class in nats, each class times its weight; the count is the sum of those weights."""
+
+    def __init__(self, weights: Sequence[float]):
+        self.weights = np.asarray(weights, dtype=np.float32)
+
+    def count(self, batch: Batch) -> float:
+        return float(self.weights[batch.labels].sum())
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        device = model.head.weight.device
+        scores = model(*(on(device, part) for part in (batch.tokens, batch.positions, batch.document)))
+        labels, weights = torch.from_numpy(batch.labels).to(device), torch.from_numpy(self.weights).to(device)
+        return F.cross_entropy(scores, labels, weights.to(scores.dtype), reduction="sum")
+
+
+def on(device: torch.device, part: np.ndarray | None) -> Tensor | None:
+    return None if part is None else torch.from_numpy(part).to(device, non_blocking=True)
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """`F.cross_entropy(hidden @ weight.T, labels, reduction="sum")` without ever holding all scores.
+
+    The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so both gradients are taken
+    there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), labels (n,); sums are fp32 at least.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+        kind = hidden.device.type
+        working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        loss = hidden.new_zeros((), dtype=exact)
+        hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
+        weight_gradient = torch.zeros_like(weight, dtype=exact) if wants_weight else None
+        with torch.autocast(kind, enabled=False):
+            projection = weight.to(working)
+            for part in range(0, len(labels), chunk):
+                piece, label = hidden[part : part + chunk].to(working), labels[part : part + chunk, None]
+                log_chances = torch.log_softmax((piece @ projection.T).to(exact), dim=-1)
+                loss -= log_chances.gather(1, label).sum()
+                if hidden_gradient is None and weight_gradient is None:
+                    continue
+                gradient = log_chances.exp_().scatter_add_(1, label, log_chances.new_full((len(label), 1), -1.0)).to(working)
+                if hidden_gradient is not None:
+                    hidden_gradient[part : part + chunk] = gradient @ projection
+                if weight_gradient is not None and working == exact:
+                    weight_gradient.addmm_(gradient.T, piece)
+                elif weight_gradient is not None:
+                    weight_gradient += gradient.T @ piece
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.weight_dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, scale: Tensor):
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return (
+            None if hidden_gradient is None else hidden_gradient * scale,
+            None if weight_gradient is None else weight_gradient.mul_(scale).to(ctx.weight_dtype),
+            None,
+            None,
+        )

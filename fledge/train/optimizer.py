@@ -1,0 +1,151 @@
+"""Gradients become better weights: which parameters get which rate and weight decay, AdamW, Muon, clipping."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fledge.train import run
+
+# (Bernstein/Jordan quintic) coefficients that bring every singular value near 1 in five rounds: kellerjordan.github.io/posts/muon
+QUINTIC = (3.4445, -4.7750, 2.0315)
+ROUNDS = 5
+
+
+def kinds(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """The trained parameters by name: `matrices` inside the blocks, `embeddings` (words, positions, head), `vectors` (norms, biases)."""
+    groups: dict[str, dict[str, nn.Parameter]] = {"matrices": {}, "embeddings": {}, "vectors": {}}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "vectors" if parameter.ndim < 2 else "matrices" if ".blocks." in name else "embeddings"
+            groups[kind][name] = parameter
+    if not any(groups.values()):
+        raise ValueError("no parameter of this model is trained: unfreeze at least its head")
+    return groups
+
+
+class Optimizer:
+    """One or two of torch's optimisers over named parameters, stepped as one.
+
+    | kind       | AdamW                              | Muon                        |
+    |------------|------------------------------------|-----------------------------|
+    | matrices   | rate, weight decay                 | Muon: rate, weight decay    |
+    | embeddings | rate, weight decay where asked for | AdamW: adamw_rate, no decay |
+    | vectors    | rate, no decay                     | AdamW: adamw_rate, no decay |
+    """
+
+    def __init__(self, model: nn.Module, recipe: run.AdamW | run.Muon):
+        groups = kinds(model)
+        self.names = {parameter: name for group in groups.values() for name, parameter in group.items()}
+        self.clip = recipe.clip
+        self.parts: list[torch.optim.Optimizer] = []
+        if isinstance(recipe, run.Muon):
+            if groups["matrices"]:
+                self.parts.append(Muon(groups["matrices"].values(), recipe.rate, recipe.momentum, recipe.weight_decay))
+            rows = [("embeddings", recipe.adamw_rate, 0.0), ("vectors", recipe.adamw_rate, 0.0)]
+        else:
+            on_embeddings = recipe.weight_decay * recipe.decay_embeddings
+            rows = [
+                ("matrices", recipe.rate, recipe.weight_decay),
+                ("embeddings", recipe.rate, on_embeddings),
+                ("vectors", recipe.rate, 0.0),
+            ]
+        table = [{"params": list(groups[kind].values()), "lr": rate, "weight_decay": decay} for kind, rate, decay in rows if groups[kind]]
+        if table:
+            self.parts.append(torch.optim.AdamW(table, betas=recipe.betas, eps=recipe.eps, fused=True))
+        self.rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
+
+    def set_rates(self, factor: float) -> float:
+        """Give every group `factor` of its rate; returns the first group's."""
+        for part, rates in zip(self.parts, self.rates, strict=True):
+            for group, rate in zip(part.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        return self.parts[0].param_groups[0]["lr"]
+
+    def norm(self) -> Tensor:
+        """The norm of all gradients together."""
+        return torch.nn.utils.get_total_norm([p.grad for p in self.names if p.grad is not None])
+
+    def step(self, norm: float) -> None:
+        """Clip the gradients, whose norm is `norm`, and move the weights."""
+        if self.clip and norm > self.clip:
+            torch.nn.utils.clip_grads_with_norm_(list(self.names), self.clip, torch.tensor(norm))
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state as flat names, `<parameter>/<what>`."""
+        return {
+            f"{self.names[p]}/{what}": tensor for part in self.parts for p, state in part.state.items() for what, tensor in state.items()
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over a state that `tensors()` gave; nothing is changed when it does not fit.
+
+        Raises `ValueError` naming the first tensor that belongs to no parameter or has another shape.
+        """
+        owners = {self.names[p]: (part, p) for part in self.parts for group in part.param_groups for p in group["params"]}
+        for place, tensor in tensors.items():
+            name = place.rpartition("/")[0]
+            if name not in owners or (tensor.ndim and tensor.shape != owners[name][1].shape):
+                raise ValueError(f"the optimiser's state holds {place} {tuple(tensor.shape)}, which fits no trained parameter")
+        for place, tensor in tensors.items():
+            name, _, what = place.rpartition("/")
+            part, parameter = owners[name]
+            part.state[parameter][what] = tensor.to(parameter.device) if tensor.ndim else tensor.clone()
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised, scaled to AdamW's root mean square, with decoupled weight decay.
+
+    kellerjordan.github.io/posts/muon; the scale 0.2 √max(out, in) is that of Liu et al., 2025, arXiv:2502.16982.
+    Matrices of one shape go through in one batched product.
+    """
+
+    def __init__(self, parameters, rate: float, momentum: float, weight_decay: float):
+        super().__init__(parameters, {"lr": rate, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:
+        for group in self.param_groups:
+            for alike in _by_shape(group["params"]):
+                updates = torch.stack([self._nesterov(p, group["momentum"]) for p in alike])
+                updates = orthogonal(updates) * (0.2 * max(updates.shape[-2:]) ** 0.5)
+                for parameter, update in zip(alike, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(parameter.dtype), alpha=-group["lr"])
+
+    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        average = state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(average, momentum)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices to (n, out, in) ones, roughly: singular values between 0.7 and 1.2, by Newton-Schulz.
+
+    bf16 on GPUs, where it is faster and precise enough; fp32 elsewhere.
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    a, b, c = QUINTIC
+    for _ in range(ROUNDS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def _by_shape(parameters) -> Iterator[list[nn.Parameter]]:
+    shapes = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            shapes[parameter.shape].append(parameter)
+    yield from shapes.values()

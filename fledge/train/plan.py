@@ -1,0 +1,239 @@
+"""The one dial: from a time and a text to a size, a batch, rates and steps, by a probe of this machine; and planning again on the way."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fledge.arch import Arch, forward_flops, parameter_count
+from fledge.data.batches import Batch as Tokens
+from fledge.model import Transformer, initialise
+from fledge.presets import qwen3
+from fledge.train.loop import State, run_steps, settings_of
+from fledge.train.objective import NextWord
+from fledge.train.optimizer import Optimizer
+from fledge.train.run import AdamW, Batch, Constant, Machine, Muon, Plan, Stable
+
+# (width, depth) of the default shape, from small to large
+LADDER = (
+    (64, 2),
+    (64, 4),
+    (128, 3),
+    (128, 5),
+    (192, 4),
+    (192, 6),
+    (256, 4),
+    (256, 6),
+    (320, 6),
+    (384, 6),
+    (384, 8),
+    (512, 8),
+    (640, 10),
+    (768, 12),
+    (1024, 16),
+)
+DRIFT = 0.05  # of the steps left: the least change of speed that changes the plan
+FEWEST_STEPS = 40  # below this nothing is learned
+
+# Bits per byte after D bytes through N parameters: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022, arXiv:2203.15556.
+# Laid through two published points: nanoGPT's 1.88 nats per character (0.8 M parameters, 1.5 MB read) and GPT-2 124M on OpenWebText.
+E, A, ALPHA, B, BETA = 0.75, 100.0, 0.34, 142.0, 0.35
+REPEATS_WORTH = 15.4  # epochs after which repeating is worth nothing more: Muennighoff et al., 2023, arXiv:2305.16264
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a probe measured: `(training FLOP per token, tokens per second)`, one pair a shape."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def tokens_per_second(self, arch: Arch, context: int) -> float:
+        """Between and beyond the shapes that were tried: the FLOP per second of the nearest, straight in logarithms between."""
+        flops = math.log(training_flops(arch, context))
+        tried = np.log([(per_token, per_token * speed) for per_token, speed in sorted(self.points)])
+        return math.exp(float(np.interp(flops, tried[:, 0], tried[:, 1])) - flops)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the plan chose and what it expects: `bits_per_byte` and `epochs` of the text; `tokens` and `seconds` of training."""
+
+    arch: Arch
+    batch: Batch
+    optimizer: AdamW | Muon
+    schedule: Stable
+    plan: Plan
+    tokens_per_second: float
+    epochs: float
+    bits_per_byte: float
+
+    @property
+    def tokens(self) -> int:
+        return self.plan.steps * self.batch.tokens
+
+    @property
+    def seconds(self) -> float:
+        return self.tokens / self.tokens_per_second
+
+    def sentence(self) -> str:
+        stack = self.arch.decoder
+        return (
+            f"{parameter_count(self.arch) / 1e6:.1f} M parameters (width {stack.width}, depth {stack.depth}), "
+            f"{self.plan.steps:,} steps of {self.batch.tokens:,} tokens = {self.epochs:.1f} times the text, "
+            f"{self.tokens_per_second:,.0f} tokens/s, about {self.seconds:.0f} s; expected: {self.bits_per_byte:.2f} bits per byte"
+        )
+
+
+def this_machine(device: str = "auto", dtype: str = "auto", threads: int = 0, deterministic: bool = False, seed: int = 0) -> Machine:
+    """The machine as it is: a GPU where there is one, bf16 where the hardware multiplies it faster than fp32.
+
+    Raises `ValueError` for a device that is not here.
+    """
+    gpu = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if gpu else "cpu"
+    if device.startswith("cuda") and not gpu:
+        raise ValueError(f"device {device!r} is not on this machine: use --device cpu")
+    if dtype == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else _cpu_has_bf16()
+        dtype = "bfloat16" if fast else "float32"
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype {dtype!r} is unknown: use float32, bfloat16 or auto")
+    return Machine(device, dtype, threads or torch.get_num_threads(), deterministic, seed)
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def training_flops(arch: Arch, context: int) -> float:
+    """Per token: forward, and twice that backward."""
+    return 3 * forward_flops(arch, context) / context
+
+
+def probe(
+    machine: Machine, vocabulary: int, batch: Batch, seconds: float = 4.0, archs: Sequence[Arch] = (), optimizer: AdamW | Muon | None = None
+) -> Speed:
+    """Time real training steps of a few default shapes (or of `archs`) on random tokens, for about `seconds` in all."""
+    archs = archs or [default_arch(width, depth, vocabulary, batch.context) for width, depth in ((64, 2), (192, 4), (384, 6))]
+    random = np.random.default_rng(0)
+    points, start = [], time.monotonic()
+    with settings_of(machine):
+        for i, arch in enumerate(archs):
+            tokens = random.integers(arch.vocabulary, size=(batch.rows, batch.context + 1))
+            part = Tokens(tokens=tokens[:, :-1].copy(), labels=tokens[:, 1:].copy())
+            model = initialise(Transformer(arch)).to(machine.device)
+            state = State(0, Plan(1), model, Optimizer(model, optimizer or AdamW()))
+            until = start + seconds * (i + 1) / len(archs)
+            took: list[float] = []
+            while len(took) < 2 or time.monotonic() < until:
+                began = time.monotonic()
+                run_steps(state, NextWord(), lambda step: [part], Constant(), machine, [])  # noqa: B023
+                took.append(time.monotonic() - began)
+                state.plan = Plan(state.step + 1)
+            points.append((training_flops(arch, batch.context), part.tokens.size / float(np.median(took[1:]))))
+            if time.monotonic() > start + seconds:
+                break
+    return Speed(tuple(points))
+
+
+def default_arch(width: int, depth: int, vocabulary: int, context: int) -> Arch:
+    return qwen3(width, depth, vocabulary=vocabulary, context=context)
+
+
+def expected_bits(parameters: int, read: float, text: float) -> float:
+    """Bits per byte after `read` bytes of a text of `text` bytes, which repeats when `read` is more."""
+    again = max(0.0, read / text - 1)
+    worth = min(read, text) + text * REPEATS_WORTH * (1 - math.exp(-again / REPEATS_WORTH))
+    return E + A / parameters**ALPHA + B / worth**BETA
+
+
+def propose(
+    seconds: float, tokens: int, bytes_per_token: float, vocabulary: int, speed: Speed, arch: Arch | None = None, batch: Batch | None = None
+) -> Proposal:
+    """The best training of `seconds` on a text of `tokens`: the size of the ladder (or `arch` as given) with the least expected loss.
+
+    Raises `ValueError` with the nearest possible when the text is shorter than a context or the time too short.
+    """
+    context = batch.context if batch else min(arch.context if arch else 256, 256)
+    if tokens <= context:
+        raise ValueError(
+            f"the text has {tokens:,} tokens, but one context of {context:,} needs {context + 1:,}: "
+            f"give more text, or --set batch.context={max(1, tokens - 1)}"
+        )
+    archs = [arch] if arch else [default_arch(width, depth, vocabulary, context) for width, depth in LADDER]
+    free = free_memory()
+    fitting = [a for a in archs if training_bytes(a, batch or Batch(8, 1, context)) <= free]
+    if not fitting:
+        raise ValueError(
+            f"training this model needs {training_bytes(archs[0], batch or Batch(8, 1, context)):,} bytes of memory and {free:,.0f} are free: use a smaller arch.width or arch.depth"
+        )
+    proposals = [
+        p for p in (_with(a, seconds, tokens, bytes_per_token, speed, context, batch) for a in fitting) if p.plan.steps >= FEWEST_STEPS
+    ]
+    if not proposals:
+        smallest = _with(fitting[0], seconds, tokens, bytes_per_token, speed, context, batch)
+        needed = math.ceil(FEWEST_STEPS * smallest.batch.tokens / smallest.tokens_per_second)
+        raise ValueError(
+            f"{seconds:.0f} s are too short to train {parameter_count(fitting[0]):,} parameters here: the least that teaches anything is {needed} s of training"
+        )
+    return min(proposals, key=lambda p: p.bits_per_byte)
+
+
+def _with(arch: Arch, seconds: float, tokens: int, bytes_per_token: float, speed: Speed, context: int, batch: Batch | None) -> Proposal:
+    per_second = speed.tokens_per_second(arch, context)
+    reads = per_second * seconds
+    batch = batch or Batch(rows_for(reads, context), 1, context)
+    steps = max(1, int(reads / batch.tokens))
+    bits = expected_bits(parameter_count(arch), max(1.0, reads * bytes_per_token), tokens * bytes_per_token)
+    schedule = Stable(warmup=min(100, max(1, steps // 20)))
+    return Proposal(arch, batch, optimizer_for(arch), schedule, Plan(steps, seconds), per_second, reads / tokens, bits)
+
+
+def rows_for(reads: float, context: int) -> int:
+    """Rows a step: about 1,500 steps, and from 2,048 to 524,288 tokens each."""
+    tokens = min(524_288, max(2_048, 2 ** round(math.log2(max(1.0, reads / 1_500)))))
+    return max(1, tokens // context)
+
+
+def optimizer_for(arch: Arch) -> AdamW:
+    """A rate that falls with the root of the width: 4e-3 at 128."""
+    return AdamW(rate=round(4e-3 * (128 / arch.decoder.width) ** 0.5, 5))
+
+
+def finetuning_optimizer(arch: Arch) -> AdamW:
+    """For weights that have learned already: a quarter of the rate that random ones start with."""
+    return AdamW(rate=round(1e-3 * (128 / arch.decoder.width) ** 0.5, 5))
+
+
+def training_bytes(arch: Arch, batch: Batch) -> int:
+    """Memory of a training step in fp32: weights, gradients, two moments, and about 34 values a token, layer and width for backward."""
+    stack = arch.decoder
+    return 16 * parameter_count(arch) + 4 * batch.rows * batch.context * stack.width * stack.depth * 34
+
+
+def free_memory() -> float:
+    """Bytes of memory that are free, of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return float(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # no Linux: memory is swapped before it runs out
+        return math.inf
+
+
+def revised_total(plan: Plan, step: int, seconds_left: float, seconds_per_step: float) -> int | None:
+    """The new number of steps when the speed has drifted from the plan, else None.
+
+    A change counts when it is more than 5 % of the steps left and, so that the end is not nervous, 1 % of the whole time.
+    """
+    planned = plan.total(step) - step
+    possible = max(0, math.floor(seconds_left / seconds_per_step))
+    change = abs(possible - planned)
+    small = change <= DRIFT * max(planned, possible) or change * seconds_per_step <= 0.01 * (plan.seconds or math.inf)
+    return None if small else step + possible

@@ -1,0 +1,258 @@
+"""A run as data: everything that decides what training does, written whole to `run.json`. Nothing here imports torch."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from fledge.arch import Arch, Classes
+from fledge.arch.record import differences, from_json, to_json
+
+ObjectiveName = Literal["next-word", "instruct", "classify"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is read: the sources as given and the `fingerprint` of what they hold; `separate_documents` stops attention at their borders."""
+
+    sources: tuple[str, ...] = ()
+    fingerprint: str = ""
+    objective: ObjectiveName = "next-word"
+    separate_documents: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step trains on `accumulate` micro-batches of `rows` sequences of `context` tokens."""
+
+    rows: int = 16
+    accumulate: int = 1
+    context: int = 256
+
+    def __post_init__(self):
+        _at_least(self, 1, "rows", "accumulate", "context")
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.accumulate * self.context
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay on matrices (Loshchilov and Hutter, 2019, arXiv:1711.05101).
+
+    `clip` bounds the norm of all gradients together; 0 is no bound.
+    """
+
+    rate: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    decay_embeddings: bool = False
+    eps: float = 1e-8
+    clip: float = 1.0
+
+    def __post_init__(self):
+        _at_least(self, 0, "rate", "weight_decay", "eps", "clip")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {list(self.betas)}: each lies in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Orthogonalised momentum for the matrices inside the blocks (Jordan et al., 2024), AdamW at `adamw_rate` for the rest.
+
+    Updates are scaled to AdamW's root mean square (Liu et al., 2025, arXiv:2502.16982), so `rate` is of AdamW's size.
+    """
+
+    rate: float = 5e-3
+    momentum: float = 0.95
+    weight_decay: float = 0.1
+    adamw_rate: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    clip: float = 1.0
+
+    def __post_init__(self):
+        _at_least(self, 0, "rate", "weight_decay", "adamw_rate", "eps", "clip")
+        if not all(0 <= beta < 1 for beta in (self.momentum, *self.betas)):
+            raise ValueError(f"momentum {self.momentum} and betas {list(self.betas)}: each lies in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Stable:
+    """Warm-up over `warmup` steps, a plateau, a straight fall to `final` of the rate over the last `decay` of the steps (arXiv:2405.18392)."""
+
+    warmup: int = 50
+    decay: float = 0.4
+    final: float = 0.0
+
+    def __post_init__(self):
+        _at_least(self, 0, "warmup")
+        _share(self, "decay", "final")
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Warm-up over `warmup` steps, then half a cosine down to `final` of the rate (Loshchilov and Hutter, 2017, arXiv:1608.03983)."""
+
+    warmup: int = 50
+    final: float = 0.1
+
+    def __post_init__(self):
+        _at_least(self, 0, "warmup")
+        _share(self, "final")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same rate at every step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train: a log that starts with `steps`; a revision `(step, total)` sets a new total from that step on.
+
+    `seconds` is the budget as given, wall time from the command's start to its end summed over resumptions; `reserve`
+    of them are kept for what follows the last step. `tokens` is the budget as given in tokens.
+    """
+
+    steps: int = 1000
+    seconds: float | None = None
+    tokens: int | None = None
+    reserve: float = 0.0
+    revisions: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self):
+        _at_least(self, 1, "steps")
+        _at_least(self, 0, "reserve")
+        if self.seconds is not None and self.seconds <= 0:
+            raise ValueError(f"a time of {self.seconds:g} seconds trains nothing: give more than 0")
+        if [at for at, _ in self.revisions] != sorted({at for at, _ in self.revisions}):
+            raise ValueError(f"the revisions {list(self.revisions)} are not in the order of their steps")
+
+    def total(self, step: int) -> int:
+        """The number of steps planned, as known when `step` begins."""
+        return next((total for at, total in reversed(self.revisions) if at <= step), self.steps)
+
+    def revised(self, step: int, total: int) -> "Plan":
+        return replace(self, revisions=(*self.revisions, (step, total)))
+
+
+@dataclass(frozen=True)
+class Save:
+    """When to keep what: a checkpoint every `seconds` (or `steps`), the last `keep` and the best of them.
+
+    Validation comes every `evaluate` steps; at 0 as often as 5 % of the time allow. Training ends after `patience`
+    validations in a row without a better score; 0 never ends it.
+    """
+
+    seconds: float = 120.0
+    steps: int = 0
+    keep: int = 2
+    evaluate: int = 0
+    patience: int = 0
+
+    def __post_init__(self):
+        _at_least(self, 0, "seconds", "steps", "evaluate", "patience")
+        _at_least(self, 1, "keep")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it runs; `dtype` is that of the matrix products (weights stay fp32), `threads` 0 leaves torch's own number."""
+
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = 0
+    deterministic: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        _at_least(self, 0, "threads", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, whole; `--set batch.rows=8` reaches every field."""
+
+    arch: Arch
+    data: Data = field(default_factory=Data)
+    batch: Batch = field(default_factory=Batch)
+    optimizer: AdamW | Muon = field(default_factory=AdamW)
+    schedule: Stable | Cosine | Constant = field(default_factory=Stable)
+    plan: Plan = field(default_factory=Plan)
+    save: Save = field(default_factory=Save)
+    machine: Machine = field(default_factory=Machine)
+
+    def __post_init__(self):
+        if self.batch.context > self.arch.context:
+            raise ValueError(
+                f"batch.context {self.batch.context:,}, but the model takes {self.arch.context:,} tokens: "
+                f"use batch.context={self.arch.context}"
+            )
+        if (self.data.objective == "classify") != isinstance(self.arch.head, Classes):
+            raise ValueError(f"data.objective is {self.data.objective!r}, but the model ends in {type(self.arch.head).__name__}")
+
+
+def write_run(folder: Path, run: Run, asked: Mapping | None = None) -> None:
+    """Write `folder/run.json` in one rename: the run, and under `asked` what the user typed (kept from the file when not given)."""
+    path = folder / "run.json"
+    if asked is None:
+        asked = json.loads(path.read_text(encoding="utf-8"))["asked"] if path.exists() else {}
+    new = path.with_suffix(".new")
+    with new.open("w", encoding="utf-8") as file:
+        json.dump({**to_json(run), "asked": dict(asked)}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def read_run(folder: Path, asked: Mapping | None = None) -> Run | None:
+    """The run that `folder/run.json` holds; None where there is none.
+
+    Raises `ValueError` with every difference when `asked` is not what was asked when the run began.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        begun_with = data.pop("asked")
+        run = from_json(Run, data)
+    except (ValueError, KeyError, AttributeError) as broken:
+        raise ValueError(f"{path} cannot be read ({broken}): give another --out, or delete the folder to start again") from None
+    if asked is not None:
+        refuse_changes(folder, begun_with, to_json(dict(asked)))
+    return run
+
+
+def refuse_changes(folder: Path, old: dict, new: dict) -> None:
+    """Raise `ValueError` with each setting in which a run's JSON differs from the one in `folder`."""
+    changed = differences(old, new)
+    if changed:
+        listed = "\n  ".join(changed)
+        raise ValueError(
+            f"{folder} holds a run with other settings:\n  {listed}\nGive the old settings to go on, or another --out to start anew."
+        )
+
+
+def settings(run: Run) -> dict:
+    """The run's JSON without the plan's revisions, which training adds itself."""
+    return to_json(replace(run, plan=replace(run.plan, revisions=())))
+
+
+def _at_least(record, least: int, *names: str) -> None:
+    for name in names:
+        if not getattr(record, name) >= least:
+            raise ValueError(f"{name} is {getattr(record, name)}, but {least} is the least")
+
+
+def _share(record, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(record, name) <= 1:
+            raise ValueError(f"{name} is {getattr(record, name)}, but a share lies from 0 to 1")
+
+
+assert [f.name for f in fields(Run)] == ["arch", "data", "batch", "optimizer", "schedule", "plan", "save", "machine"]

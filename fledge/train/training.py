@@ -1,0 +1,315 @@
+"""`train`: the loop with all that lies around it on disk, so that the same call goes on where an earlier one ended."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from fledge.data.batches import Batch
+from fledge.train import checkpoint
+from fledge.train.loop import Hook, State, Stopped, precision, run_steps, settings_of, signals_held
+from fledge.train.objective import Objective
+from fledge.train.optimizer import Optimizer
+from fledge.train.plan import revised_total
+from fledge.train.run import Machine, Run, read_run, refuse_changes, settings, write_run
+
+EVALUATION_SHARE = 0.05  # of the wall time, at most
+LINES = 1000  # of metrics.jsonl for a run, about
+
+Scores = dict[str, float]
+
+
+class Batches(Protocol):
+    """Micro-batches as a function of the step."""
+
+    def batch_at(self, step: int) -> list[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to: `validation` holds the scores of its best step; `ended` says why it ended."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float
+    validation: Scores
+    best_step: int | None
+    ended: str
+
+
+def validate(model: nn.Module, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
+    """The mean loss over `batches` with drop-out off, in nats over what the objective counts."""
+    total, count = 0.0, 0.0
+    model.eval()
+    with torch.no_grad(), precision(machine):
+        for batch in batches:
+            total += float(objective(model, batch))
+            count += objective.count(batch)
+    if not count:
+        raise ValueError("nothing to validate on: give more text, or a larger share of it to validation")
+    return {"loss": total / count}
+
+
+def train(
+    run: Run,
+    model: nn.Module,
+    batches: Batches,
+    objective: Objective,
+    folder: Path,
+    *,
+    evaluate: Callable[[nn.Module], Scores] | None = None,
+    best_of: Callable[[Scores], float] = lambda scores: scores["loss"],
+    export: Callable[[State, Scores], None] = lambda state, scores: None,
+    after_step: Sequence[Hook] = (),
+    bytes_per_token: float | None = None,
+    asked: Mapping | None = None,
+    started: float | None = None,
+    say: Callable[[str], None] = print,
+) -> Result:
+    """Train `model` as `run` says, keeping everything in `folder/run`; called again, it goes on from the newest good checkpoint.
+
+    `evaluate` scores the model on validation data, `best_of` makes of those one number (less is better), `export` writes
+    the model folder whenever that is a new best. `started` is when the command began on the clock of `time.monotonic`,
+    `asked` what the user typed (for `read_run`). What follows a resumption is bit-equal to a run that never stopped.
+
+    Raises `ValueError` when `folder` holds a run with other settings, `Stopped` after a signal (saved), `FloatingPointError`
+    for a loss or gradient that is not finite, `OSError` when a checkpoint cannot be written; older checkpoints stay whole.
+    """
+    place = folder / "run"
+    place.mkdir(parents=True, exist_ok=True)
+    begun = read_run(place)
+    if begun is None:
+        write_run(place, run, asked)
+    else:
+        refuse_changes(place, settings(begun), settings(run))
+        run = begun
+    with Diary(place, started, bytes_per_token, say) as diary, signals_held() as noted, settings_of(run.machine):
+        model.to(run.machine.device)
+        state = State(0, run.plan, model, Optimizer(model, run.optimizer))
+        keeper = Keeper(diary, run, evaluate, best_of, export)
+        if keeper.resume(state):
+            diary.tell(f"This run is finished: {state.step:,} steps in {diary.seconds():.0f} s. Give another --out to start anew.")
+            return keeper.result(state)
+
+        def obey_signals(state: State) -> None:
+            if noted:
+                path = keeper.save(state)
+                raise Stopped(
+                    f"Stopped after step {state.step:,} of {state.total:,}, saved in {path}: the same command goes on from there.", noted[0]
+                )
+
+        hooks = [diary.write, keeper.replan, *after_step, keeper.validate_when_due, keeper.save_when_due, obey_signals]
+        try:
+            run_steps(state, objective, batches.batch_at, run.schedule, run.machine, hooks)
+        except (FloatingPointError, OSError, Stopped) as end:
+            diary.log(str(end))
+            raise
+        keeper.finish(state)
+        if noted:
+            raise Stopped(f"Stopped after the last step; everything is saved in {place}.", noted[0])
+        return keeper.result(state)
+
+
+class Diary:
+    """`metrics.jsonl` and `log.txt`, and the wall time, which counts on over resumptions."""
+
+    def __init__(self, place: Path, started: float | None, bytes_per_token: float | None, say: Callable[[str], None]):
+        self.place, self.bytes_per_token, self.say = place, bytes_per_token, say
+        self.started = time.monotonic() if started is None else started
+        self.mark, self.tokens = time.monotonic(), 0
+
+    def __enter__(self) -> "Diary":
+        self.lines = (self.place / "metrics.jsonl").open("a", encoding="utf-8")
+        self.words = (self.place / "log.txt").open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.lines.close()
+        self.words.close()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def tell(self, sentence: str) -> None:
+        self.log(sentence)
+        self.say(sentence)
+
+    def log(self, sentence: str) -> None:
+        self.words.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}\n")
+        self.words.flush()
+
+    def line(self, state: State, facts: dict) -> None:
+        self.lines.write(json.dumps({"step": state.step, "tokens": state.tokens, "seconds": round(self.seconds(), 3), **facts}) + "\n")
+        self.lines.flush()
+
+    def write(self, state: State) -> None:
+        """One line for the step just done; its speed leaves out validating and saving."""
+        state.seconds = self.seconds()
+        if state.step % max(1, state.total // LINES) and state.step < state.total:
+            return
+        bits = {"bits_per_byte": state.loss / math.log(2) / self.bytes_per_token} if self.bytes_per_token else {}
+        speed = (state.tokens - self.tokens) / max(1e-9, time.monotonic() - self.mark)
+        facts = {"loss": state.loss, **bits, "gradient_norm": state.norm, "learning_rate": state.rate, "tokens_per_second": round(speed, 1)}
+        self.line(state, facts)
+        self.restart(state)
+
+    def restart(self, state: State) -> None:
+        self.mark, self.tokens = time.monotonic(), state.tokens
+
+    def rewind(self, state: State) -> None:
+        """Forget the lines after `state.step`, which will be written again, but not the time that they took."""
+        path = self.place / "metrics.jsonl"
+        lines = []
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:  # the last line of a killed process
+                continue
+        spent = max([state.seconds, *(line["seconds"] for line in lines)])
+        self.lines.close()
+        kept = path.with_suffix(".new")
+        kept.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= state.step), encoding="utf-8")
+        kept.replace(path)
+        self.lines = path.open("a", encoding="utf-8")
+        self.started -= spent
+        self.restart(state)
+
+
+class Keeper:
+    """Validates, keeps the best, saves and plans again: the hooks that `train` puts after each step."""
+
+    def __init__(self, diary: Diary, run: Run, evaluate, best_of, export):
+        self.diary, self.run, self.evaluate, self.best_of, self.export = diary, run, evaluate, best_of, export
+        self.best: dict | None = None  # {"step", "score", "scores"} of the best validation
+        self.stale = 0  # validations in a row without a better one
+        self.validated = -1  # the step of the last validation
+        self.exported = self.finished = False
+        self.ended = ""
+        self.validating = self.validation_cost = self.save_cost = 0.0  # seconds: sum, last, last
+        self.aside = 0.0  # seconds since this process began in which it validated or saved
+        self.last_save = self.began = time.monotonic()
+        self.window = (0, self.began)  # (step, clock) that the speed is measured from, the clock stopped while aside
+
+    def resume(self, state: State) -> bool:
+        """Put `state` where the newest good checkpoint was; True when the run had ended there."""
+        found = checkpoint.newest_good(self.diary.place, self.diary.tell)
+        if found is None:
+            self.diary.rewind(state)
+            return False
+        state.model.load_state_dict(found.weights)
+        state.optimizer.load(found.optimizer)
+        facts = found.facts
+        state.step, state.tokens, state.seconds, state.loss = found.step, facts["tokens"], facts["seconds"], facts["loss"]
+        self.best, self.stale, self.validated, self.ended = facts["best"], facts["stale"], facts["validated"], facts["ended"]
+        self.exported, self.finished, self.validating, self.validation_cost = True, facts["finished"], *facts["validating"]
+        self.lose_patience(state)
+        self.diary.rewind(state)
+        self.window = (state.step, self.began)
+        if not self.finished:
+            self.diary.tell(f"Going on from {found.path}: step {state.step:,} of {state.total:,}.")
+        return self.finished
+
+    def replan(self, state: State) -> None:
+        """Set a new total when the speed has drifted; `run.json` knows of it before the next step does."""
+        plan, now = state.plan, time.monotonic() - self.aside
+        step, since = self.window
+        if plan.seconds is None or now - since < plan.seconds / 20 or state.step - step < 5:
+            return
+        if plan.revisions and state.step <= plan.revisions[-1][0]:
+            return
+        left = plan.seconds - plan.reserve - self.validation_cost - self.save_cost - self.diary.seconds()
+        left *= 1 - min(0.2, self.aside / (time.monotonic() - self.began))
+        total = revised_total(plan, state.step, left, (now - since) / (state.step - step))
+        if total is not None:
+            self.diary.tell(f"Planned again at step {state.step:,}: {total:,} steps instead of {state.total:,}.")
+            plan = plan.revised(state.step, total)
+            self.run = replace(self.run, plan=plan)
+            write_run(self.diary.place, self.run)
+            state.plan = plan
+        self.window = (state.step, now)
+
+    def validate_when_due(self, state: State) -> None:
+        if self.evaluate is None:
+            return
+        every = self.run.save.evaluate
+        if every and state.step % every:
+            return
+        if not every:
+            affordable = self.validating + self.validation_cost <= EVALUATION_SHARE * self.diary.seconds()
+            if state.step % max(1, state.total // 40) or not affordable or state.step >= state.total:
+                return
+        self.validate(state)
+
+    def validate(self, state: State) -> None:
+        """Score the model; a new best is exported, then saved."""
+        assert self.evaluate is not None
+        start = time.monotonic()
+        scores = self.evaluate(state.model)
+        self.validated = state.step
+        self.diary.line(state, {"validation": scores})
+        score = self.best_of(scores)
+        if not math.isfinite(score):
+            raise FloatingPointError(f"step {state.step}: the validation score is {score}, so nothing was saved: use a lower rate")
+        if self.best is None or score < self.best["score"]:
+            self.best, self.stale, self.exported = {"step": state.step, "score": score, "scores": scores}, 0, True
+            self.export(state, scores)
+            if state.step < state.total:
+                self.save(state)
+        else:
+            self.stale += 1
+            self.lose_patience(state)
+        self.validation_cost = time.monotonic() - start
+        self.validating += self.validation_cost
+        self.aside += self.validation_cost
+        self.diary.restart(state)
+
+    def lose_patience(self, state: State) -> None:
+        if 0 < self.run.save.patience <= self.stale:
+            state.stop = f"validation did not get better {self.stale} times in a row"
+
+    def save_when_due(self, state: State) -> None:
+        steps, since = self.run.save.steps, time.monotonic() - self.last_save
+        if state.step % steps == 0 if steps else since >= max(self.run.save.seconds, 20 * self.save_cost):
+            self.save(state)
+            self.aside += self.save_cost
+            self.diary.restart(state)
+
+    def save(self, state: State) -> Path:
+        """Write a checkpoint; the first save of all also exports the model, so that the folder opens from then on."""
+        start = time.monotonic()
+        if not self.exported:
+            self.export(state, {})
+            self.exported = True
+        facts = {
+            "tokens": state.tokens, "seconds": round(self.diary.seconds(), 3), "loss": state.loss, "best": self.best, "stale": self.stale,
+            "validated": self.validated, "finished": self.finished, "ended": self.ended, "revisions": state.plan.revisions,
+            "validating": [self.validating, self.validation_cost],
+        }  # fmt: skip
+        path = checkpoint.save(self.diary.place, state.step, state.model.state_dict(), state.optimizer.tensors(), facts)
+        checkpoint.prune(self.diary.place, self.run.save.keep, self.best["step"] if self.best else None)
+        self.last_save = time.monotonic()
+        self.save_cost = self.last_save - start
+        return path
+
+    def finish(self, state: State) -> None:
+        """Validate and save a last time."""
+        if self.evaluate is not None and self.validated != state.step:
+            self.validate(state)
+        elif self.evaluate is None:
+            self.export(state, {})
+            self.exported = True
+        self.finished, self.ended = True, state.stop or "the plan is done"
+        state.seconds = self.diary.seconds()
+        self.save(state)
+        self.diary.tell(f"Done: {state.step:,} steps, {state.tokens:,} tokens, {self.diary.seconds():.0f} s ({self.ended}).")
+
+    def result(self, state: State) -> Result:
+        best = self.best or {"scores": {}, "step": None}
+        return Result(state.step, state.tokens, state.seconds, state.loss, best["scores"], best["step"], self.ended)

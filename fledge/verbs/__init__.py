@@ -1,0 +1,13 @@
+"""What a person asks for: one function per verb. torch is imported when work starts, not before."""
+
+from fledge.verbs import finetune
+from fledge.verbs.demonstration import demo
+from fledge.verbs.display import show
+from fledge.verbs.model import Model, load
+from fledge.verbs.prediction import predict
+from fledge.verbs.preparation import prepare
+from fledge.verbs.pretraining import pretrain
+from fledge.verbs.scoring import evaluate
+from fledge.verbs.writing import chat, generate, stream
+
+__all__ = ["Model", "chat", "demo", "evaluate", "finetune", "generate", "load", "predict", "prepare", "pretrain", "show", "stream"]

@@ -1,0 +1,161 @@
+"""`show`: what a preset, a model, a corpus or a training file holds, in the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fledge.arch import Arch, Words, forward_flops, parameter_count
+from fledge.arch.record import did_you_mean, to_json
+from fledge.verbs import terminal
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What was looked at: `kind` is preset, model, corpus or conversations."""
+
+    kind: str
+    name: str
+    facts: dict[str, Any]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "name": self.name, **self.facts}
+
+
+def show(name: str, *, from_: str | None = None, verify: bool = False, rows: int = 3) -> Shown:
+    """Show an architecture, a model folder, a corpus, or with --from which tokens of training data are trained on.
+
+    Args:
+        name: a preset, a model folder, a corpus folder, or a file of instructions (with --from).
+        from_: the model whose tokenizer and chat format read the file.
+        verify: compare the weights with the hash that was stored when they were saved.
+        rows: how many conversations of a file to show.
+    """
+    from fledge.presets import PRESETS
+
+    path = Path(name)
+    if from_ is not None:
+        return show_conversations(name, from_, rows)
+    if (path / "corpus.json").is_file():
+        return show_corpus(path)
+    if (path / "config.json").is_file():
+        return show_model(path, verify)
+    if path.exists():
+        raise ValueError(f"{name} is neither a model nor a corpus folder; to see how a file is trained on: fledge show {name} --from MODEL")
+    if name not in PRESETS:
+        raise ValueError(f"{name!r} is no folder and no preset{did_you_mean(name, PRESETS)}")
+    preset = PRESETS[name]
+    arch = preset.arch()
+    terminal.say(f"{name} is a preset ({preset.source})")
+    return Shown("preset", name, {"arch": to_json(arch), "parameters": preset.parameters}, drawing(arch))
+
+
+def drawing(arch: Arch) -> str:
+    """The parts of an architecture with their shapes and parameters, as lines of text."""
+    stack = arch.decoder
+    positions = (
+        [("learned positions", f"{stack.positions.length:,} x {stack.width}", stack.positions.length * stack.width)]
+        if stack.positions
+        else []
+    )
+    rows = [("embedding", f"{arch.vocabulary:,} x {stack.width}", arch.vocabulary * stack.width), *positions]
+    for i, block in enumerate(stack.pattern):
+        a, m = block.attention, block.mlp
+        times = len(range(i, stack.depth, len(stack.pattern)))
+        shape = f"{a.heads} heads of {a.head_size}, {a.kv_heads} for keys and values, sees {_sees(a.sees)}"
+        rows.append(
+            (
+                f"{times} x attention",
+                f"{shape}{', rotary' if a.positions else ''}",
+                times * stack.width * a.head_size * (2 * a.heads + 2 * a.kv_heads),
+            )
+        )
+        rows.append(
+            (
+                f"{times} x MLP",
+                f"{stack.width} -> {m.width} -> {stack.width}, {'gated ' if m.gated else ''}{m.activation}",
+                times * (2 + m.gated) * stack.width * m.width,
+            )
+        )
+    rest = parameter_count(arch) - sum(count for _, _, count in rows)
+    match arch.head:
+        case Words(tied=True):
+            head = ("head", "the embedding again", 0)
+        case Words():
+            head = ("head", f"{stack.width} -> {arch.vocabulary:,}", arch.vocabulary * stack.width)
+        case _:
+            head = ("head", f"{stack.width} -> {', '.join(arch.labels)}", len(arch.labels) * stack.width)
+    rows += [head, ("norms and biases", "", rest - head[2])]
+    widths = [max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)]
+    lines = [f"{part:<{widths[0]}}  {shape:<{widths[1]}}  {count:>15,}" for part, shape, count in rows]
+    total = f"{'parameters':<{widths[0]}}  {'':<{widths[1]}}  {parameter_count(arch):>15,}"
+    length = arch.context
+    flops = f"context {length:,} tokens; a forward pass takes {terminal.size(forward_flops(arch, length) / length)} FLOP per token"
+    return "\n".join([*lines, total, flops])
+
+
+def _sees(reach: tuple[int | None, int | None]) -> str:
+    left, right = ("all" if side is None else str(side) for side in reach)
+    return f"{left} left, {right} right"
+
+
+def show_model(path: Path, verify: bool) -> Shown:
+    from fledge.weights import ModelFolder
+    from fledge.weights import verify as verify_weights
+
+    folder = ModelFolder.at(path)
+    lines = [drawing(folder.arch)]
+    if verify:
+        verify_weights(path)
+        lines.append("the weights are those that were saved")
+    known = {key: folder.facts[key] for key in ("parent", "data", "scores", "chat", "generation") if folder.facts.get(key)}
+    lines += [f"{key}: {_flat(value)}" for key, value in known.items()]
+    return Shown("model", str(path), {"arch": to_json(folder.arch), "parameters": parameter_count(folder.arch), **known}, "\n".join(lines))
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items() if item not in (None, [], {}))
+    if isinstance(value, list):
+        return " to ".join(_flat(item) for item in value[:2]) if len(value) == 2 else f"{len(value)} items"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def show_corpus(path: Path) -> Shown:
+    from fledge.data.corpus import Corpus
+
+    corpus = Corpus.open(path)
+    return Shown("corpus", str(path), to_json(corpus.summary), "\n".join(corpus.summary.lines()))
+
+
+def show_conversations(name: str, model: str, rows: int) -> Shown:
+    """The loss lens: the tokens of conversations, those that are trained on in brackets (green in a terminal)."""
+    from fledge.data.instructions import lint, read_instructions, tokenized
+    from fledge.text import FORMATS
+    from fledge.verbs.finetune import default_format
+    from fledge.verbs.session import open_parent
+
+    parent = open_parent(model)
+    form, tokenizer = FORMATS[default_format(parent)], parent.tokenizer
+    conversations = read_instructions(name).conversations
+    turns = tokenized(conversations, form, tokenizer)
+    checked = lint(conversations, turns, parent.arch.context, form.stop_tokens(tokenizer))
+    blocks = [lens(tokenizer, turn.tokens, turn.trained) for turn in turns[:rows]]
+    text = "\n\n".join([*checked.said(), "trained on are the tokens in ⟦ ⟧:", *blocks])
+    return Shown("conversations", name, to_json(checked), text)
+
+
+def lens(tokenizer, tokens: list[int], trained: list[bool]) -> str:
+    """The text of tokens with those that are trained on between ⟦ and ⟧."""
+    pieces, start = [], 0
+    for end in range(1, len(tokens) + 1):
+        if end == len(tokens) or trained[end] != trained[start]:
+            text = tokenizer.decode(tokens[start:end], specials=True)
+            pieces.append(f"⟦{text}⟧" if trained[start] else text)
+            start = end
+    return "".join(pieces)

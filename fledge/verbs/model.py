@@ -1,0 +1,180 @@
+"""A model as a person uses it: `fledge.load(...)`, then `generate`, `chat`, `predict`, `logits`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fledge.arch import Arch
+    from fledge.generation import Engine, Request
+    from fledge.model import Transformer
+    from fledge.text import ChatFormat, Tokenizer
+
+
+MAX_TOKENS = 100
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+class Settings(TypedDict, total=False):
+    """How to generate; what is not given comes from the folder's `generation_config.json`.
+
+    `max_tokens`: at most that many new tokens. `temperature` 0 is greedy. `top_k`, `top_p`, `min_p`: keep the k best, the
+    best that make up p, those above min_p of the best. `repetition_penalty` above 1 avoids what stands there already.
+    `stop`: texts that end it. `seed`: the same seed gives the same text.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    stop: Sequence[str]
+    seed: int | None
+
+
+def load(model: str | Path, device: str = "auto", dtype: str = "float32") -> Model:
+    """Open a model folder, or a model of the hub by its id.
+
+    Raises `ValueError` with the part at fault when the folder is no whole model.
+    """
+    from fledge.weights import open_model
+
+    network, tokenizer, facts = open_model(model, device=_device(device), dtype=_dtype(dtype))
+    return Model(network.eval(), tokenizer, facts)
+
+
+class Model:
+    """A transformer with the tokenizer that it was trained with and the `facts` that its folder tells."""
+
+    def __init__(self, network: Transformer, tokenizer: Tokenizer, facts: Mapping[str, Any]):
+        self.network, self.tokenizer, self.facts = network, tokenizer, dict(facts)
+
+    @property
+    def arch(self) -> Arch:
+        return self.network.arch
+
+    @property
+    def chat_format(self) -> ChatFormat | None:
+        """The format that this model was trained to converse in, if it was."""
+        from fledge.text import FORMATS
+
+        return FORMATS.get(self.facts.get("chat") or "")
+
+    @overload
+    def generate(self, prompt: str, **settings: Unpack[Settings]) -> str: ...
+    @overload
+    def generate(self, prompt: Sequence[str], **settings: Unpack[Settings]) -> list[str]: ...
+    def generate(self, prompt, **settings: Unpack[Settings]):
+        """The continuation of a prompt, without the prompt; a list of prompts gives a list, made side by side.
+
+        Raises `ValueError` for a prompt longer than the model's context.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        requests = [self._request(self._prompt_tokens(text), settings) for text in prompts]
+        texts = [completion.text for completion in self._engine(requests).run(requests)]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
+        """The continuation of a prompt piece by piece, as it is made."""
+        request = self._request(self._prompt_tokens(prompt), settings)
+        return self._engine([request]).stream(request)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **settings: Unpack[Settings]) -> str:
+        """The assistant's next answer to messages such as `{"role": "user", "content": "..."}`.
+
+        Raises `ValueError` for a model that was not trained to converse, and for messages out of order.
+        """
+        return "".join(self.chat_stream(messages, **settings))
+
+    def chat_stream(self, messages: Sequence[Mapping[str, str]], **settings: Unpack[Settings]) -> Iterator[str]:
+        """The assistant's next answer piece by piece."""
+        from fledge.text import Message
+
+        form = self.chat_format
+        if form is None:
+            raise ValueError(
+                "this model was not trained to converse: fine-tune it with `fledge finetune instruct`, or use `fledge generate`"
+            )
+        conversation = [Message(m["role"], m["content"]) for m in messages]
+        tokens = form.encode(self.tokenizer, conversation, answer=True).tokens
+        request = self._request(tokens, settings)
+        return self._engine([request]).stream(request)
+
+    @overload
+    def predict(self, text: str) -> dict[str, Any]: ...
+    @overload
+    def predict(self, text: Sequence[str]) -> list[dict[str, Any]]: ...
+    def predict(self, text):
+        """A classifier's label and the probability of each label: `{"label": "spam", "scores": {"ham": 0.02, "spam": 0.98}}`.
+
+        A list of texts gives a list. Raises `ValueError` for a model that is no classifier.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        results = list(self._classify(texts))
+        return results[0] if isinstance(text, str) else results
+
+    def logits(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Scores of every next token in fp32: lists of equal length give (batch, length, vocabulary)."""
+        import torch
+
+        with torch.inference_mode():
+            return self.network(torch.tensor(tokens, device=self.network.embedding.weight.device))
+
+    def _classify(self, texts: list[str]) -> Iterator[dict[str, Any]]:
+        from fledge.evaluation.classifier import probabilities
+
+        labels = self.arch.labels
+        if not labels:
+            raise ValueError("this model is no classifier: make one with `fledge finetune classify DATA --from MODEL --out DIR`")
+        for row in probabilities(self.network, self.tokenizer, texts, self.facts.get("reads")):
+            yield {"label": labels[int(row.argmax())], "scores": dict(zip(labels, row.tolist(), strict=True))}
+
+    def _prompt_tokens(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text) or [self.tokenizer.end_of_text]
+
+    def _request(self, tokens: list[int], settings: Settings) -> Request:
+        from fledge.generation import Request, Sampling
+
+        merged: dict[str, Any] = {**self._defaults(), **{name: value for name, value in settings.items() if value is not None}}
+        form = self.chat_format
+        ends = form.stop_tokens(self.tokenizer) if form is not None else [self.tokenizer.end_of_text]
+        stops = (*merged.pop("stop", ()), *(form.stop_strings if form is not None else ()))
+        return Request(tokens, merged.pop("max_tokens", MAX_TOKENS), Sampling(**merged), tuple(ends), stops)
+
+    def _defaults(self) -> dict[str, Any]:
+        """What the folder's generation_config.json says, in our terms; without `do_sample` the best word is taken, as `transformers` does."""
+        theirs = self.facts.get("generation", {})
+        ours = {name: theirs[name] for name in SAMPLING if theirs.get(name) is not None}
+        if "max_new_tokens" in theirs:
+            ours["max_tokens"] = theirs["max_new_tokens"]
+        return ours if theirs.get("do_sample") else {**ours, "temperature": 0.0}
+
+    def _engine(self, requests: list[Request]) -> Engine:
+        from fledge.generation import Engine
+
+        if self.arch.labels:
+            raise ValueError("this model is a classifier and writes no text: use `fledge predict`")
+        longest = max(len(request.tokens) + (request.max_tokens or self.arch.context) for request in requests)
+        return Engine(self.network, self.tokenizer, slots=len(requests), capacity=min(longest, self.arch.context))
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def _dtype(name: str):
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name not in known:
+        raise ValueError(f"dtype {name!r} is unknown: use one of {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,177 @@
+"""The reports: what a run, or the whole demo, came to, as one HTML page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fledge.verbs import terminal
+
+if TYPE_CHECKING:
+    from fledge.data.corpus import Corpus
+    from fledge.report import Page
+    from fledge.verbs.demonstration import Demonstrated
+    from fledge.verbs.finetune import Classified, Instructed, InstructJob
+    from fledge.verbs.pretraining import Pretrained
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; none where it does not exist."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def curves(page: Page, run: Path) -> None:
+    """The loss and the learning rate of a run over its tokens."""
+    from fledge.report import Line
+
+    rows = lines_of(run / "metrics.jsonl")
+    steps = [row for row in rows if "loss" in row]
+    checks = [row for row in rows if "loss" in row.get("validation", {})]
+    drawn = [Line("training", [row["tokens"] for row in steps], [row["loss"] for row in steps])]
+    if checks:
+        drawn.append(Line("held out", [row["tokens"] for row in checks], [row["validation"]["loss"] for row in checks]))
+    page.lines("Loss while training", drawn, "tokens read", "nats per token", log_x=True)
+    page.lines(
+        "Learning rate",
+        [Line("learning rate", [row["tokens"] for row in steps], [row["learning_rate"] for row in steps])],
+        "tokens read",
+        "rate",
+    )
+
+
+def samples(page: Page, run: Path, most: int = 12) -> None:
+    """What the model wrote from time to time."""
+    from fledge.report import Sample
+
+    rows = lines_of(run / "samples.jsonl")
+    shown = rows[:: max(1, -(-len(rows) // most))]
+    if shown:
+        page.timeline(
+            "The same prompt, completed as the model learns",
+            [Sample(f"step {r['step']:,}", r["text"], r["prompt"], terminal.duration(r["seconds"])) for r in shown],
+        )
+
+
+def pretrained_page(done: Pretrained, out: Path) -> Page:
+    """The report of `fledge pretrain`."""
+    from fledge.report import Page
+
+    page = Page(f"Pretraining {Path(done.out).name}", str(done))
+    page.heading("Result")
+    pretrained_facts(page, done)
+    page.heading("Curves")
+    curves(page, out / "run")
+    page.heading("Samples")
+    samples(page, out / "run")
+    return page
+
+
+def pretrained_facts(page: Page, done: Pretrained) -> None:
+    from fledge.evaluation.statistics import Interval
+
+    found = done.validation
+    page.facts(
+        [
+            ("parameters", done.parameters), ("steps", done.steps), ("tokens read", done.tokens), ("time", terminal.duration(done.seconds)),
+            ("nats per held-out token", found.loss), ("bits per held-out byte", Interval(found.bits_per_byte, *found.interval)),
+        ]
+    )  # fmt: skip
+
+
+def classified_page(done: Classified, out: Path) -> Page:
+    """The report of `fledge finetune classify`."""
+    from fledge.report import Page
+
+    page = Page(f"Classifier {Path(done.out).name}", done.verdict)
+    page.heading("Result")
+    classified_parts(page, done)
+    page.heading("Curves")
+    curves(page, out / "run")
+    return page
+
+
+def classified_parts(page: Page, done: Classified) -> None:
+    page.paragraph(done.verdict)
+    rows = [(m.name, m.score.accuracy, m.score.macro_f1) for m in done.methods]
+    page.table(f"{done.score.rows:,} test rows, the same for each method", ["method", "accuracy", "macro-F1"], rows, best=("macro-F1", max))
+    page.intervals("Macro-F1", [(name, macro) for name, _, macro in rows], "macro-F1", chosen=rows[-1][0])
+    page.table(
+        "This model, label by label",
+        ["label", "rows", "precision", "recall", "F1"],
+        [(c.label, c.rows, c.precision, c.recall, c.f1) for c in done.score.classes],
+    )
+    page.confusion("What it takes for what", done.labels, done.score.confusion)
+
+
+def instructed_page(done: Instructed, job: InstructJob, out: Path) -> Page:
+    """The report of `fledge finetune instruct`."""
+    from fledge.report import Page
+
+    page = Page(f"Assistant {Path(done.out).name}", str(done))
+    page.heading("Result")
+    instructed_parts(page, done, job)
+    page.heading("Curves")
+    curves(page, out / "run")
+    return page
+
+
+def instructed_parts(page: Page, done: Instructed, job: InstructJob) -> None:
+    from fledge.text import FORMATS
+
+    page.facts(
+        [("conversations learned from", done.conversations), ("perplexity of held-out answers before", done.before), ("after", done.after)]
+    )
+    turns = FORMATS[job.format].encode(job.parent.tokenizer, list(job.training[0].messages))
+    page.tokens(
+        "Which tokens are trained on",
+        [
+            (job.parent.tokenizer.decode([token], specials=True), trained)
+            for token, trained in zip(turns.tokens, turns.trained, strict=True)
+        ],
+    )
+    page.heading("Held-out questions", 3)
+    for example in done.examples:
+        page.code(f"{example.question}\n\n— its own answer\n{example.answer}\n\n— before\n{example.before}\n\n— after\n{example.after}")
+
+
+def demo_page(done: Demonstrated, corpus: Corpus, out: Path, assistant: InstructJob) -> Page:
+    """The report of `fledge demo`: one page for the whole life of the model."""
+    from fledge.report import Page
+
+    bits = done.base.validation
+    page = Page(
+        "The life of a model", f"Raised from the text of Python's own library in {terminal.duration(done.seconds)}, on this machine alone."
+    )
+    page.heading("Text")
+    found = corpus.summary
+    page.facts(
+        [
+            ("files", found.files), ("bytes", found.bytes), ("duplicates removed", found.duplicates), ("rejected", sum(found.rejected.values())),
+            ("vocabulary", found.vocabulary), ("bytes per token", found.bytes_per_token), ("tokens to train on", found.train_tokens), ("tokens held out", found.validation_tokens),
+        ]
+    )  # fmt: skip
+    if found.rejected:
+        page.table("What was rejected", ["reason", "files"], list(found.rejected.items()))
+    page.heading("Pretraining")
+    pretrained_facts(page, done.base)
+    rows = sorted(
+        [("this model", bits.bits_per_byte), *((rival.name, rival.bits_per_byte.value) for rival in done.rivals)], key=lambda row: row[1]
+    )
+    page.bars("Bits per byte of held-out modules: less is better", rows, "bits per byte", chosen="this model")
+    page.paragraph(
+        "The n-grams count the same tokens of all the same training text; the compressors see each held-out file alone. A method that "
+        "needs fewer bits predicts the text better."
+    )
+    curves(page, out / "base" / "run")
+    samples(page, out / "base" / "run")
+    page.heading("Classifier")
+    page.paragraph(
+        "Which part of the library does a piece of code belong to? Imports and every mention of the part's own name are masked, for each method."
+    )
+    classified_parts(page, done.classifier)
+    page.heading("Assistant")
+    instructed_parts(page, done.assistant, assistant)
+    page.heading("Next")
+    page.code("\n".join(done.next()))
+    return page

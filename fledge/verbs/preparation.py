@@ -1,0 +1,116 @@
+"""`prepare`: text as a person has it becomes a corpus."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fledge.verbs import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fledge.data.corpus import Corpus
+    from fledge.data.sources import Document, Rejected
+    from fledge.text import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` made: where, and how much of what."""
+
+    out: str
+    documents: int
+    bytes: int
+    duplicates: int
+    rejected: dict[str, int]
+    train_tokens: int
+    validation_tokens: int
+    vocabulary: int
+    tokenizer: str
+
+    def __str__(self) -> str:
+        return f"The corpus is {self.out}. Train on it: fledge pretrain {self.out} --out DIR --time 10m"
+
+
+def prepare(
+    source: list[str],
+    *,
+    out: Path,
+    vocab: int | None = None,
+    tokenizer: str | None = None,
+    text_column: str | None = None,
+    validation: float = 0.1,
+    seed: int = 0,
+) -> Prepared:
+    """Turn text into a corpus: unique, split, tokenized, hashed.
+
+    Args:
+        source: files, folders or globs; .txt .md .py .html and other text, .jsonl .json .csv .tsv .parquet, plain or .gz/.zst.
+        out: the corpus folder.
+        vocab: train a byte-level BPE of this many ids; by default about the square root of the text's bytes.
+        tokenizer: instead of training one: bytes, characters, gpt2, a hub id, or a folder or file that holds one.
+        text_column: the column that holds the text of tables.
+        validation: the share of documents held out.
+        seed: of the split.
+    """
+    corpus = corpus_from(source, out, vocab, tokenizer, text_column, validation, seed)
+    summary = corpus.summary
+    return Prepared(
+        str(out), summary.documents, summary.bytes, summary.duplicates, dict(summary.rejected), summary.train_tokens, summary.validation_tokens,
+        summary.vocabulary, corpus.tokenizer.fingerprint(),
+    )  # fmt: skip
+
+
+def corpus_from(
+    source: list[str], out: Path, vocab: int | None, tokenizer: str | None, text_column: str | None, validation: float, seed: int
+) -> "Corpus":
+    """The corpus of what `source` names: opened when it is a corpus folder itself, else prepared in `out`, saying what was found."""
+    from fledge.data.corpus import Corpus
+    from fledge.data.sources import read
+
+    if len(source) == 1 and (Path(source[0]) / "corpus.json").is_file():
+        if vocab is not None or tokenizer is not None:
+            raise ValueError(f"{source[0]} is a corpus and has its tokenizer: leave out --vocab and --tokenizer, or prepare the text anew")
+        return Corpus.open(source[0])
+    if vocab is not None and tokenizer is not None:
+        raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
+    with terminal.bar("Reading", 1) as bar:
+        documents = list(read(source, text_column, progress=lambda stage, done, total: bar.to(done, total=total)))
+    return corpus_of(documents, out, chosen_tokenizer(tokenizer, vocab), validation, seed)
+
+
+def corpus_of(documents: "Iterable[Document | Rejected]", out: Path, tokenizer, validation, seed: int) -> "Corpus":
+    """The corpus of documents, prepared in `out` with a bar and a summary on the terminal."""
+    from fledge.data.corpus import prepare
+    from fledge.data.sources import Document
+
+    documents = list(documents)
+    if tokenizer is None:
+        tokenizer = vocabulary_for(sum(len(item.text) for item in documents if isinstance(item, Document)))
+    with terminal.bar("Preparing", 1) as bar:
+        corpus = prepare(documents, out, tokenizer, validation, seed, progress=lambda stage, done, total: bar.to(done, stage, total))
+    for line in corpus.summary.lines():
+        terminal.say(f"  {line}")
+    if corpus.reused:
+        terminal.say(f"  {out} holds this text already, prepared in this way.")
+    return corpus
+
+
+def chosen_tokenizer(name: str | None, vocab: int | None) -> "Tokenizer | Literal['characters'] | int | None":
+    """What `--tokenizer` or `--vocab` asks for, in the terms of `fledge.data.prepare`; None when neither was given."""
+    from fledge.text import Tokenizer
+
+    if name is None:
+        return vocab
+    if name == "characters":
+        return "characters"
+    return Tokenizer.bytes() if name == "bytes" else Tokenizer.load(name)
+
+
+def vocabulary_for(size: int) -> int:
+    """A vocabulary for so many bytes of text: the power of two nearest to their root, from 512 to 32,768.
+
+    The number of different words grows about as the root of a text's length (Heaps, 1978).
+    """
+    return 2 ** min(15, max(9, round(math.log2(max(1, size)) / 2)))

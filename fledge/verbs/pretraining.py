@@ -1,0 +1,272 @@
+"""`pretrain`: a language model from unlabelled text, by predicting the next word."""
+
+from __future__ import annotations
+
+import time as clock
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fledge.arch import Arch, parameter_count
+from fledge.arch.record import to_json
+from fledge.verbs import terminal
+from fledge.verbs.machine import look
+from fledge.verbs.pages import pretrained_page
+from fledge.verbs.preparation import corpus_from
+from fledge.verbs.session import (
+    Every,
+    ModelWriter,
+    Samples,
+    applied,
+    arch_of,
+    asked_of,
+    bar_hook,
+    begun_run,
+    open_parent,
+    seconds_of,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from fledge.data.batches import Batch as Rows
+    from fledge.data.corpus import Corpus
+    from fledge.model import Transformer
+    from fledge.train.run import Batch, Data, Machine, Run
+    from fledge.verbs.session import Parent
+
+DEFAULT_TIME = "10m"
+SAMPLE_EVERY = 20.0  # seconds
+VALIDATION_TOKENS = 65_536  # scored while training goes on; the end scores everything
+PROBE_SHARE = 0.04  # of the time
+RESERVE = 0.05  # of the time, for what comes after the last step
+WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out text: nats per token, bits per byte, and the 95 % bootstrap interval of the latter by document."""
+
+    loss: float
+    bits_per_byte: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained model's folder, what it cost, and how good it is."""
+
+    out: str
+    steps: int
+    tokens: int
+    seconds: float
+    parameters: int
+    validation: Validation
+
+    def __str__(self) -> str:
+        low, high = self.validation.interval
+        return (
+            f"{self.out}: {terminal.size(self.parameters)} parameters, {self.steps:,} steps, {terminal.size(self.tokens)} tokens, {terminal.duration(self.seconds)}; "
+            f"{self.validation.bits_per_byte:.3f} bits per byte on held-out text (95 % interval {low:.3f} to {high:.3f})"
+        )
+
+
+def pretrain(
+    text: list[str],
+    *,
+    out: Path,
+    time: str | None = None,
+    steps: int | None = None,
+    tokens: int | None = None,
+    arch: str | None = None,
+    from_: str | None = None,
+    tokenizer: str | None = None,
+    vocab: int | None = None,
+    text_column: str | None = None,
+    validation: float = 0.1,
+    prompt: str | None = None,
+    set: list[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 0,
+    deterministic: bool = False,
+) -> Pretrained:
+    """Train a language model on text by predicting the next word.
+
+    The same command again goes on where it was stopped.
+
+    Args:
+        text: files, folders, globs, or a corpus that `fledge prepare` made.
+        out: the model's folder.
+        time: how long everything may take, such as 30m or 2h; size, batch, rates and steps follow from it (10m when nothing is said).
+        steps: instead of a time: that many steps.
+        tokens: instead of a time: that many tokens.
+        arch: a preset, such as gpt2 or fledge-7m; without it the plan chooses a size.
+        from_: continue this model instead of starting from random weights.
+        tokenizer: bytes, characters, gpt2, a hub id, or a folder or file that holds one; by default one is trained on the text.
+        vocab: the size of the tokenizer that is trained.
+        text_column: the column that holds the text of tables.
+        validation: the share of documents held out.
+        prompt: what the model completes from time to time, so that one sees it learn.
+        set: any field of the run, such as arch.depth=4, optimizer.rate=1e-3 or batch.rows=8; may be given several times.
+        seed: of the split, the starting weights and the order of the text.
+        device: auto, cpu or cuda.
+        dtype: auto, float32 or bfloat16 (of the matrix products).
+        threads: CPU threads; 0 leaves the number to torch.
+        deterministic: the same bits twice, even where that is slower.
+    """
+    started = clock.monotonic()
+    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "prompt"))
+    if sum(budget is not None for budget in (time, steps, tokens)) > 1:
+        raise ValueError("--time, --steps and --tokens each say how long to train: give one of them")
+    if arch is not None and from_ is not None:
+        raise ValueError("--arch starts from random weights and --from continues a model: give one of them")
+    if from_ is not None and (tokenizer is not None or vocab is not None):
+        raise ValueError("--from continues a model with its own tokenizer: leave out --tokenizer and --vocab")
+    terminal.say(f"This machine: {look()}")
+    from fledge.train.plan import this_machine
+
+    begun = begun_run(out, asked)
+    corpus = corpus_from(text, out / "run" / "corpus", vocab, from_ or tokenizer, text_column, validation, seed)
+    parent = open_parent(from_) if from_ is not None else None
+    if begun is not None:
+        run = begun
+    else:
+        machine = this_machine(device, dtype, threads, deterministic, seed)
+        budget = Budget(None if steps or tokens else seconds_of(time or DEFAULT_TIME), steps, tokens)
+        settings = settings_of(set)
+        given = parent.arch if parent is not None else arch_of(arch, settings, corpus.tokenizer.size) if arch is not None else None
+        run = planned(corpus, budget, given, settings, machine, started)
+    return raise_model(run, corpus, out, parent, asked, started, prompt)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: one of wall seconds from the command's start to its end, steps, tokens."""
+
+    seconds: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+
+
+def planned(corpus: Corpus, budget: Budget, arch: Arch | None, settings: dict[str, str], machine: Machine, started: float) -> Run:
+    """The run for a budget: with a time, the size (unless `arch` is given), batch and steps that a probe of this machine finds best.
+
+    Raises `ValueError` for text too short for one context, and for a time too short to learn anything.
+    """
+    from fledge.train.plan import probe, propose
+    from fledge.train.run import Data, Run, Save
+
+    described = Data(sources=(str(corpus.folder),), fingerprint=fingerprint(corpus), objective="next-word")
+    batch = trial_batch(settings, arch)
+    if budget.seconds is None:
+        run = fixed(corpus, budget, arch, batch, machine, described)
+    else:
+        terminal.say("Planning: trying a few sizes on this machine.")
+        speed = probe(machine, corpus.tokenizer.size, batch, seconds=max(2.0, PROBE_SHARE * budget.seconds))
+        left = budget.seconds - (clock.monotonic() - started)
+        reserve = RESERVE * budget.seconds
+        chosen = batch if any(name.startswith("batch.") for name in settings) else None
+        proposal = propose(left - reserve, corpus.train.tokens, corpus.summary.bytes_per_token, corpus.tokenizer.size, speed, arch, chosen)
+        terminal.say(f"  {proposal.sentence()}")
+        plan = replace(proposal.plan, seconds=budget.seconds, reserve=reserve)
+        run = Run(proposal.arch, described, proposal.batch, proposal.optimizer, proposal.schedule, plan, Save(), machine)
+    return applied(run, settings)
+
+
+def trial_batch(settings: dict[str, str], arch: Arch | None) -> Batch:
+    """The batch to try or to train with where nothing else decides: 4,096 tokens a step, or as `--set batch.*` says."""
+    from fledge.train.run import Batch
+
+    given = {name[6:]: int(value) for name, value in settings.items() if name.startswith("batch.")}
+    context = given.get("context", min(256, arch.context if arch else 256))
+    return Batch(**{"rows": max(1, 4096 // context), "context": context, **given})
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """The hash of the corpus's contents, as its settings tell."""
+    return f"{corpus.settings['train']}:{corpus.settings['held_out']}:{corpus.tokenizer.fingerprint()}"
+
+
+def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machine: Machine, described: Data) -> Run:
+    """The run for a number of steps or tokens; without an `arch` the smallest default shape of the presets."""
+    from fledge.presets import PRESETS
+    from fledge.train.plan import optimizer_for
+    from fledge.train.run import Plan, Run, Save, Stable
+
+    arch = arch or PRESETS["fledge-1m"].arch(vocabulary=corpus.tokenizer.size)
+    steps = budget.steps or max(1, (budget.tokens or 0) // batch.tokens)
+    return Run(
+        arch,
+        described,
+        batch,
+        optimizer_for(arch),
+        Stable(min(100, max(1, steps // 20))),
+        Plan(steps, tokens=budget.tokens),
+        Save(),
+        machine,
+    )
+
+
+def raise_model(
+    run: Run, corpus: Corpus, out: Path, parent: Parent | None, asked: dict[str, Any], started: float, prompt: str | None = None
+) -> Pretrained:
+    """Train as `run` says, showing what the model writes as it learns; the folder `out` is the model from the first save on."""
+    from fledge.data.batches import Windows
+    from fledge.model import Transformer, initialise
+    from fledge.train.objective import NextWord
+    from fledge.train.training import train, validate
+
+    context, rows, separate = run.batch.context, run.batch.rows, run.data.separate_documents
+    if corpus.train.tokens <= context:
+        raise ValueError(
+            f"the text has {corpus.train.tokens:,} tokens to train on, but one context of {context:,} needs {context + 1:,}: "
+            f"give more text, or --set batch.context={max(1, (corpus.train.tokens - 1) // 2)}"
+        )
+    model = parent.network if parent is not None else initialise(Transformer(run.arch), run.machine.seed)
+    batches = Windows(corpus.train, context, rows, run.machine.seed, separate, run.batch.accumulate)
+    held_out = list(first_tokens(Windows(corpus.validation, context, rows, separate_documents=separate).in_order(), VALIDATION_TOKENS))
+    objective = NextWord()
+    writer = ModelWriter(out, corpus.tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING)
+    with terminal.bar("Training", run.plan.steps) as bar:
+        samples = Samples(out / "run" / "samples.jsonl", corpus.tokenizer, prompt or opening(corpus), bar.say)
+        result = train(
+            run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, held_out, run.machine), export=writer.export,
+            after_step=[bar_hook(bar), Every(SAMPLE_EVERY, samples.show)], bytes_per_token=corpus.summary.bytes_per_token,
+            asked=asked, started=started, say=bar.say,
+        )  # fmt: skip
+    best = writer.best()
+    validation = score(best, corpus)
+    writer.save(best, {"validation": to_json(validation)})
+    done = Pretrained(str(out), result.steps, result.tokens, clock.monotonic() - started, parameter_count(run.arch), validation)
+    pretrained_page(done, out).write(out / "run" / "report.html")
+    return done
+
+
+def score(model: Transformer, corpus: Corpus) -> Validation:
+    """How well `model` predicts the corpus's whole held-out text, every token scored once."""
+    from fledge.evaluation.documents import closed_documents
+    from fledge.evaluation.language import document_score
+
+    end = corpus.tokenizer.end_of_text
+    found = document_score(model, *closed_documents(corpus.validation, end), start=end, stride=max(1, model.arch.context // 2))
+    bits = found.bits_per_byte
+    assert bits is not None
+    return Validation(found.nats_per_token.value, bits.value, (bits.low, bits.high))
+
+
+def first_tokens(batches: Iterable[Rows], tokens: int) -> Iterator[Rows]:
+    for batch in batches:
+        yield batch
+        tokens -= batch.tokens.size
+        if tokens <= 0:
+            return
+
+
+def opening(corpus: Corpus) -> str:
+    """The first words of the first held-out document."""
+    tokens, _ = corpus.validation.document(0)
+    text = corpus.tokenizer.decode(tokens[:64].tolist())
+    return " ".join(text.split()[:6]) or text[:20]

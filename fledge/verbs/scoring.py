@@ -1,0 +1,145 @@
+"""`evaluate`: how good models are on text, or on labelled rows, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fledge.verbs import terminal
+from fledge.verbs.model import Model, load
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of one model: its value and its 95 % bootstrap interval."""
+
+    model: str
+    measure: str
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What models scored on the same data."""
+
+    on: str
+    size: str
+    scores: tuple[Score, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{s.model}: {s.measure} {s.value:.3f} (95 % interval {s.interval[0]:.3f} to {s.interval[1]:.3f})" for s in self.scores]
+        return "\n".join([f"on {self.on} ({self.size})", *lines])
+
+
+def evaluate(
+    model: list[str],
+    *,
+    on: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    threads: int = 0,
+) -> Evaluated:
+    """Measure models on held-out data: bits per byte and perplexity of text, accuracy and macro-F1 of a classifier.
+
+    Args:
+        model: one or more model folders or hub ids; all are measured on the same data.
+        on: a text file, a folder, a corpus (its held-out part), or for classifiers a table with labels. Without it, the held-out part of the corpus that the model was trained on.
+        text_column: the column of the texts of a table; guessed when not given.
+        label_column: the column of the labels of a table; guessed when not given.
+        device: auto, cpu or cuda.
+        dtype: float32 or bfloat16.
+        threads: CPU threads; 0 leaves the number to torch.
+    """
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    if not model:
+        raise ValueError("say which model to evaluate: fledge evaluate MODEL --on FILE")
+    opened = [load(name, device, dtype) for name in model]
+    classifiers = [bool(one.arch.labels) for one in opened]
+    if any(classifiers) != all(classifiers):
+        raise ValueError("some of these models classify and others write: evaluate them apart")
+    if on is None:
+        on = own_corpus(model[0], opened[0])
+    if all(classifiers):
+        return classifier_scores(model, opened, on, text_column, label_column)
+    return language_scores(model, opened, on, text_column)
+
+
+def own_corpus(name: str, model: Model) -> str:
+    """The corpus that the model says it was trained on, if it is still there."""
+    sources = model.facts.get("run", {}).get("data", {}).get("sources", [])
+    if len(sources) == 1 and (Path(sources[0]) / "corpus.json").is_file():
+        return sources[0]
+    raise ValueError(f"the corpus that {name} was trained on is not at hand: say what to measure it on with --on FILE")
+
+
+def language_scores(names: list[str], models: list[Model], on: str, text_column: str | None) -> Evaluated:
+    from fledge.evaluation.language import document_score
+
+    texts = held_out_texts(on, text_column)
+    sizes = [len(text.encode()) for text in texts]
+    scores = []
+    for name, model in zip(names, models, strict=True):
+        end = model.tokenizer.end_of_text
+        found = document_score(
+            model.network,
+            [closed(tokens, end) for tokens in model.tokenizer.encode_batch(texts)],
+            sizes,
+            end,
+            max(1, model.arch.context // 2),
+        )
+        for measure, interval in (("bits per byte", found.bits_per_byte), ("perplexity per token", found.perplexity)):
+            assert interval is not None
+            scores.append(Score(name, measure, interval.value, (interval.low, interval.high)))
+    return Evaluated(on, f"{len(texts):,} documents, {sum(sizes):,} bytes", tuple(scores))
+
+
+def closed(tokens: list[int], end: int) -> np.ndarray:
+    import numpy as np
+
+    return np.array([*tokens, end])
+
+
+def held_out_texts(on: str, text_column: str | None) -> list[str]:
+    """The documents of a source, or the held-out ones of a corpus."""
+    from fledge.data.corpus import Corpus
+    from fledge.data.sources import Document, read
+
+    if (Path(on) / "corpus.json").is_file():
+        corpus = Corpus.open(on)
+        shards = corpus.validation
+        return [corpus.tokenizer.decode(shards.document(i)[0].tolist()) for i in range(shards.documents)]
+    texts = [item.text for item in read([on], text_column) if isinstance(item, Document)]
+    if not texts:
+        raise ValueError(f"{on} holds no text to measure on")
+    return texts
+
+
+def classifier_scores(names: list[str], models: list[Model], on: str, text_column: str | None, label_column: str | None) -> Evaluated:
+    from fledge.data.labelled import read_labelled
+    from fledge.evaluation.classifier import probabilities
+    from fledge.evaluation.metrics import classifier_score
+
+    rows = read_labelled(on, text_column, label_column)
+    terminal.say(f"  text: column {rows.text_column!r}, label: column {rows.label_column!r}")
+    scores = []
+    for name, model in zip(names, models, strict=True):
+        labels = model.arch.labels
+        strangers = sorted(label for label in rows.names if label not in labels)
+        if strangers:
+            raise ValueError(f"{on} has the label {strangers[0]!r}, which {name} never learned; it knows {', '.join(labels)}")
+        truth = [labels.index(rows.names[label]) for label in rows.labels]
+        guesses = probabilities(model.network, model.tokenizer, rows.texts, model.facts.get("reads")).argmax(1)
+        found = classifier_score(truth, guesses, labels)
+        for measure, interval in (("accuracy", found.accuracy), ("macro-F1", found.macro_f1)):
+            scores.append(Score(name, measure, interval.value, (interval.low, interval.high)))
+    return Evaluated(on, f"{len(rows.texts):,} rows", tuple(scores))

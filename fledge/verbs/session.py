@@ -1,0 +1,221 @@
+"""What every training verb does around `train`: the settings, the bar, the model folder, the way on."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fledge.arch import parameter_count
+from fledge.arch.record import parse, to_json, with_setting
+from fledge.verbs import terminal
+
+if TYPE_CHECKING:
+    from fledge.arch import Arch
+    from fledge.model import Transformer
+    from fledge.text import Tokenizer
+    from fledge.train.loop import State
+    from fledge.train.run import Run
+
+SAMPLE_TOKENS = 48
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds_of(text: str | float) -> float:
+    """A duration such as `90s`, `30m`, `1.5h`, `2d` or `1h30m` in seconds; a plain number is seconds.
+
+    >>> seconds_of("1h30m")
+    5400.0
+    """
+    if not isinstance(text, str):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if "".join(number + unit for number, unit in parts) == text and parts:
+        return sum(float(number) * UNITS[unit] for number, unit in parts)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"a time of {text!r} is not understood: give for example 90s, 30m, 1h30m or 2d") from None
+
+
+def settings_of(pairs: Sequence[str] | Mapping[str, Any] | None) -> dict[str, str]:
+    """`--set a.b=value` pairs, or a mapping, as a dictionary of texts."""
+    if isinstance(pairs, Mapping):
+        return {name: str(value) for name, value in pairs.items()}
+    split = [pair.partition("=") for pair in pairs or ()]
+    for name, equals, _ in split:
+        if not equals:
+            raise ValueError(f"--set {name}: a setting is name=value, for example --set batch.rows=8")
+    return {name: value for name, _, value in split}
+
+
+def applied(run: Run, settings: Mapping[str, str]) -> Run:
+    """The run with each `a.b` setting of the whole tree; those of `arch` that are dials of a preset were used before."""
+    for name, value in settings.items():
+        run = with_setting(run, name, value)
+    return run
+
+
+def arch_of(name: str, settings: dict[str, str], vocabulary: int) -> Arch:
+    """The preset `name` for a vocabulary; takes the dials it knows (`arch.depth=4`) out of `settings`.
+
+    Raises `ValueError` for an unknown preset, naming the nearest one.
+    """
+    from fledge.arch.record import did_you_mean
+    from fledge.presets import PRESETS
+
+    if name not in PRESETS:
+        raise ValueError(f"--arch {name!r} is no preset{did_you_mean(name, PRESETS)}")
+    preset = PRESETS[name]
+    dials = {key: parse(settings.pop(key)) for key in list(settings) if key.startswith("arch.") and key[5:] in preset.dial_names}
+    if preset.hub is not None:
+        terminal.say(f"  {name} is a preset: random weights; for trained ones: --from {preset.hub}")
+    return preset.arch(**{"vocabulary": vocabulary, **{key[5:]: value for key, value in dials.items()}})
+
+
+def asked_of(arguments: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, Any]:
+    """What was typed, as JSON: a run goes on only with the same."""
+    return {
+        name: [str(item) for item in value] if isinstance(value, (list, tuple)) else str(value) if isinstance(value, Path) else value
+        for name, value in arguments.items()
+        if name not in leave_out and value is not None
+    }
+
+
+def begun_run(out: Path, asked: Mapping[str, Any]) -> Run | None:
+    """The run that `out` already holds, which goes on as it was planned.
+
+    Raises `ValueError` when it was begun otherwise, and when `out` holds something else.
+    """
+    from fledge.train.run import read_run
+
+    begun = read_run(out / "run", asked)
+    strangers = [] if begun is not None or not out.is_dir() else [path.name for path in out.iterdir() if path.name != "run"]
+    if strangers or (out.exists() and not out.is_dir()):
+        raise ValueError(f"{out} exists and holds no run of fledge ({', '.join(strangers[:3]) or 'it is a file'}): choose another --out")
+    return begun
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The model that another one starts from."""
+
+    name: str
+    network: Transformer
+    tokenizer: Tokenizer
+    facts: dict[str, Any]
+
+    @property
+    def arch(self) -> Arch:
+        return self.network.arch
+
+
+def open_parent(name: str | Path) -> Parent:
+    """The model to start from, in fp32."""
+    import torch
+
+    from fledge.weights import open_model
+
+    return Parent(str(name), *open_model(name, dtype=torch.float32))
+
+
+def bar_hook(bar: terminal.Bar) -> Callable[[State], None]:
+    """Moves the bar with the training."""
+
+    def act(state: State) -> None:
+        bar.to(state.step, f"loss {state.loss:.3f}", state.total)
+
+    return act
+
+
+class Every:
+    """A hook that acts about every so many seconds, and first when half of them have passed."""
+
+    def __init__(self, seconds: float, act: Callable[[State], None]):
+        self.seconds, self.act = seconds, act
+        self.last = time.monotonic() - seconds / 2
+
+    def __call__(self, state: State) -> None:
+        if time.monotonic() - self.last >= self.seconds:
+            self.act(state)
+            self.last = time.monotonic()
+
+
+class Samples:
+    """The same prompt completed by the model as it is now, printed and kept, so that one watches noise turn into words."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, prompt: str, say: Callable[[str], None]):
+        self.path, self.tokenizer, self.prompt, self.say = path, tokenizer, prompt, say
+
+    def show(self, state: State) -> None:
+        from fledge.generation import Engine, Request, Sampling
+
+        tokens = self.tokenizer.encode(self.prompt) or [self.tokenizer.end_of_text]
+        request = Request(tokens, max_tokens=SAMPLE_TOKENS, sampling=Sampling(temperature=0.7, top_p=0.95, seed=0))
+        text = Engine(state.model, self.tokenizer, capacity=len(tokens) + SAMPLE_TOKENS).run([request])[0].text
+        self.say(f"  step {state.step:,}, loss {state.loss:.2f}: {self.prompt}{text}".replace("\n", "\n    "))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.step, "seconds": round(state.seconds, 1), "prompt": self.prompt, "text": text}) + "\n")
+
+
+class ModelWriter:
+    """Writes the model folder `out` while a run finds better weights, and what is known of the model into `fledge.json` and its card."""
+
+    def __init__(
+        self, out: Path, tokenizer: Tokenizer, run: Run, data: dict[str, Any], parent: Parent | None = None, chat: str | None = None,
+        generation: dict[str, Any] | None = None, more: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
+        self.out, self.tokenizer, self.chat, self.generation = out, tokenizer, chat, generation
+        self.facts = {"run": to_json(run), "data": data, "parent": _origin(parent), **(more or {})}
+
+    def export(self, state: State, scores: Mapping[str, Any]) -> None:
+        """What `train` calls with each new best."""
+        self.save(state.model, scores)
+
+    def save(self, model: Transformer, scores: Mapping[str, Any]) -> None:
+        from fledge.weights import save_model
+
+        facts = {**self.facts, "scores": dict(scores)}
+        save_model(self.out, model, self.tokenizer, self.chat, facts, self.generation, card(self.out.name, model.arch, facts))
+
+    def best(self) -> Transformer:
+        """The best model so far, read back from its folder."""
+        from fledge.weights import open_model
+
+        return open_model(self.out)[0]
+
+
+def _origin(parent: Parent | None) -> dict[str, Any] | None:
+    return None if parent is None else {"name": parent.name, "weights": parent.facts.get("weights"), "scores": parent.facts.get("scores")}
+
+
+def card(name: str, arch: Arch, facts: Mapping[str, Any]) -> str:
+    """README.md of a model folder: what it is, what it was trained on and how, how good it is."""
+    stack, run, data = arch.decoder, facts["run"], facts["data"]
+    parent = facts.get("parent")
+    lines = [
+        f"# {name}", "",
+        f"A transformer of {parameter_count(arch):,} parameters (width {stack.width}, depth {stack.depth}, context {arch.context:,}), "
+        + (f"fine-tuned from {parent['name']}" if parent else "trained from random weights") + " with fledge.", "",
+        "## Data", "", *(f"- {key.replace('_', ' ')}: {value}" for key, value in data.items() if isinstance(value, (int, float, str))), "",
+        "## Training", "", *(f"- {part}: `{json.dumps(run[part])}`" for part in ("batch", "optimizer", "schedule", "plan", "machine")), "",
+        "## Scores", "", *(f"- {key.replace('_', ' ')}: {json.dumps(value)}" for key, value in facts["scores"].items()), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def command() -> str:
+    """How this program is called here, for commands that can be pasted."""
+    program = Path(sys.argv[0])
+    if program.name != "fledge":
+        return "fledge"
+    try:
+        return str(program.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(program)

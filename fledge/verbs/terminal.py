@@ -1,0 +1,135 @@
+"""What a person sees while a verb works: lines and bars on standard error, so that standard output holds the result alone."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+PLAIN_EVERY = 10.0
+
+
+def say(line: str = "") -> None:
+    """Print a line of plain text (no markup is read in it)."""
+    _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def heading(line: str) -> None:
+    """Print the title of a stage, set apart."""
+    console = _console()
+    console.print()
+    console.print(line, style="bold", markup=False, highlight=False)
+
+
+class Bar:
+    """One stage of known length under way; `to(done, note)` moves it, `say` prints a line above it."""
+
+    def __init__(self, title: str, total: float):
+        self.title, self.total, self.done, self.note = title, total, 0.0, ""
+        self._begun = self._printed = time.monotonic()
+        self._live = None
+
+    def to(self, done: float, note: str = "", total: float | None = None) -> None:
+        self.done, self.note, self.total = done, note, total or self.total
+        if self._live is not None:
+            self._live.update(0, completed=done, total=self.total, note=note)
+        elif time.monotonic() - self._printed > PLAIN_EVERY:
+            self._printed = time.monotonic()
+            say(f"{self.title}: {self.done / max(self.total, 1e-9):.0%}{_left(self)}  {note}".rstrip())
+
+    def say(self, line: str) -> None:
+        say(line)
+
+
+@contextmanager
+def bar(title: str, total: float) -> Iterator[Bar]:
+    """A progress bar with the time left; plain lines every ten seconds where the output is no terminal."""
+    under_way = Bar(title, total)
+    console = _console()
+    if not console.is_terminal:
+        yield under_way
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as live:
+        live.add_task(title, total=total, note="")
+        under_way._live = live
+        yield under_way
+
+
+def table(titles: list[str], rows: list[list[str]], best: int | None = None) -> None:
+    """Print rows under titles; the first column is text, the others numbers; row `best` stands out."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=SIMPLE, pad_edge=False)
+    for i, title in enumerate(titles):
+        drawn.add_column(Text(title), justify="left" if i == 0 else "right")
+    for i, row in enumerate(rows):
+        drawn.add_row(*(Text(cell) for cell in row), style="bold green" if i == best else None)
+    _console().print(drawn)
+
+
+def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+    """Print a confusion matrix: rows the truth, columns the prediction, the right ones standing out."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=SIMPLE, pad_edge=False, title="rows: the truth, columns: the prediction", title_justify="left")
+    drawn.add_column("")
+    for label in labels:
+        drawn.add_column(Text(label[:6]), justify="right")
+    for i, (label, row) in enumerate(zip(labels, counts, strict=True)):
+        drawn.add_row(Text(label), *(Text(str(n) if n else "·", style="bold green" if i == j else "") for j, n in enumerate(row)))
+    _console().print(drawn)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(4.2), duration(75), duration(7320)
+    ('4.2 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def size(count: float) -> str:
+    """A count with the suffix that people read.
+
+    >>> size(950), size(1_050_240), size(13_400_000_000)
+    ('950', '1.05M', '13.4B')
+    """
+    for least, unit, suffix in ((1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if count >= least:
+            return f"{count / unit:.3g}{suffix}"
+    return f"{count:,.0f}"
+
+
+def _left(under_way: Bar) -> str:
+    if under_way.done <= 0:
+        return ""
+    spent = time.monotonic() - under_way._begun
+    return f", {duration(spent * (under_way.total - under_way.done) / under_way.done)} left"
+
+
+def _console():
+    """A console on the standard error of this moment, so that redirected streams are honoured."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr)

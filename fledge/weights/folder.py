@@ -1,0 +1,186 @@
+"""The model folder: a Hugging Face folder that fledge and `transformers` open, and `fledge.json` for what theirs cannot say."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fledge.arch import Arch, Words
+from fledge.arch.record import did_you_mean, differences
+from fledge.model import Transformer
+from fledge.text.chat import FORMATS
+from fledge.text.tokenizer import Tokenizer
+from fledge.weights.families import FAMILIES, family_name, family_of, plain
+from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, save_tensors, sha256, write_json
+from fledge.weights.hub import resolve
+from fledge.weights.rules import claim, every_layer, read, write
+from fledge.weights.shell import shell
+from fledge.weights.staging import finish, replacing
+
+CONFIG, FACTS, GENERATION, TEMPLATE, CARD = "config.json", "fledge.json", "generation_config.json", "chat_template.jinja", "README.md"
+FORMAT = 1
+OWN_NAMES = (
+    "\n\nNo published family expresses this architecture, so config.json says `model_type: fledge` and only fledge opens this folder.\n"
+)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder without its weights. `facts` is fledge.json, with `generation` and `chat_template` as their own files say."""
+
+    path: Path
+    arch: Arch
+    tokenizer: Tokenizer
+    facts: dict[str, Any]
+
+    @classmethod
+    def at(cls, name: str | Path) -> "ModelFolder":
+        """The folder at a path or of a hub id, its small files read and checked against each other.
+
+        Raises `FileNotFoundError` naming a missing part, `ValueError` when two parts do not belong together.
+        """
+        path = resolve(name)
+        finish(path)
+        config = read_json(path / CONFIG)
+        arch = family_of(config).arch(config)
+        facts = read_json(path / FACTS) if (path / FACTS).is_file() else {}
+        if "arch" in facts and (differing := differences(plain(arch).to_json(), facts["arch"], "arch")):
+            raise ValueError(f"{path}: {CONFIG} and {FACTS} disagree ({CONFIG} -> {FACTS}): {'; '.join(differing[:3])}")
+        tokenizer = Tokenizer.load(path)
+        given, stands = facts.get("tokenizer"), tokenizer.fingerprint()
+        if given not in (None, stands):
+            raise ValueError(f"{path}: {FACTS} belongs to the tokenizer with fingerprint {given}, but tokenizer.json has {stands}")
+        check_vocabulary(arch, tokenizer)
+        if (path / GENERATION).is_file():
+            facts["generation"] = read_json(path / GENERATION)
+        if (path / TEMPLATE).is_file():
+            facts["chat_template"] = (path / TEMPLATE).read_text(encoding="utf-8")
+        if facts.get("chat") is not None and chat_template(facts["chat"], tokenizer) != facts.get("chat_template"):
+            raise ValueError(f"{path}: {FACTS} says that the chat format is {facts['chat']}, but {TEMPLATE} is missing or another")
+        return cls(path, arch, tokenizer, facts)
+
+
+def open_model(
+    name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> tuple[Transformer, Tokenizer, dict[str, Any]]:
+    """The model, its tokenizer and the facts of a folder or hub id; ready to predict (`eval`), weights in `dtype` or as stored.
+
+    Headers, shapes and lengths are checked first; then the files are mapped into memory, so that a large model opens at once.
+    Raises `FileNotFoundError` or `ValueError` naming the file or tensor that is missing, too much, or of another shape.
+    """
+    folder = ModelFolder.at(name)
+    model = shell(folder.arch)
+    family = family_of(read_json(folder.path / CONFIG))
+    rules = every_layer(family.table(folder.arch), folder.arch.decoder.depth)
+    shapes = {name: tuple(tensor.shape) for name, tensor in write(rules, model.state_dict())}
+    stored = Stored(folder.path)
+    try:
+        present = [name for name in stored.place if not _again(name, stored, folder.arch, family.HEAD, family.EMBEDDING, family.BODY)]
+        found = claim(shapes, present, family.BODY, family.IGNORED)
+        _check(stored, {found[name]: shape for name, shape in shapes.items()}, folder.arch, dtype)
+    except ValueError as complaint:
+        raise ValueError(f"{folder.path}: {complaint}") from None
+    ours = {name: tensor.to(device, dtype).contiguous() for name, tensor in read(rules, lambda name: stored.tensor(found[name]))}
+    model.load_state_dict(ours, assign=True)
+    return model.eval(), folder.tokenizer, folder.facts
+
+
+def save_model(
+    folder: str | Path,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    chat: str | None,
+    facts: Mapping[str, Any],
+    generation: Mapping[str, Any] | None,
+    card: str,
+    dtype: torch.dtype = torch.float32,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write the whole model folder, replacing the model that it held in one move.
+
+    `chat` is the name of a chat format, or the Jinja text of another one's template; `generation` holds fields of
+    generation_config.json beside the token ids, which come from the tokenizer and the chat format; `card` is README.md;
+    `facts` go into fledge.json. Raises `ValueError` for parts that do not belong together, `OSError` when the disk refuses;
+    the old model then stays.
+    """
+    folder, arch = Path(folder), plain(model.arch)
+    check_vocabulary(arch, tokenizer)
+    template = chat_template(chat, tokenizer) if chat is not None else None
+    name = family_name(arch)
+    rules = every_layer(FAMILIES[name].table(arch), arch.decoder.depth)
+    with replacing(folder, WHOLE, INDEX, SHARDS, TEMPLATE, GENERATION) as stage:
+        weights = save_tensors(
+            ((name, tensor.detach().to("cpu", dtype)) for name, tensor in write(rules, model.state_dict())), stage, shard_bytes
+        )
+        ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.pad}
+        write_json(stage / CONFIG, {**FAMILIES[name].config(arch), "dtype": str(dtype).removeprefix("torch."), **ids})
+        tokenizer.save(stage, arch.context)
+        if template is not None:
+            (stage / TEMPLATE).write_text(template, encoding="utf-8")
+        if isinstance(arch.head, Words):
+            stops = [tokenizer.end_of_text, *(FORMATS[chat].stop_tokens(tokenizer) if chat in FORMATS else [])]
+            write_json(stage / GENERATION, {**ids, "eos_token_id": list(dict.fromkeys(stops)), **(generation or {})})
+        (stage / CARD).write_text(card + (OWN_NAMES if name == "fledge" else ""), encoding="utf-8")
+        own = {"format": FORMAT, "names": name, "arch": arch.to_json(), "tokenizer": tokenizer.fingerprint(), "weights": weights}
+        kept = {key: value for key, value in facts.items() if key not in ("generation", "chat_template")}
+        write_json(stage / FACTS, {**kept, **own, "chat": chat if chat in FORMATS else None})
+
+
+def verify(folder: str | Path) -> None:
+    """Compare the weights with the SHA-256 that fledge.json holds; `ValueError` with both values where they differ."""
+    folder = Path(folder)
+    finish(folder)
+    weights = read_json(folder / FACTS).get("weights")
+    if not weights:
+        raise ValueError(f"{folder / FACTS} holds no hashes of weights to compare with")
+    for file, expected in weights.items():
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} has no {file}, which {FACTS} names")
+        if (actual := sha256(folder / file)) != expected:
+            raise ValueError(f"{folder / file} has SHA-256 {actual}, but {FACTS} names {expected}: the file has changed since it was saved")
+
+
+def check_vocabulary(arch: Arch, tokenizer: Tokenizer) -> None:
+    """`ValueError` when a token has no embedding; a tokenizer smaller than a padded embedding is fine."""
+    if tokenizer.size > arch.vocabulary:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.size:,} tokens, but the model has embeddings for {arch.vocabulary:,}: they are not of one model"
+        )
+
+
+def chat_template(chat: str, tokenizer: Tokenizer) -> str:
+    """The Jinja text of a chat format by name, or `chat` itself when it is a template.
+
+    Raises `ValueError` for an unknown name, and for a tokenizer without the format's control tokens.
+    """
+    if "{{" in chat or "{%" in chat:
+        return chat
+    if chat not in FORMATS:
+        raise ValueError(f"chat format {chat!r} is unknown{did_you_mean(chat, FORMATS)}")
+    FORMATS[chat].usable_with(tokenizer)
+    return FORMATS[chat].template()
+
+
+def _again(name: str, stored: Stored, arch: Arch, head: str, embedding: str, body: str) -> bool:
+    """Whether this tensor is a tied head that the file stores a second time. Raises `ValueError` when it is another one."""
+    if name != head or arch.head != Words(tied=True):
+        return False
+    source = embedding if embedding in stored.place else embedding.removeprefix(body)
+    if source not in stored.place or not torch.equal(stored.tensor(name), stored.tensor(source)):
+        raise ValueError(f"tensor {head} differs from {embedding}, but {CONFIG} says tie_word_embeddings true: set it to false")
+    return True
+
+
+def _check(stored: Stored, shapes: Mapping[str, tuple[int, ...]], arch: Arch, dtype: torch.dtype | None) -> None:
+    """Shapes and number types before anything is read; without a `dtype` to convert to, all tensors share one."""
+    kinds = {name: stored.dtype(name) for name in shapes}
+    usual = Counter(kinds.values()).most_common(1)[0][0]
+    for name, shape in shapes.items():
+        if stored.shape(name) != shape:
+            labels = f" for the labels {', '.join(arch.labels)}" if name.startswith("score.") else ""
+            raise ValueError(f"tensor {name} has shape {stored.shape(name)}, but {CONFIG} needs {shape}{labels}")
+        if dtype is None and kinds[name] != usual:
+            raise ValueError(f"tensor {name} is {kinds[name]}, but the others are {usual}: say which dtype to use")

@@ -1,0 +1,61 @@
+"""Replacing the files of a folder together: whatever stops it, the folder holds the old model whole or the new one whole."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SAVING, SAVED, STALE = ".saving", ".saved", ".stale"
+
+
+@contextmanager
+def replacing(folder: Path, *owned: str) -> Iterator[Path]:
+    """A fresh folder inside `folder` to write to; when the block ends without an error its files replace those of the same name.
+
+    Files of `folder` that match a pattern of `owned` and have no successor are removed. One rename decides: before it a failure
+    removes what was written; after it `finish` completes the work, at once or, after a kill, when the folder is next opened or saved to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    finish(folder)
+    stage = folder / SAVING
+    shutil.rmtree(stage, ignore_errors=True)  # a killed save left it
+    stage.mkdir()
+    try:
+        yield stage
+        stale = [path.name for pattern in owned for path in folder.glob(pattern) if not (stage / path.name).exists()]
+        (stage / STALE).write_text("\n".join(stale), encoding="utf-8")
+        for path in stage.iterdir():
+            _sync(path)
+        _sync(stage)
+        os.rename(stage, folder / SAVED)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    _sync(folder)
+    finish(folder)
+
+
+def finish(folder: Path) -> None:
+    """Move the files of a decided save to their places and remove the stale ones; nothing to do unless a save was killed meanwhile."""
+    saved = folder / SAVED
+    if not saved.is_dir():
+        return
+    for path in sorted(saved.iterdir()):  # shards come before their index
+        if path.name != STALE:
+            os.replace(path, folder / path.name)
+    if (saved / STALE).exists():
+        for name in (saved / STALE).read_text(encoding="utf-8").split("\n"):
+            if name:
+                (folder / name).unlink(missing_ok=True)
+        (saved / STALE).unlink()
+    saved.rmdir()
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,57 @@
+"""Starting weights: the same for the same seed, near ln V, as the table says."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fledge.arch import Classes, Words
+from fledge.model import Transformer, initialise, with_new_head
+from fledge.presets import PRESETS, gpt2, qwen3
+
+
+@pytest.mark.parametrize("shape", [gpt2, qwen3])
+def test_same_seed_same_weights(shape):
+    arch = shape(32, 3, vocabulary=100, context=16)
+    first, same, other = (initialise(Transformer(arch), seed) for seed in (1, 1, 2))
+    for (name, a), b, c in zip(first.named_parameters(), same.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert a.dim() == 1 or not torch.equal(a, c), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", PRESETS)
+def test_loss_starts_at_chance(name, tied):
+    arch = PRESETS[name].arch(width=64, depth=2, vocabulary=500, context=32, tied=tied)
+    model = initialise(Transformer(arch)).eval()
+    tokens, targets = torch.randint(500, (2, 8, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+    assert float(loss) == pytest.approx(math.log(500), abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [gpt2, qwen3])
+def test_the_table(shape):
+    model = initialise(Transformer(shape(128, 4, vocabulary=300, context=64, tied=False)))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif parameter.dim() == 1:
+            assert (parameter == 1).all(), name
+        else:
+            expected = 0.02 / math.sqrt(8) if ".o." in name or ".down." in name else 0.02
+            assert float(parameter.detach().std()) == pytest.approx(expected, rel=0.05), name
+
+
+def test_new_head_keeps_the_rest():
+    model = initialise(Transformer(qwen3(32, 2, vocabulary=100, context=16)), 3)
+    classifier = with_new_head(model, Classes(("a", "b")), seed=1)
+    again = with_new_head(model, Classes(("a", "b")), seed=1)
+    assert classifier.decoder is model.decoder
+    assert classifier.embedding is model.embedding
+    assert classifier.arch.labels == ("a", "b")
+    assert torch.equal(classifier.get_parameter("head.weight"), again.get_parameter("head.weight"))
+    assert classifier(torch.tensor([[1, 2, 3]])).shape == (1, 2)
+    back = with_new_head(classifier, Words())
+    assert torch.equal(back(torch.tensor([[1, 2, 3]])), model(torch.tensor([[1, 2, 3]])))

@@ -1,0 +1,214 @@
+"""An Arch is data: it survives JSON, its settings are typed, and what it counts is what a model has."""
+
+import json
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from fledge.arch import (
+    Arch,
+    Attention,
+    Block,
+    Classes,
+    LayerNorm,
+    Learned,
+    Mlp,
+    RmsNorm,
+    Rope,
+    Stack,
+    Words,
+    forward_flops,
+    parameter_count,
+)
+from fledge.arch.record import differences, from_json, to_json, with_setting
+from fledge.model import Transformer, attention
+from fledge.model.view import Layout, sees
+from fledge.presets import PRESETS, gpt2, qwen3
+
+small = st.integers(1, 6)
+side = st.none() | st.integers(0, 9)
+eps = st.sampled_from([1e-5, 1e-6, 1.0])
+norms = st.none() | st.builds(LayerNorm, eps) | st.builds(RmsNorm, eps)
+attentions = st.builds(
+    lambda groups, kv_heads, pairs, *rest: Attention(groups * kv_heads, kv_heads, 2 * pairs, *rest),
+    small, small, small, st.tuples(side, side), st.none() | st.builds(Rope, st.floats(1, 1e6)), norms, norms, st.booleans(), st.booleans(),
+)  # fmt: skip
+mlps = st.builds(Mlp, small, st.sampled_from(["gelu", "gelu_tanh", "relu", "silu"]), st.booleans(), st.booleans())
+blocks = st.builds(Block, attentions, mlps, norms, norms, norms)
+stacks = st.builds(
+    Stack, small, small, st.lists(blocks, min_size=1, max_size=3).map(tuple), st.none() | st.builds(Learned, st.integers(20, 30)), norms
+)
+labels = st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=4, unique=True).map(tuple)
+arches = st.builds(
+    Arch, st.integers(1, 50), st.integers(1, 20), stacks, st.builds(Words, st.booleans()) | st.builds(Classes, labels), st.floats(0, 0.9)
+)
+GPT2, QWEN3 = gpt2(64, 2), qwen3(64, 2, 4, 2, 16)
+
+
+@given(arches)
+def test_json_round_trip(arch):
+    text = json.dumps(arch.to_json())
+    assert Arch.from_json(json.loads(text)) == arch
+    assert hash(Arch.from_json(json.loads(text))) == hash(arch)
+    assert differences(arch.to_json(), json.loads(text)) == []
+
+
+def leaves(record, where: str = ""):
+    """Every dotted place that holds a plain value, with the value."""
+    if isinstance(record, tuple) and record and all(map(is_dataclass, record)):
+        for i, item in enumerate(record):
+            yield from leaves(item, f"{where}{i}.")
+    elif is_dataclass(record):
+        for f in fields(record):
+            value = getattr(record, f.name)
+            whole = is_dataclass(value) or (isinstance(value, tuple) and value and is_dataclass(value[0]))
+            yield from leaves(value, f"{where}{f.name}.") if whole else [(where + f.name, value)]
+
+
+@given(arches)
+def test_every_setting_can_be_set_to_what_it_is(arch):
+    for place, value in leaves(arch):
+        assert with_setting(arch, place, json.dumps(to_json(value))) == arch
+
+
+@given(arches, arches)
+def test_differences_name_what_differs(old, new):
+    lines = differences(old.to_json(), new.to_json())
+    assert bool(lines) == (old != new)
+    assert lines == [] or all(" -> " in line for line in lines)
+
+
+def test_differences_as_a_reader_sees_them():
+    new = with_setting(with_setting(QWEN3, "context", "64"), "decoder.pattern.0.attention.positions.base", "5e5")
+    assert differences(QWEN3.to_json(), new.to_json()) == [
+        "context: 2048 -> 64",
+        "decoder.pattern.0.attention.positions.base: 10000.0 -> 500000.0",
+    ]
+    wider = replace(QWEN3, head=Classes(("a", "b")))
+    assert differences(QWEN3.to_json(), wider.to_json()) == [
+        'head.kind: "Words" -> "Classes"',
+        "head.tied: true -> null",
+        'head.labels: null -> ["a", "b"]',
+    ]
+
+
+def test_settings_reach_everything():
+    assert with_setting(QWEN3, "decoder.depth", "4").decoder.depth == 4
+    assert with_setting(QWEN3, "decoder.pattern.0.attention.sees", "[511, 0]").decoder.pattern[0].attention.sees == (511, 0)
+    assert with_setting(QWEN3, "decoder.pattern.0.mlp.activation", "relu").decoder.pattern[0].mlp.activation == "relu"
+    assert with_setting(QWEN3, "decoder.pattern.0.attention.positions", "none").decoder.pattern[0].attention.positions is None
+    assert with_setting(QWEN3, "head.tied", "False").head == Words(tied=False)
+    assert with_setting(QWEN3, "dropout", "0").dropout == 0.0
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "words"),
+    [
+        ("decoder.dept", "4", "decoder.dept is unknown: did you mean depth?"),
+        ("contxt", "4", "contxt is unknown: did you mean context?"),
+        ("zzz", "4", "zzz is unknown: known are vocabulary, context, decoder, head, dropout"),
+        ("context", "long", "context is 'long', but a value of type int is needed"),
+        ("context", "1.5", "context is 1.5, but a value of type int is needed"),
+        ("context", "true", "context is True, but a value of type int is needed"),
+        ("context", "none", "context is None, but a value of type int is needed"),
+        ("context", "0", "context is 0, but a Arch needs at least 1"),
+        ("decoder.pattern.0.mlp.activation", "gelo", "is one of gelu, gelu_tanh, relu, silu: did you mean gelu?"),
+        ("decoder.pattern.3.mlp.width", "8", "decoder.pattern.3 is unknown: decoder.pattern has items 0 to 0"),
+        ("decoder.positions.length", "8", "decoder.positions is none here, so decoder.positions.length cannot be set"),
+        ("context.more", "8", "context.more is unknown: context is a single value"),
+        ("decoder.pattern.0.attention.heads", "3", "3 query heads cannot share 2 key/value heads"),
+        ("decoder.pattern.0.attention.sees", "[1]", "has 1 items, but 2 are needed"),
+        ("dropout", "1", r"dropout 1.0 is not in \[0, 1\)"),
+    ],
+)
+def test_wrong_settings_are_sentences(place, text, words):
+    with pytest.raises(ValueError, match=words.replace("?", r"\?")):
+        with_setting(QWEN3, place, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data.pop("context"), "context is missing"),
+        (lambda data: data.update(colour=1), "arch.colour is unknown"),
+        (lambda data: data["head"].update(kind="Word"), r"head.kind is 'Word', but it is one of Words, Classes: did you mean Words\?"),
+        (lambda data: data["decoder"].update(pattern=[]), "at least one block"),
+        (lambda data: data["decoder"].update(pattern=3), "arch.decoder.pattern is 3, but a list is needed"),
+        (lambda data: data["decoder"]["pattern"][0].pop("mlp"), "arch.decoder.pattern.0.mlp is missing"),
+        (lambda data: data.update(decoder=None), "arch.decoder is None, but the fields of a Stack are needed"),
+    ],
+)
+def test_broken_json_is_named_by_its_place(change, words):
+    data = QWEN3.to_json()
+    change(data)
+    with pytest.raises(ValueError, match=words):
+        Arch.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Attention(3, 2, 8), "multiple of kv_heads"),
+        (lambda: Attention(2, 2, 7, positions=Rope()), "even head_size"),
+        (lambda: Attention(2, 2, 8, (-1, 0)), "from 0 on"),
+        (lambda: Attention(0, 1, 8), "heads is 0"),
+        (lambda: Mlp(8, "swish"), "gelu, gelu_tanh, relu, silu"),
+        (lambda: Classes(("a",)), "two different labels"),
+        (lambda: Classes(("a", "b", "a")), "two different labels"),
+        (lambda: replace(GPT2, context=2000), "context 2,000, but learned positions for 1,024"),
+        (lambda: replace(GPT2, dropout=1.0), "dropout"),
+        (lambda: gpt2(100, 1, heads=3), "does not divide"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_blocks_tile_the_pattern():
+    a, b = QWEN3.decoder.pattern[0], GPT2.decoder.pattern[0]
+    assert replace(QWEN3.decoder, depth=5, pattern=(a, a, b)).blocks == (a, a, b, a, a)
+
+
+@given(arches)
+def test_parameter_count_is_that_of_the_model(arch):
+    with torch.device("meta"):
+        model = Transformer(arch)
+    assert parameter_count(arch) == sum(p.numel() for p in model.parameters())
+
+
+@given(st.tuples(side, side), st.integers(1, 40))
+def test_windows_count_what_is_seen(reach, length):
+    """The attention's part of the operations is the number of pairs that the model's own rule allows."""
+    arch = qwen3(8, 1, 2, 1, 4, vocabulary=8)
+    seen = replace(arch.decoder.pattern[0].attention, sees=reach)
+    arch = replace(arch, decoder=replace(arch.decoder, pattern=(replace(arch.decoder.pattern[0], attention=seen),)))
+    places = torch.arange(length)[None]
+    pairs = int(sees(Layout(places, None, places, None), reach).sum())
+    whole = replace(seen, sees=(0, 0))
+    alone = replace(arch, decoder=replace(arch.decoder, pattern=(replace(arch.decoder.pattern[0], attention=whole),)))
+    assert forward_flops(arch, length) - forward_flops(alone, length) == 4 * 2 * 4 * (pairs - length)
+
+
+@pytest.mark.parametrize("length", [1, 7, 32])
+@pytest.mark.parametrize("arch", [GPT2, QWEN3, qwen3(32, 3, 4, 1, 16, mlp=50, tied=False)])
+def test_flops_are_those_that_torch_counts(arch, length, monkeypatch):
+    """Over plain attention, whose every pair torch counts; the causal half is taken off by hand."""
+    monkeypatch.setattr(attention, "attend", attention.attend_plainly)
+    with torch.device("meta"):
+        model = Transformer(arch).eval()
+        tokens = torch.zeros(1, length, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(tokens)
+    unseen = length * (length - 1) // 2
+    inner = arch.decoder.pattern[0].attention
+    assert forward_flops(arch, length) == counter.get_total_flops() - arch.decoder.depth * 4 * inner.heads * inner.head_size * unseen
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name):
+    assert from_json(Arch, json.loads(json.dumps(PRESETS[name].arch().to_json()))) == PRESETS[name].arch()

@@ -1,0 +1,126 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.arch import Classes
+from fledge.data.batches import Batch
+from fledge.model import Transformer, initialise, with_new_head
+from fledge.presets import gpt2, qwen3
+from fledge.train.loop import State, run_steps
+from fledge.train.objective import ChunkedCrossEntropy, Classify, NextWord
+from fledge.train.optimizer import Optimizer
+from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
+from tests.train.toy import CONTEXT, VOCABULARY, rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    width=st.integers(1, 9),
+    vocabulary=st.integers(2, 50),
+    chunk=st.integers(1, 50),
+    seed=st.integers(0, 10**6),
+    large=st.floats(0.1, 300),
+)
+def test_chunked_is_the_plain_line(n, width, vocabulary, chunk, seed, large):
+    generator = torch.Generator().manual_seed(seed)
+    hidden, weight = (
+        torch.randn(size, width, generator=generator, dtype=torch.float64).mul_(large**0.5).requires_grad_() for size in (n, vocabulary)
+    )
+    labels = torch.randint(vocabulary, (n,), generator=generator)
+    plain = F.cross_entropy(hidden @ weight.T, labels, reduction="sum")
+    chunked = ChunkedCrossEntropy.apply(hidden, weight, labels, chunk)
+    torch.testing.assert_close(chunked, plain)
+    torch.testing.assert_close(torch.autograd.grad(3 * chunked, (hidden, weight)), torch.autograd.grad(3 * plain, (hidden, weight)))
+
+
+def test_chunked_in_bf16_is_right_to_its_rounding():
+    torch.manual_seed(0)
+    hidden, weight, labels = (
+        torch.randn(512, 64, requires_grad=True),
+        torch.randn(1000, 64, requires_grad=True),
+        torch.randint(1000, (512,)),
+    )
+    plain = F.cross_entropy(hidden @ weight.T, labels, reduction="sum")
+    with torch.autocast("cpu", torch.bfloat16):
+        chunked = ChunkedCrossEntropy.apply(hidden, weight, labels, 100)
+    assert chunked.dtype == torch.float32
+    assert chunked.item() == pytest.approx(plain.item(), rel=2e-3)
+    for ours, true in zip(torch.autograd.grad(chunked, (hidden, weight)), torch.autograd.grad(plain, (hidden, weight)), strict=True):
+        assert (ours - true).norm() < 0.02 * true.norm()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("masked", [0.0, 0.7])
+def test_next_word_is_the_mean_over_trained_labels_with_every_gradient(tied, masked):
+    model = initialise(Transformer(qwen3(32, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, tied=tied)), seed=3).double()
+    batch = rows(5, 1, masked)
+    objective = NextWord(chunk=7)
+    objective(model, batch).backward()
+    ours = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    labels = torch.from_numpy(batch.labels)
+    plain = F.cross_entropy(model(torch.from_numpy(batch.tokens)).flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+    plain.backward()
+    assert objective.count(batch) == (labels != -100).sum()
+    torch.testing.assert_close(objective(model, batch), plain)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(ours[name], p.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_an_untrained_model_starts_at_the_log_of_the_vocabulary():
+    model = initialise(Transformer(gpt2(64, 2, 4, vocabulary=1024, context=32)), seed=0).eval()
+    tokens = np.random.default_rng(0).integers(1024, size=(8, 33))
+    batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy())
+    with torch.no_grad():
+        assert NextWord()(model, batch).item() / NextWord().count(batch) == pytest.approx(math.log(1024), abs=0.05)
+
+
+def test_class_weights_count_as_they_weigh():
+    model = with_new_head(
+        initialise(Transformer(qwen3(32, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT))), Classes(("a", "b", "c"))
+    )
+    batch = Batch(rows(6, 0).tokens, np.array([0, 0, 0, 0, 1, 2]))
+    objective = Classify([0.5, 2.0, 1.0])
+    scores = model(torch.from_numpy(batch.tokens))
+    mean = F.cross_entropy(scores, torch.from_numpy(batch.labels), torch.tensor([0.5, 2.0, 1.0]))
+    torch.testing.assert_close(objective(model, batch) / objective.count(batch), mean)
+
+
+@pytest.mark.parametrize("recipe", [AdamW(rate=1e-2), Muon(rate=1e-2)])
+def test_four_uneven_micro_batches_are_one(recipe):
+    whole = rows(8, 5, masked=0.6)
+    parts = [Batch(whole.tokens[i : i + 2], whole.labels[i : i + 2]) for i in range(0, 8, 2)]
+    ends = []
+    for micro in ([whole], parts):
+        model = initialise(Transformer(qwen3(32, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT)), seed=1).double()
+        state = State(0, Plan(3), model, Optimizer(model, recipe))
+        run_steps(state, NextWord(), lambda step, micro=micro: micro, Constant(), Machine(), [])
+        ends.append((state.loss, model.state_dict()))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-12)
+    torch.testing.assert_close(ends[0][1], ends[1][1], rtol=1e-7, atol=1e-9)
+
+
+def test_it_learns_to_reverse_a_sequence():
+    """Six letters, a bar, the same letters backwards: solved only by looking at the right places."""
+    torch.manual_seed(0)
+
+    def batch_at(step, count=64):
+        letters = np.random.default_rng(step).integers(10, size=(count, 6))
+        line = np.concatenate([letters, np.full((count, 1), 10), letters[:, ::-1]], axis=1)
+        labels = line[:, 1:].copy()
+        labels[:, :6] = -100
+        return [Batch(line[:, :-1].copy(), labels)]
+
+    model = initialise(Transformer(qwen3(48, 2, heads=4, head_size=16, mlp=96, vocabulary=11, context=12)), seed=0)
+    state = State(0, Plan(300), model, Optimizer(model, AdamW(rate=6e-3)))
+    run_steps(state, NextWord(), batch_at, Constant(), Machine(), [])
+    test = batch_at(10**6)[0]
+    with torch.no_grad():
+        right = model(torch.from_numpy(test.tokens)).argmax(-1).numpy() == test.labels
+    assert right[:, 6:].mean() > 0.99

@@ -1,0 +1,108 @@
+import pytest
+import torch
+
+from fledge.model import Transformer, initialise
+from fledge.presets import gpt2, qwen3
+from fledge.train import optimizer
+from fledge.train.optimizer import Optimizer, kinds, orthogonal
+from fledge.train.run import AdamW, Muon
+
+
+def small() -> Transformer:
+    return initialise(Transformer(qwen3(32, 2, head_size=16, mlp=64, vocabulary=64, context=16)))
+
+
+def fill_gradients(model: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=generator)
+
+
+def test_every_parameter_has_one_kind_and_the_right_one():
+    for arch in (
+        gpt2(32, 2, 2, vocabulary=64, context=16),
+        gpt2(32, 2, 2, vocabulary=64, context=16, tied=False),
+        qwen3(64, 2, vocabulary=64, context=16),
+    ):
+        model = Transformer(arch)
+        groups = kinds(model)
+        names = [name for group in groups.values() for name in group]
+        assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+        assert all(p.ndim == 2 for p in groups["matrices"].values())
+        assert {"embedding.weight", "decoder.positions.weight", "head.weight"}.issuperset(groups["embeddings"])
+        assert all(p.ndim == 1 for p in groups["vectors"].values())
+
+
+def test_decay_touches_matrices_only():
+    model = small()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    recipe = AdamW(rate=0.1, weight_decay=0.5)
+    ours = Optimizer(model, recipe)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    ours.step(0.0)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p, before[name] * (0.95 if ".blocks." in name and p.ndim == 2 else 1.0), msg=name)
+
+
+def test_muon_is_torchs_muon(monkeypatch):
+    """Torch's own, one matrix at a time, with its rounding to bf16 taken out."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
+    ours, theirs = small(), small()
+    mine = Optimizer(ours, Muon(rate=0.02, momentum=0.9, weight_decay=0.1, clip=0))
+    reference = torch.optim.Muon(
+        kinds(theirs)["matrices"].values(), lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
+    for step in range(4):
+        fill_gradients(ours, step)
+        fill_gradients(theirs, step)
+        mine.step(1.0)
+        reference.step()
+    for name, p in kinds(ours)["matrices"].items():
+        torch.testing.assert_close(p, theirs.get_parameter(name), rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 16), (2, 16, 40)])
+def test_orthogonal_brings_singular_values_near_one(shape):
+    values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+
+
+def test_clipping_bounds_the_whole_norm():
+    model = small()
+    ours = Optimizer(model, AdamW(clip=0.5))
+    fill_gradients(model, 0)
+    norm = float(ours.norm())
+    assert norm == pytest.approx(float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()), rel=1e-5)
+    ours.step(norm)
+    assert float(ours.norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", [AdamW(), Muon()])
+def test_state_moves_to_another_optimizer_whole(recipe):
+    one, other = small(), small()
+    first = Optimizer(one, recipe)
+    for step in range(3):
+        fill_gradients(one, step)
+        first.step(1.0)
+    other.load_state_dict(one.state_dict())
+    second = Optimizer(other, recipe)
+    second.load({name: tensor.clone() for name, tensor in first.tensors().items()})
+    for model, part in ((one, first), (other, second)):
+        fill_gradients(model, 9)
+        part.step(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"nothing\.weight/exp_avg \(3,\), which fits no trained parameter"):
+        second.load({"nothing.weight/exp_avg": torch.zeros(3)})
+
+
+def test_frozen_parameters_stay(monkeypatch):
+    model = small()
+    for name, p in model.named_parameters():
+        p.requires_grad = ".blocks.1." in name
+    assert all(".blocks.1." in name for name in Optimizer(model, Muon()).names.values())
+    for p in model.parameters():
+        p.requires_grad = False
+    with pytest.raises(ValueError, match="unfreeze"):
+        optimizer.Optimizer(model, AdamW())

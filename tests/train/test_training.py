@@ -1,0 +1,296 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fledge.model import Transformer, initialise
+from fledge.train import checkpoint, training
+from fledge.train.loop import Stopped, signals_held
+from fledge.train.objective import NextWord
+from fledge.train.run import Plan, Stable, read_run, write_run
+from fledge.train.training import train
+from tests.train.toy import OPTIMIZERS, Toy, a_run, go
+
+ROOT = Path(__file__).parents[2]
+
+
+def interrupt_at(step: int):
+    def hook(state):
+        if state.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return hook
+
+
+def saved(folder: Path) -> checkpoint.Checkpoint:
+    found = checkpoint.newest_good(folder / "run", pytest.fail)
+    assert found is not None
+    return found
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_end(one: Path, other: Path):
+    """Weights, optimiser state and every logged loss are equal to the bit."""
+    a, b = saved(one), saved(other)
+    assert a.step == b.step
+    for left, right in ((a.weights, b.weights), (a.optimizer, b.optimizer)):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    timeless = [
+        [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in metrics(folder)]
+        for folder in (one, other)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_resumed_run_is_bit_equal(tmp_path, optimizer):
+    run = a_run(optimizer, steps=15, evaluate=4)
+    go(run, tmp_path / "whole")
+    for step in (3, 4, 11):
+        with pytest.raises(Stopped, match=f"after step {step} of 15") as stopped:
+            go(run, tmp_path / "parts", after_step=[interrupt_at(step)])
+        assert stopped.value.exit_code == 130
+    _, result = go(run, tmp_path / "parts")
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    assert result.steps == 15
+    assert result.validation["loss"] == pytest.approx(
+        min(line["validation"]["loss"] for line in metrics(tmp_path / "parts") if "validation" in line)
+    )
+
+
+@pytest.fixture
+def start():
+    """Start `toy.py` in a process of its own; none outlives the test."""
+    processes = []
+
+    def start(folder: Path, optimizer: str, steps: int) -> subprocess.Popen:
+        command = [sys.executable, "-m", "tests.train.toy", str(folder), optimizer, str(steps)]
+        processes.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_line(process: subprocess.Popen, folder: Path):
+    path, until = folder / "run" / "metrics.jsonl", time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_killed_run_ends_like_one_that_was_not(tmp_path, start):
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    processes = {optimizer: start(tmp_path / f"{optimizer}-killed", optimizer, 60) for optimizer in OPTIMIZERS}
+    for optimizer, process in processes.items():
+        wait_for_line(process, tmp_path / f"{optimizer}-killed")
+        time.sleep(random.Random(seed).uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        run = a_run(optimizer, 60, save_steps=3, evaluate=5)
+        go(run, tmp_path / f"{optimizer}-killed")
+        go(run, tmp_path / f"{optimizer}-whole")
+        assert_same_end(tmp_path / f"{optimizer}-whole", tmp_path / f"{optimizer}-killed")
+
+
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, start):
+    codes = {signal.SIGINT: 130, signal.SIGTERM: 143}
+    processes = {number: start(tmp_path / number.name, "adamw", 10_000) for number in codes}
+    for number, process in processes.items():
+        wait_for_line(process, tmp_path / number.name)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == codes[number], err
+        assert "the same command goes on" in out
+        assert f"after step {saved(tmp_path / number.name).step:,} of 10,000" in out
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    with signals_held() as noted:
+        os.kill(os.getpid(), signal.SIGTERM)
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert noted == [signal.SIGTERM]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tmp_path):
+    run = a_run(steps=4)
+    go(run, tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != "log.txt"}
+    heard = []
+    _, result = go(run, tmp_path, say=heard.append)
+    assert "finished" in heard[-1]
+    assert result.steps == 4
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    run = a_run(steps=4)
+    go(run, tmp_path)
+    with pytest.raises(ValueError, match=r"optimizer\.rate: 0\.01 -> 0\.5"):
+        go(replace(run, optimizer=replace(run.optimizer, rate=0.5)), tmp_path)
+    go(run, tmp_path / "asked", asked={"time": "5m"})
+    with pytest.raises(ValueError, match=r'time: "5m" -> "6m"'):
+        read_run(tmp_path / "asked" / "run", {"time": "6m"})
+
+
+def test_a_gradient_that_is_not_finite_reaches_nothing(tmp_path):
+    run = a_run(steps=20, evaluate=3)
+
+    def poison(state):
+        if state.step == 7:
+            state.model.decoder.blocks[1].mlp.inner.down.weight.register_hook(lambda gradient: gradient * torch.nan)
+            state.kept = {k: v.clone() for k, v in state.model.state_dict().items()} | state.optimizer.tensors()
+            state.kept = {k: v.clone() for k, v in state.kept.items()}
+            seen.append(state)
+
+    seen = []
+    with pytest.raises(FloatingPointError, match=r"step 7: the gradient of decoder\.blocks\.1\.mlp\.inner\.down\.weight is not finite"):
+        go(run, tmp_path, after_step=[poison])
+    state = seen[0]
+    now = state.model.state_dict() | state.optimizer.tensors()
+    assert all(torch.equal(now[name], state.kept[name]) for name in now)
+    assert saved(tmp_path).step <= 7
+    assert all(tensor.isfinite().all() for tensor in saved(tmp_path).weights.values())
+    go(run, tmp_path)
+    go(run, tmp_path / "clean")
+    assert_same_end(tmp_path, tmp_path / "clean")
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path):
+    scores = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.0, 10: 2.0}
+    exported, steps = [], iter(scores)
+    run = a_run(steps=10, save_steps=1, evaluate=2)
+    go(run, tmp_path, evaluate=lambda model: {"loss": scores[next(steps)]}, export=lambda state, scores: exported.append(state.step))
+    assert checkpoint.saved_steps(tmp_path / "run") == [4, 9, 10]
+    assert exported == [1, 2, 4]  # the first save, then each best
+    assert saved(tmp_path).facts["best"]["step"] == 4
+
+
+def test_patience_ends_training_and_survives_a_stop(tmp_path):
+    scores = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.0, 10: 0.5}
+    run = a_run(steps=20, evaluate=2, patience=2)
+    for folder, stops in (("whole", []), ("parts", [6, 8])):
+        now = []
+        look = [lambda state, now=now: now.append(state.step)]
+        for step in stops:
+            with pytest.raises(Stopped):
+                go(
+                    run,
+                    tmp_path / folder,
+                    evaluate=lambda model, now=now: {"loss": scores[now[-1]]},
+                    after_step=[*look, interrupt_at(step)],
+                )
+        _, result = go(run, tmp_path / folder, evaluate=lambda model, now=now: {"loss": scores[now[-1]]}, after_step=look)
+        assert (result.steps, result.best_step) == (8, 4)
+        assert "did not get better 2 times" in result.ended
+
+
+def test_the_first_save_exports_even_without_a_validation(tmp_path):
+    exported = []
+    go(a_run(steps=5), tmp_path / "none", evaluate=None, export=lambda state, scores: exported.append((state.step, scores)))
+    assert exported == [(5, {})]
+    with pytest.raises(Stopped):
+        go(a_run(steps=500), tmp_path / "stopped", export=lambda state, scores: exported.append(state.step), after_step=[interrupt_at(2)])
+    assert exported[1:] == [2]
+
+
+class Clock:
+    """Steps take 40 ms, from the 25th on half as much, validations a fifth."""
+
+    strftime = staticmethod(time.strftime)
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def step(self, state):
+        self.now += 0.04 if state.step < 25 else 0.02
+
+    def validation(self, model) -> dict[str, float]:
+        self.now += 0.2
+        return {"loss": 1.0}
+
+
+def timed(run, folder: Path, monkeypatch, clock: Clock, *hooks):
+    monkeypatch.setattr(training, "time", clock)
+    return go(run, folder, evaluate=clock.validation, after_step=[clock.step, *hooks])[1]
+
+
+@pytest.mark.parametrize("first_guess", [20, 500])
+def test_a_time_budget_is_kept_and_its_log_replays_to_the_bit(tmp_path, monkeypatch, first_guess):
+    run = replace(a_run(steps=first_guess), plan=Plan(steps=first_guess, seconds=3.0, reserve=0.3), schedule=Stable(warmup=2, decay=0.3))
+    result = timed(run, tmp_path / "timed", monkeypatch, Clock())
+    assert result.seconds == pytest.approx(2.7, rel=0.1)
+    plan = read_run(tmp_path / "timed" / "run").plan
+    assert plan.revisions
+    assert saved(tmp_path / "timed").step == result.steps == plan.total(10**9)
+    steps = [line for line in metrics(tmp_path / "timed") if "loss" in line]
+    assert steps[-1]["learning_rate"] < 0.15 * max(line["learning_rate"] for line in steps)
+    validations = [line["step"] for line in metrics(tmp_path / "timed") if "validation" in line]
+    assert 1 <= len(validations) <= 2  # 5 % of three seconds, and the last
+
+    for step in (15, 33):  # stopped and resumed, it keeps to its own log and to the time in all
+        with pytest.raises(Stopped):
+            timed(run, tmp_path / "parts", monkeypatch, Clock(), interrupt_at(step))
+    assert timed(run, tmp_path / "parts", monkeypatch, Clock()).seconds == pytest.approx(2.7, rel=0.1)
+
+    monkeypatch.undo()
+    replay = replace(run, plan=replace(plan, seconds=None))
+    folder = tmp_path / "replayed"
+    (folder / "run").mkdir(parents=True)
+    write_run(folder / "run", replay)
+    go(replay, folder)
+    a, b = saved(tmp_path / "timed"), saved(folder)
+    assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints_whole(tmp_path, monkeypatch):
+    run = a_run(steps=12, evaluate=3)
+
+    def full(*_):
+        raise checkpoint.SafetensorError("No space left on device (os error 28)")
+
+    def fill(state):
+        if state.step == 8:
+            monkeypatch.setattr(checkpoint, "save_file", full)
+
+    with pytest.raises(OSError, match="make room, older ones are whole"):
+        go(run, tmp_path, after_step=[fill])
+    monkeypatch.undo()
+    assert saved(tmp_path).step == 6
+    assert not list((tmp_path / "run").glob("*.unfinished"))
+    go(run, tmp_path)
+    go(run, tmp_path / "clean")
+    assert_same_end(tmp_path, tmp_path / "clean")
+
+
+def test_it_overfits_a_batch(tmp_path):
+    for optimizer in OPTIMIZERS:
+        run = a_run(optimizer, steps=60, dropout=0.0)
+        model = initialise(Transformer(run.arch))
+        result = train(
+            run, model, type("One", (Toy,), {"batch_at": lambda self, step: Toy().batch_at(0)})(), NextWord(), tmp_path / optimizer, say=str
+        )
+        assert result.loss < 0.05
