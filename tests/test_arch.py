@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,6 +49,7 @@ arches = st.builds(
 GPT2, QWEN3 = gpt2(64, 2), qwen3(64, 2, 4, 2, 16)
 
 
+@settings(deadline=None)
 @given(arches)
 def test_json_round_trip(arch):
     text = json.dumps(arch.to_json())
@@ -69,12 +70,14 @@ def leaves(record, where: str = ""):
             yield from leaves(value, f"{where}{f.name}.") if whole else [(where + f.name, value)]
 
 
+@settings(deadline=None)
 @given(arches)
 def test_every_setting_can_be_set_to_what_it_is(arch):
     for place, value in leaves(arch):
         assert with_setting(arch, place, json.dumps(to_json(value))) == arch
 
 
+@settings(deadline=None)
 @given(arches, arches)
 def test_differences_name_what_differs(old, new):
     lines = differences(old.to_json(), new.to_json())
@@ -156,7 +159,7 @@ def test_broken_json_is_named_by_its_place(change, words):
         (lambda: Attention(2, 2, 7, positions=Rope()), "even head_size"),
         (lambda: Attention(2, 2, 8, (-1, 0)), "from 0 on"),
         (lambda: Attention(0, 1, 8), "heads is 0"),
-        (lambda: Mlp(8, "swish"), "gelu, gelu_tanh, relu, silu"),
+        (lambda: from_json(Mlp, {"width": 8, "activation": "swish"}), "gelu, gelu_tanh, relu, silu"),
         (lambda: Classes(("a",)), "two different labels"),
         (lambda: Classes(("a", "b", "a")), "two different labels"),
         (lambda: replace(GPT2, context=2000), "context 2,000, but learned positions for 1,024"),
@@ -174,6 +177,7 @@ def test_blocks_tile_the_pattern():
     assert replace(QWEN3.decoder, depth=5, pattern=(a, a, b)).blocks == (a, a, b, a, a)
 
 
+@settings(deadline=None)
 @given(arches)
 def test_parameter_count_is_that_of_the_model(arch):
     with torch.device("meta"):
@@ -181,6 +185,7 @@ def test_parameter_count_is_that_of_the_model(arch):
     assert parameter_count(arch) == sum(p.numel() for p in model.parameters())
 
 
+@settings(deadline=None)
 @given(st.tuples(side, side), st.integers(1, 40))
 def test_windows_count_what_is_seen(reach, length):
     """The attention's part of the operations is the number of pairs that the model's own rule allows."""

@@ -54,7 +54,7 @@ def test_dials_turn_and_the_rest_follows(name):
 def test_unknown_dials_are_sentences():
     with pytest.raises(ValueError, match=r"arch.dept is unknown: did you mean depth\?"):
         PRESETS["gpt2"].arch(dept=3)
-    with pytest.raises(ValueError, match="arch.kv_heads is unknown: did you mean heads"):
+    with pytest.raises(ValueError, match=r"arch.kv_heads is unknown: did you mean heads"):
         PRESETS["gpt2"].arch(kv_heads=3)
     with pytest.raises(ValueError, match="does not divide into 7 heads"):
         PRESETS["gpt2"].arch(heads=7)

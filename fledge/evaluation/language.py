@@ -137,8 +137,8 @@ def _losses(
         return torch.from_numpy(part).to(device)
 
     rows, columns = np.nonzero(labels != IGNORED)
-    places = (None if part is None else on(part) for part in (positions, document))
-    hidden, wanted = model.hidden(on(tokens), *places)[on(rows), on(columns)], on(labels[rows, columns])
+    places, members = (None if part is None else on(part) for part in (positions, document))
+    hidden, wanted = model.hidden(on(tokens), places, members)[on(rows), on(columns)], on(labels[rows, columns])
     at_once = max(1, SCORES_AT_ONCE // model.arch.vocabulary)
     losses: list[Tensor] = []
     for part, label in zip(hidden.split(at_once), wanted.split(at_once), strict=True):

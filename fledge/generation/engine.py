@@ -255,7 +255,7 @@ def check(model: Transformer, tokenizer: Tokenizer) -> None:
 @contextmanager
 def inference(model: Transformer) -> Iterator[None]:
     """No gradients and no dropout inside; each module's mode is as before afterwards."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in model.modules() if module.training] if model.training else []
     for module in training:
         module.training = False
     try:

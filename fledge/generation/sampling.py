@@ -1,9 +1,10 @@
 """From scores to the next token: pure functions on scores (batch, vocabulary), in the order and with the meaning of transformers."""
 
+import hashlib
 import math
+import struct
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,6 +109,6 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) for token `index` of a request, by counter: it depends on nothing else (Philox, Salmon et al., 2011)."""
-    bits = int(np.random.Philox(key=seed, counter=index).random_raw())
-    return (bits >> 12) * 2.0**-52  # 52 bits: times any sum it stays below that sum in fp64
+    """A number in [0, 1) for token `index` of a request, by counter: it depends on nothing else (BLAKE2b, RFC 7693, of the two)."""
+    digest = hashlib.blake2b(struct.pack("<QQ", seed, index), digest_size=8).digest()  # 1 µs, where a new Philox takes 30
+    return (int.from_bytes(digest, "little") >> 12) * 2.0**-52  # 52 bits: times any sum it stays below that sum in fp64

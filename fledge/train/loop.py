@@ -8,9 +8,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from fledge.data.batches import Batch, draw
+from fledge.model import Transformer
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
 from fledge.train.run import Constant, Cosine, Machine, Plan, Stable
@@ -29,7 +29,7 @@ class State:
 
     step: int
     plan: Plan
-    model: nn.Module
+    model: Transformer
     optimizer: Optimizer
     tokens: int = 0
     seconds: float = 0.0

@@ -1,14 +1,15 @@
 """Batches and scores become a summed loss, which travels with its count; means are taken once, by whoever knows the total."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fledge.data.batches import IGNORED, Batch
+from fledge.model import Transformer
 
 CHUNK = 1024  # tokens whose scores exist at once
 
@@ -17,7 +18,7 @@ class Objective(Protocol):
     """What a model is trained for: the loss summed over a batch, and what that sum counts."""
 
     def count(self, batch: Batch) -> float: ...
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor: ...
+    def __call__(self, model: Transformer, batch: Batch) -> Tensor: ...
 
 
 class NextWord:
@@ -32,8 +33,8 @@ class NextWord:
     def count(self, batch: Batch) -> int:
         return int(np.count_nonzero(batch.labels != IGNORED))
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        device = model.head.weight.device
+    def __call__(self, model: Transformer, batch: Batch) -> Tensor:
+        device = model.embedding.weight.device
         hidden = model.hidden(*(on(device, part) for part in (batch.tokens, batch.positions, batch.document))).flatten(0, 1)
         trained = np.flatnonzero(batch.labels != IGNORED)
         if len(trained) < batch.labels.size:
@@ -51,14 +52,14 @@ class Classify:
     def count(self, batch: Batch) -> float:
         return float(self.weights[batch.labels].sum())
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        device = model.head.weight.device
+    def __call__(self, model: Transformer, batch: Batch) -> Tensor:
+        device = model.embedding.weight.device
         scores = model(*(on(device, part) for part in (batch.tokens, batch.positions, batch.document)))
         labels, weights = torch.from_numpy(batch.labels).to(device), torch.from_numpy(self.weights).to(device)
         return F.cross_entropy(scores, labels, weights.to(scores.dtype), reduction="sum")
 
 
-def on(device: torch.device, part: np.ndarray | None) -> Tensor | None:
+def on(device: torch.device, part: np.ndarray | None) -> Any:
     return None if part is None else torch.from_numpy(part).to(device, non_blocking=True)
 
 
@@ -99,7 +100,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, scale: Tensor):
+    def backward(ctx, *grad_outputs: Any) -> Any:
+        (scale,) = grad_outputs
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return (
             None if hidden_gradient is None else hidden_gradient * scale,

@@ -1,7 +1,8 @@
 """Gradients become better weights: which parameters get which rate and weight decay, AdamW, Muon, clipping."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, recipe: run.AdamW | run.Muon):
         groups = kinds(model)
-        self.names = {parameter: name for group in groups.values() for name, parameter in group.items()}
+        self.names: dict[Tensor, str] = {parameter: name for group in groups.values() for name, parameter in group.items()}
         self.clip = recipe.clip
         self.parts: list[torch.optim.Optimizer] = []
         if isinstance(recipe, run.Muon):
@@ -111,7 +112,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": rate, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for alike in _by_shape(group["params"]):
                 updates = torch.stack([self._nesterov(p, group["momentum"]) for p in alike])
@@ -120,6 +121,7 @@ class Muon(torch.optim.Optimizer):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(parameter.dtype), alpha=-group["lr"])
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
+        assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
@@ -139,7 +141,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     a, b, c = QUINTIC
     for _ in range(ROUNDS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 

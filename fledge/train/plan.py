@@ -166,20 +166,18 @@ def propose(
             f"give more text, or --set batch.context={max(1, tokens - 1)}"
         )
     archs = [arch] if arch else [default_arch(width, depth, vocabulary, context) for width, depth in LADDER]
-    free = free_memory()
-    fitting = [a for a in archs if training_bytes(a, batch or Batch(8, 1, context)) <= free]
-    if not fitting:
-        raise ValueError(
-            f"training this model needs {training_bytes(archs[0], batch or Batch(8, 1, context)):,} bytes of memory and {free:,.0f} are free: use a smaller arch.width or arch.depth"
-        )
-    proposals = [
-        p for p in (_with(a, seconds, tokens, bytes_per_token, speed, context, batch) for a in fitting) if p.plan.steps >= FEWEST_STEPS
-    ]
+    proposals = [_with(a, seconds, tokens, bytes_per_token, speed, context, batch) for a in archs]
+    smallest, free = proposals[0], free_memory()
+    proposals = [p for p in proposals if training_bytes(p.arch, p.batch) <= free]
     if not proposals:
-        smallest = _with(fitting[0], seconds, tokens, bytes_per_token, speed, context, batch)
+        needed = training_bytes(smallest.arch, smallest.batch)
+        raise ValueError(f"training this model needs {needed:,} bytes of memory and {free:,.0f} are free: use a smaller arch or batch.rows")
+    proposals = [p for p in proposals if p.plan.steps >= FEWEST_STEPS]
+    if not proposals:
         needed = math.ceil(FEWEST_STEPS * smallest.batch.tokens / smallest.tokens_per_second)
         raise ValueError(
-            f"{seconds:.0f} s are too short to train {parameter_count(fitting[0]):,} parameters here: the least that teaches anything is {needed} s of training"
+            f"{seconds:.0f} s are too short to train {parameter_count(smallest.arch):,} parameters on this machine: "
+            f"the least that teaches anything is {needed} s of training"
         )
     return min(proposals, key=lambda p: p.bits_per_byte)
 

@@ -82,7 +82,10 @@ class Muon:
 
 @dataclass(frozen=True)
 class Stable:
-    """Warm-up over `warmup` steps, a plateau, a straight fall to `final` of the rate over the last `decay` of the steps (arXiv:2405.18392)."""
+    """Warm-up over `warmup` steps, a plateau, a straight fall to `final` of the rate over the last `decay` share of steps.
+
+    Hägele et al., 2024, arXiv:2405.18392.
+    """
 
     warmup: int = 50
     decay: float = 0.4
@@ -221,7 +224,7 @@ def read_run(folder: Path, asked: Mapping | None = None) -> Run | None:
         data = json.loads(path.read_text(encoding="utf-8"))
         begun_with = data.pop("asked")
         run = from_json(Run, data)
-    except (ValueError, KeyError, AttributeError) as broken:
+    except (ValueError, KeyError, TypeError) as broken:
         raise ValueError(f"{path} cannot be read ({broken}): give another --out, or delete the folder to start again") from None
     if asked is not None:
         refuse_changes(folder, begun_with, to_json(dict(asked)))

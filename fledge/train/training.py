@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
 
 from fledge.data.batches import Batch
+from fledge.model import Transformer
 from fledge.train import checkpoint
 from fledge.train.loop import Hook, State, Stopped, precision, run_steps, settings_of, signals_held
 from fledge.train.objective import Objective
@@ -44,7 +44,7 @@ class Result:
     ended: str
 
 
-def validate(model: nn.Module, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
+def validate(model: Transformer, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
     """The mean loss over `batches` with drop-out off, in nats over what the objective counts."""
     total, count = 0.0, 0.0
     model.eval()
@@ -59,12 +59,12 @@ def validate(model: nn.Module, objective: Objective, batches: Iterable[Batch], m
 
 def train(
     run: Run,
-    model: nn.Module,
+    model: Transformer,
     batches: Batches,
     objective: Objective,
     folder: Path,
     *,
-    evaluate: Callable[[nn.Module], Scores] | None = None,
+    evaluate: Callable[[Transformer], Scores] | None = None,
     best_of: Callable[[Scores], float] = lambda scores: scores["loss"],
     export: Callable[[State, Scores], None] = lambda state, scores: None,
     after_step: Sequence[Hook] = (),

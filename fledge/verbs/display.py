@@ -130,7 +130,7 @@ def show_corpus(path: Path) -> Shown:
     from fledge.data.corpus import Corpus
 
     corpus = Corpus.open(path)
-    return Shown("corpus", str(path), to_json(corpus.summary), "\n".join(corpus.summary.lines()))
+    return Shown("corpus", str(path), to_json(corpus.summary), "\n".join(corpus.summary.said()))
 
 
 def show_conversations(name: str, model: str, rows: int) -> Shown:

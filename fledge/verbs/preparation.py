@@ -90,7 +90,7 @@ def corpus_of(documents: "Iterable[Document | Rejected]", out: Path, tokenizer, 
         tokenizer = vocabulary_for(sum(len(item.text) for item in documents if isinstance(item, Document)))
     with terminal.bar("Preparing", 1) as bar:
         corpus = prepare(documents, out, tokenizer, validation, seed, progress=lambda stage, done, total: bar.to(done, stage, total))
-    for line in corpus.summary.lines():
+    for line in corpus.summary.said():
         terminal.say(f"  {line}")
     if corpus.reused:
         terminal.say(f"  {out} holds this text already, prepared in this way.")

@@ -19,7 +19,7 @@ def shell(arch: Arch) -> Transformer:
 class _Uninitialised(TorchFunctionMode):
     """Leaves out `torch.nn.init`, whose random numbers on meta tensors cost 2 s of imports (torch 2.13)."""
 
-    def __torch_function__(self, function: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__module__", None) == "torch.nn.init":
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        return function(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))

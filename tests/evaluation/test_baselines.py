@@ -50,3 +50,9 @@ def test_without_scikit_learn_the_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     with pytest.raises(ValueError, match="pip install scikit-learn"):
         WordBaseline.train(["a b"], [0], ["a b"], [0])
+
+
+def test_texts_without_common_words_are_refused():
+    pytest.importorskip("sklearn")
+    with pytest.raises(ValueError, match="no word occurs in two of the 2 training texts"):
+        WordBaseline.train(["alpha beta", "gamma"], [0, 1], ["alpha"], [0])

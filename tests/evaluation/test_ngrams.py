@@ -88,7 +88,7 @@ def test_probabilities_sum_to_one_after_any_context(modified):
 
 def test_one_order_by_hand():
     """Four tokens, a three times and b once: y = 1 / (1 + 0)... n1 = 1, n2 = 0 read as 1: D = 1/3; a: (3 - 1/3) / 4 + (2/3 / 4) / 2."""
-    (p,) = KneserNey([[0, 0, 0, 1]], 2, 0, order=1).probabilities([[0, 1]], modified=False)
+    (p,) = KneserNey([np.array([0, 0, 0, 1])], 2, 0, order=1).probabilities([np.array([0, 1])], modified=False)
     np.testing.assert_allclose(p, [(3 - 1 / 3) / 4 + 1 / 12, (1 - 1 / 3) / 4 + 1 / 12])
 
 
@@ -124,9 +124,9 @@ def test_scores_take_the_better_form_and_longer_memory_helps_on_repetitive_text(
 
 def test_bad_input_is_a_sentence():
     with pytest.raises(ValueError, match="at least one token"):
-        KneserNey([[], []], 5, 0)
+        KneserNey([np.array([], int)] * 2, 5, 0)
     with pytest.raises(ValueError, match="does not belong to a vocabulary of 5"):
-        KneserNey([[1, 7]], 5, 0)
+        KneserNey([np.array([1, 7])], 5, 0)
 
 
 @pytest.mark.parametrize("largest", [5, 1 << 20, 1 << 40, 1 << 61])

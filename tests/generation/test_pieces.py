@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.generation.pieces import Pieces
@@ -37,6 +37,7 @@ stops = st.lists(st.text("ab\n日🙂", min_size=1, max_size=4), max_size=3)
 cuts = st.lists(st.integers(0, 200), max_size=40)
 
 
+@settings(deadline=None)
 @given(few_letters, cuts, stops)
 def test_stop_strings_never_leak(text, cuts, stops):
     shown, pieces = feed(text.encode(), cuts, stops)
@@ -44,12 +45,14 @@ def test_stop_strings_never_leak(text, cuts, stops):
     assert pieces.stopped == any(stop in text for stop in stops)
 
 
+@settings(deadline=None)
 @given(st.text(), cuts)
 def test_characters_are_never_broken(text, cuts):
     shown, _ = feed(text.encode(), cuts, [])
     assert "".join(shown) == text
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), cuts)
 def test_any_bytes_end_as_the_whole_decoded(data, cuts):
     shown, _ = feed(data, cuts, [])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fledge.arch import Arch, Classes, LayerNorm, RmsNorm, parameter_count
+from fledge.arch import Arch, Classes, LayerNorm, RmsNorm, Words, parameter_count
 from fledge.model import Transformer, initialise
 from fledge.presets import PRESETS, gpt2, qwen3
 
@@ -35,7 +35,7 @@ SHAPES = {
     "qwen3": QWEN3,
     "windowed": with_blocks(QWEN3, {"sees": (4, 0)}, {"sees": (None, 0)}),
     "sum": with_blocks(QWEN3, {"norm_in": None, "norm_sum": LayerNorm()}),
-    "in and out": with_blocks(replace(GPT2, head=replace(GPT2.head, tied=False)), {"norm_out": RmsNorm()}),
+    "in and out": with_blocks(replace(GPT2, head=Words(tied=False)), {"norm_out": RmsNorm()}),
 }
 BIDIRECTIONAL = with_blocks(QWEN3, {"sees": (None, None)}, {"sees": (3, 3)})
 
@@ -249,7 +249,7 @@ def test_parameter_counts_on_meta(name):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_tied_stays_tied(name):
-    arch = replace(SHAPES[name], head=replace(SHAPES[name].head, tied=True))
+    arch = replace(SHAPES[name], head=Words(tied=True))
     tokens = torch.tensor([[1, 2, 3]])
 
     def assert_tied(model: Transformer) -> None:

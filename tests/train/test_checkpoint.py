@@ -22,9 +22,15 @@ def fill(folder, steps=(1, 2, 3)):
         )
 
 
+def newest(folder, say=pytest.fail) -> checkpoint.Checkpoint:
+    found = newest_good(folder, say)
+    assert found is not None
+    return found
+
+
 def test_what_is_saved_is_loaded(tmp_path):
     fill(tmp_path)
-    found = newest_good(tmp_path, pytest.fail)
+    found = newest(tmp_path)
     assert (found.step, found.facts) == (3, {"step": 3, "tokens": 3})
     assert torch.equal(found.weights["w"], torch.full((50,), 3.0))
     assert found.optimizer["w/step"].item() == 3.0
@@ -44,7 +50,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(tmp_path, name, dama
         content[place] ^= 0x81
         path.write_bytes(content if damage == "flip" else content[:place])
     heard = []
-    assert newest_good(tmp_path, heard.append).step == 2
+    assert newest(tmp_path, heard.append).step == 2
     assert "step-3 is broken" in heard[0]
 
 
@@ -54,7 +60,7 @@ def test_a_manifest_that_names_files_elsewhere_is_broken(tmp_path):
     said = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**said, "../step-1/state.json": said["state.json"]}))
     heard = []
-    assert newest_good(tmp_path, heard.append).step == 1
+    assert newest(tmp_path, heard.append).step == 1
     assert "lies elsewhere" in heard[0]
 
 
@@ -94,12 +100,12 @@ def test_a_crash_anywhere_in_saving_leaves_the_older_one(tmp_path, monkeypatch, 
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path, [2])
     monkeypatch.undo()
-    assert newest_good(tmp_path, pytest.fail).step == 1
+    assert newest(tmp_path).step == 1
     fill(tmp_path, [2])
-    assert newest_good(tmp_path, pytest.fail).step == 2
+    assert newest(tmp_path).step == 2
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):
     fill(tmp_path, [1, 2, 2])
     shutil.rmtree(tmp_path / "step-1")
-    assert newest_good(tmp_path, pytest.fail).step == 2
+    assert newest(tmp_path).step == 2

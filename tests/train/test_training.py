@@ -243,7 +243,9 @@ def test_a_time_budget_is_kept_and_its_log_replays_to_the_bit(tmp_path, monkeypa
     run = replace(a_run(steps=first_guess), plan=Plan(steps=first_guess, seconds=3.0, reserve=0.3), schedule=Stable(warmup=2, decay=0.3))
     result = timed(run, tmp_path / "timed", monkeypatch, Clock())
     assert result.seconds == pytest.approx(2.7, rel=0.1)
-    plan = read_run(tmp_path / "timed" / "run").plan
+    kept = read_run(tmp_path / "timed" / "run")
+    assert kept is not None
+    plan = kept.plan
     assert plan.revisions
     assert saved(tmp_path / "timed").step == result.steps == plan.total(10**9)
     steps = [line for line in metrics(tmp_path / "timed") if "loss" in line]
@@ -291,6 +293,11 @@ def test_it_overfits_a_batch(tmp_path):
         run = a_run(optimizer, steps=60, dropout=0.0)
         model = initialise(Transformer(run.arch))
         result = train(
-            run, model, type("One", (Toy,), {"batch_at": lambda self, step: Toy().batch_at(0)})(), NextWord(), tmp_path / optimizer, say=str
+            run,
+            model,
+            type("One", (Toy,), {"batch_at": lambda self, step: Toy().batch_at(0)})(),
+            NextWord(),
+            tmp_path / optimizer,
+            say=lambda sentence: None,
         )
         assert result.loss < 0.05

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.arch import parameter_count
+from fledge.presets import gpt2
+from fledge.train import plan
+from fledge.train.plan import Speed, expected_bits, probe, propose, revised_total, this_machine, training_flops
+from fledge.train.run import Batch, Machine, Plan
+
+LAPTOP = Speed(((1e6, 30_000.0), (1e8, 600.0)))  # 30 and 60 GFLOP/s
+
+
+def proposed(seconds: float = 180, tokens: int = 4_000_000, speed: Speed = LAPTOP, **more) -> plan.Proposal:
+    return propose(seconds, tokens, 3.5, 2048, speed, **more)
+
+
+def test_more_time_and_faster_machines_make_larger_and_better_models():
+    ladder = [proposed(seconds) for seconds in (20, 60, 300, 3600, 36_000)]
+    sizes, bits = [parameter_count(p.arch) for p in ladder], [p.bits_per_byte for p in ladder]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 4 * sizes[0]
+    assert bits == sorted(bits, reverse=True)
+    fast = Speed(tuple((flops, 1000 * speed) for flops, speed in LAPTOP.points))
+    assert parameter_count(proposed(speed=fast, tokens=10**9).arch) > 10 * parameter_count(proposed(tokens=10**9).arch)
+
+
+@given(seconds=st.floats(20, 1e5), tokens=st.integers(1000, 10**9))
+def test_a_proposal_fits_its_time_and_its_text(seconds, tokens):
+    p = proposed(seconds, tokens)
+    assert p.seconds <= seconds * 1.001
+    assert p.plan.steps >= plan.FEWEST_STEPS
+    assert p.epochs * tokens == pytest.approx(p.tokens_per_second * seconds)
+    assert p.batch.context <= p.arch.context
+
+
+def test_the_impossible_is_refused_with_the_nearest_possible():
+    with pytest.raises(ValueError, match=r"the text has 100 tokens, but one context of 256 needs 257: .* batch\.context=99"):
+        proposed(tokens=100)
+    with pytest.raises(ValueError, match=r"2 s are too short .* the least that teaches anything is \d+ s"):
+        proposed(seconds=2)
+    with pytest.raises(ValueError, match="too short to train 124,439,808 parameters"):
+        proposed(seconds=60, arch=gpt2(768, 12, 12))
+    large = gpt2(1600, 48, 25, vocabulary=50_257)
+    with pytest.raises(ValueError, match=r"needs [\d,]+ bytes of memory and .* are free"):
+        proposed(10**6, arch=large, batch=Batch(4096, 1, 1024))
+
+
+def test_an_arch_and_a_batch_as_given_are_kept():
+    arch = gpt2(64, 2, 2, vocabulary=2048, context=64)
+    p = proposed(arch=arch, batch=Batch(7, 1, 32))
+    assert (p.arch, p.batch) == (arch, Batch(7, 1, 32))
+    assert "steps of 224 tokens" in p.sentence()
+
+
+def test_repeats_are_worth_less_and_nothing_is_worth_more():
+    assert expected_bits(10**6, 1e8, 1e9) < expected_bits(10**6, 1e8, 1e7) < expected_bits(10**6, 1e7, 1e7)
+    assert expected_bits(803_000, 1.5e6, 1e12) == pytest.approx(1.88 / 0.6931, abs=0.05)
+    assert expected_bits(124_000_000, 1e11, 1e12) == pytest.approx(0.96, abs=0.05)
+
+
+def test_speed_passes_through_what_was_measured():
+    arch = gpt2(64, 2, 2, vocabulary=2048, context=64)
+    speed = Speed(((training_flops(arch, 64), 123.0), (1e12, 5.0)))
+    assert speed.tokens_per_second(arch, 64) == pytest.approx(123.0)
+
+
+def test_the_probe_times_real_steps_and_leaves_torch_as_it_was():
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    archs = [gpt2(32, 1, 2, vocabulary=64, context=16), gpt2(64, 2, 2, vocabulary=64, context=16)]
+    speed = probe(Machine(threads=1), 64, Batch(2, 1, 16), seconds=0.5, archs=archs)
+    assert 1 <= len(speed.points) <= 2
+    assert all(tokens > 0 for _, tokens in speed.points)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+
+
+def test_planning_again_needs_a_reason():
+    now = Plan(1000, seconds=100.0)
+    assert revised_total(now, 400, 60.0, 0.1) is None
+    assert revised_total(now, 400, 60.0, 0.103) is None
+    assert revised_total(now, 400, 60.0, 0.12) == 900
+    assert revised_total(now, 400, 60.0, 0.05) == 1600
+    assert revised_total(now, 995, 0.2, 0.1) is None
+    assert revised_total(now, 900, -1.0, 0.1) == 900
+
+
+def test_this_machine_refuses_what_is_not_here():
+    assert this_machine(device="cpu", dtype="float32", threads=1, seed=3) == Machine("cpu", "float32", 1, False, 3)
+    with pytest.raises(ValueError, match="float16"):
+        this_machine(dtype="float16")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="not on this machine"):
+            this_machine(device="cuda")
