@@ -3,30 +3,50 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, redirect_stdout
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
 from fledge import __version__, verbs
 from fledge.arch.record import to_json
+from fledge.verbs import terminal
+from fledge.verbs.session import command
+
+RESUMABLE = ("demo", "pretrain", "finetune")
+
+
+def stated(default) -> str | None:
+    """A default as the help tells it; none and a flag's `False` go without saying."""
+    return None if default is None or default is False else str(default)
+
 
 app = App(
     name="fledge",
     help="Raise your own language model: from raw text to an assistant, on the machine you have.",
+    help_format="plaintext",
     version=__version__,
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), show_default=stated),
     result_action="return_value",
 )
-finetune = App(name="finetune", help="Turn a copy of a pretrained model into a classifier or an assistant.")
-for verb in (verbs.demo, verbs.prepare, verbs.pretrain, verbs.evaluate, verbs.chat, verbs.predict, verbs.show):
-    app.command(verb)
-app.command(verbs.stream, name="generate")
+finetune = App(name="finetune", help="Turn a copy of a pretrained model into a classifier or an assistant.", sort_key=3)
 app.command(finetune)
-for verb in (verbs.finetune.classify, verbs.finetune.instruct):
-    finetune.command(verb)
+finetune.command(verbs.finetune.classify)
+finetune.command(verbs.finetune.instruct)
+# in the order of a model's life
+app.command(verbs.demo, sort_key=0)
+app.command(verbs.prepare, sort_key=1)
+app.command(verbs.pretrain, sort_key=2)
+app.command(verbs.evaluate, sort_key=4)
+app.command(verbs.stream, name="generate", sort_key=5)
+app.command(verbs.chat, sort_key=6)
+app.command(verbs.predict, sort_key=7)
+app.command(verbs.show, sort_key=8)
 
 
 @app.meta.default
@@ -34,62 +54,71 @@ def launch(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=Tru
     """Read the whole command line.
 
     Args:
-        json: print one JSON object on standard output instead of text.
+        json: print one JSON object on standard output; what is said to people goes to standard error.
     """
-    command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
-    show(command(*bound.args, **bound.kwargs), as_json=json)
+    call, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    with redirect_stdout(sys.stderr) if json else nullcontext():
+        result = call(*bound.args, **bound.kwargs)
+        if json and isinstance(result, Iterator):
+            result = {"text": "".join(result)}
+    show(result, json)
 
 
 def show(result, as_json: bool) -> None:
     """Print a verb's result as JSON, or as people read it; pieces of text as they come."""
-    if isinstance(result, Iterator):
-        if as_json:
-            print(json.dumps({"text": "".join(result)}, ensure_ascii=False))
-            return
-        for piece in result:
-            print(piece, end="", flush=True)
-        print()
-    elif as_json:
+    if as_json:
         print(json.dumps(result.to_json() if hasattr(result, "to_json") else to_json(result), ensure_ascii=False))
-    elif result is not None:
-        print(result)
+    elif isinstance(result, Iterator):
+        shown = terminal.plain if sys.stdout.isatty() else str
+        for piece in result:
+            print(shown(piece), end="", flush=True)
+        print()
+    elif result is not None and (text := str(result)):
+        print(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 0 done, 1 failed, 2 wrong use or bad input, 130 or 143 stopped by a signal after saving."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    again = f"\n  {shlex.join([command(), *words])}"
     try:
-        app.meta(sys.argv[1:] if arguments is None else list(arguments), exit_on_error=False, print_error=False)
+        app.meta(words, exit_on_error=False, print_error=False)
     except CycloptsError as wrong:
         return complain(f"{wrong}\nfledge --help shows what there is, fledge VERB --help what a verb takes.", 2)
     except KeyboardInterrupt:
-        return complain("stopped.", 128 + signal.SIGINT)
+        goes_on = any(word in RESUMABLE for word in words[:2])
+        return complain(f"stopped. This goes on:{again}" if goes_on else "stopped.", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, FileNotFoundError) as bad:
-        return complain(str(bad), 2)
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError) as bad:
+        return complain(sentence(bad), 2)
     except (OSError, FloatingPointError) as failed:
         return complain(sentence(failed), 1)
     except Exception as ended:
         if not hasattr(ended, "exit_code"):
             raise
-        return complain(f"{ended}", ended.exit_code)
+        return complain(f"{ended}{again}", ended.exit_code)
     return 0
 
 
 def sentence(failed: Exception) -> str:
-    """What went wrong on the machine, and what to do about it."""
+    """What went wrong, and what to do about it."""
     match failed:
-        case OSError(errno=errno.ENOSPC) | OSError(errno=errno.EDQUOT) | OSError(errno=errno.EFBIG):
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return f"the disk is full ({failed}); what was saved before is whole: free some space and give the same command again"
-        case PermissionError(filename=str(name)):
-            return f"no permission to write {name}: choose another --out, or change its permissions"
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS, filename=str(name)):
+            return f"no permission to write or read {name}: choose another place, or change its permissions"
+        case OSError(errno=errno.ENOENT, filename=str(name)):
+            return f"{name} does not exist"
+        case NotADirectoryError(filename=str(name)) | FileExistsError(filename=str(name)):
+            return f"{name} cannot be made, for a file stands there or above: choose another place"
+        case IsADirectoryError(filename=str(name)):
+            return f"{name} is a folder, but a file is needed"
     return str(failed)
 
 
 def complain(words: str, code: int) -> int:
     if os.environ.get("FLEDGE_TRACEBACK"):
-        import traceback
-
         traceback.print_exc()
     print(f"fledge: {words}", file=sys.stderr)
     return code

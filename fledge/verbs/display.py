@@ -27,7 +27,7 @@ class Shown:
         return {"kind": self.kind, "name": self.name, **self.facts}
 
 
-def show(name: str, *, from_: str | None = None, verify: bool = False, rows: int = 3) -> Shown:
+def show(name: str, /, *, from_: str | None = None, verify: bool = False, rows: int = 3) -> Shown:
     """Show an architecture, a model folder, a corpus, or with --from which tokens of training data are trained on.
 
     Args:

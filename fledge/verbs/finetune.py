@@ -64,6 +64,7 @@ class Classified:
 
 def classify(
     data: str,
+    /,
     *,
     out: Path,
     from_: str | None = None,
@@ -77,7 +78,7 @@ def classify(
     set: list[str] | None = None,
     seed: int = 0,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     threads: int = 0,
     deterministic: bool = False,
 ) -> Classified:
@@ -97,7 +98,7 @@ def classify(
         set: any field of the run, such as optimizer.rate=1e-4 or batch.context=128; may be given several times.
         seed: of the split, the new head and the order of rows.
         device: auto, cpu or cuda.
-        dtype: auto, float32 or bfloat16 (of the matrix products).
+        dtype: of the matrix products; auto takes the faster one.
         threads: CPU threads; 0 leaves the number to torch.
         deterministic: the same bits twice, even where that is slower.
     """
@@ -270,6 +271,7 @@ class Example:
 
 def instruct(
     data: str,
+    /,
     *,
     out: Path,
     from_: str,
@@ -281,7 +283,7 @@ def instruct(
     set: list[str] | None = None,
     seed: int = 0,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     threads: int = 0,
     deterministic: bool = False,
 ) -> Instructed:
@@ -299,7 +301,7 @@ def instruct(
         set: any field of the run, such as optimizer.rate=1e-4 or batch.context=512; may be given several times.
         seed: of the split and the order of conversations.
         device: auto, cpu or cuda.
-        dtype: auto, float32 or bfloat16 (of the matrix products).
+        dtype: of the matrix products; auto takes the faster one.
         threads: CPU threads; 0 leaves the number to torch.
         deterministic: the same bits twice, even where that is slower.
     """

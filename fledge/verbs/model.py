@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,17 +14,23 @@ if TYPE_CHECKING:
     from fledge.model import Transformer
     from fledge.text import ChatFormat, Tokenizer
 
-
 MAX_TOKENS = 100
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 class Settings(TypedDict, total=False):
     """How to generate; what is not given comes from the folder's `generation_config.json`.
 
-    `max_tokens`: at most that many new tokens. `temperature` 0 is greedy. `top_k`, `top_p`, `min_p`: keep the k best, the
-    best that make up p, those above min_p of the best. `repetition_penalty` above 1 avoids what stands there already.
-    `stop`: texts that end it. `seed`: the same seed gives the same text.
+    Attributes:
+        max_tokens: at most that many new tokens (100; in a chat 300).
+        temperature: 0 always takes the best word; 1 samples as the model believes; less is safer.
+        top_k: sample among the k best words only.
+        top_p: sample among the best words that together have this probability.
+        min_p: sample among words with at least this share of the best word's probability.
+        repetition_penalty: above 1 makes words that stand there already less likely.
+        stop: end before this text; may be given several times.
+        seed: the same seed gives the same text.
     """
 
     max_tokens: int
@@ -37,14 +43,20 @@ class Settings(TypedDict, total=False):
     seed: int | None
 
 
-def load(model: str | Path, device: str = "auto", dtype: str = "float32") -> Model:
-    """Open a model folder, or a model of the hub by its id.
+def load(model: str | Path, device: str = "auto", dtype: Dtype = "float32", threads: int = 0) -> Model:
+    """Open a model folder, or a model of the hub by its id; `threads` other than 0 is how many torch uses from now on.
 
-    Raises `ValueError` with the part at fault when the folder is no whole model.
+    Raises `ValueError` with the part at fault when the folder is no whole model, and for a device that is not here.
     """
+    import torch
+
+    from fledge.train.plan import this_machine
     from fledge.weights import open_model
 
-    network, tokenizer, facts = open_model(model, device=_device(device), dtype=_dtype(dtype))
+    machine = this_machine(device, dtype)
+    if threads:
+        torch.set_num_threads(threads)
+    network, tokenizer, facts = open_model(model, device=machine.device, dtype=getattr(torch, machine.dtype))
     return Model(network.eval(), tokenizer, facts)
 
 
@@ -162,19 +174,3 @@ class Model:
         longest = max(len(request.tokens) + (request.max_tokens or self.arch.context) for request in requests)
         return Engine(self.network, self.tokenizer, slots=len(requests), capacity=min(longest, self.arch.context))
 
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
-def _dtype(name: str):
-    import torch
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if name not in known:
-        raise ValueError(f"dtype {name!r} is unknown: use one of {', '.join(known)}")
-    return known[name]

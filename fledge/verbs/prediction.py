@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.verbs import terminal
-from fledge.verbs.model import load
+from fledge.verbs.model import Dtype, load
 
 if TYPE_CHECKING:
     from fledge.verbs.model import Model
@@ -43,13 +43,14 @@ class Predictions:
 def predict(
     model: str,
     text: str | None = None,
+    /,
     *,
     file: Path | None = None,
     lines: bool = False,
     text_column: str | None = None,
     out: Path | None = None,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     threads: int = 0,
 ) -> Prediction | Predictions:
     """Classify a text, or each row of a file.
@@ -62,7 +63,7 @@ def predict(
         text_column: the column of the table that holds the texts; guessed and said when not given.
         out: write the rows with their labels there, as .csv or .jsonl; without it labels go to standard output.
         device: auto, cpu or cuda.
-        dtype: float32 or bfloat16.
+        dtype: of the weights and products.
         threads: CPU threads; 0 leaves the number to torch.
     """
     if (text is None) == (file is None):

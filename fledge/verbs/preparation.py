@@ -1,11 +1,13 @@
 """`prepare`: text as a person has it becomes a corpus."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fledge.verbs import terminal
+from fledge.verbs.session import texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +36,8 @@ class Prepared:
 
 
 def prepare(
-    source: list[str],
+    source: Sequence[str],
+    /,
     *,
     out: Path,
     vocab: int | None = None,
@@ -54,29 +57,39 @@ def prepare(
         validation: the share of documents held out.
         seed: of the split.
     """
-    corpus = corpus_from(source, out, vocab, tokenizer, text_column, validation, seed)
-    summary = corpus.summary
+    if is_corpus(source):
+        raise ValueError(f"{source[0]} is a corpus already: train on it with fledge pretrain {source[0]}, or name the text that it was made of")
+    corpus = corpus_from(source, Path(out), vocab, tokenizer, text_column, validation, seed)
+    found = corpus.summary
     return Prepared(
-        str(out), summary.documents, summary.bytes, summary.duplicates, dict(summary.rejected), summary.train_tokens, summary.validation_tokens,
-        summary.vocabulary, corpus.tokenizer.fingerprint(),
+        str(out), found.documents, found.bytes, found.duplicates, dict(found.rejected), found.train_tokens, found.validation_tokens,
+        found.vocabulary, corpus.tokenizer.fingerprint(),
     )  # fmt: skip
 
 
+def is_corpus(source: str | Path | Sequence[str | Path]) -> bool:
+    """Whether one folder is named and is a corpus."""
+    names = texts_of(source)
+    return len(names) == 1 and (Path(names[0]) / "corpus.json").is_file()
+
+
 def corpus_from(
-    source: list[str], out: Path, vocab: int | None, tokenizer: str | None, text_column: str | None, validation: float, seed: int
+    source: str | Path | Sequence[str | Path], out: Path, vocab: int | None, tokenizer: str | None, text_column: str | None, validation: float,
+    seed: int,
 ) -> "Corpus":
     """The corpus of what `source` names: opened when it is a corpus folder itself, else prepared in `out`, saying what was found."""
     from fledge.data.corpus import Corpus
     from fledge.data.sources import read
 
-    if len(source) == 1 and (Path(source[0]) / "corpus.json").is_file():
+    names = texts_of(source)
+    if is_corpus(names):
         if vocab is not None or tokenizer is not None:
-            raise ValueError(f"{source[0]} is a corpus and has its tokenizer: leave out --vocab and --tokenizer, or prepare the text anew")
-        return Corpus.open(source[0])
+            raise ValueError(f"{names[0]} is a corpus and has its tokenizer: leave out --vocab and --tokenizer, or prepare the text anew")
+        return Corpus.open(names[0])
     if vocab is not None and tokenizer is not None:
         raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
     with terminal.bar("Reading", 1) as bar:
-        documents = list(read(source, text_column, progress=lambda stage, done, total: bar.to(done, total=total)))
+        documents = list(read(names, text_column, progress=lambda stage, done, total: bar.to(done, total=total)))
     return corpus_of(documents, out, chosen_tokenizer(tokenizer, vocab), validation, seed)
 
 

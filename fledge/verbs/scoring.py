@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fledge.verbs import terminal
-from fledge.verbs.model import Model, load
+from fledge.verbs.model import Dtype, Model, load
+from fledge.verbs.preparation import is_corpus
+from fledge.verbs.session import texts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,48 +39,45 @@ class Evaluated:
 
 
 def evaluate(
-    model: list[str],
+    model: Sequence[str],
+    /,
     *,
     on: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     threads: int = 0,
 ) -> Evaluated:
     """Measure models on held-out data: bits per byte and perplexity of text, accuracy and macro-F1 of a classifier.
 
     Args:
         model: one or more model folders or hub ids; all are measured on the same data.
-        on: a text file, a folder, a corpus (its held-out part), or for classifiers a table with labels. Without it, the held-out part of the corpus that the model was trained on.
+        on: a text file, a folder, a corpus (its held-out part), or for classifiers a table with labels; without it, the
+            held-out part of the corpus that the model was trained on.
         text_column: the column of the texts of a table; guessed when not given.
         label_column: the column of the labels of a table; guessed when not given.
         device: auto, cpu or cuda.
-        dtype: float32 or bfloat16.
+        dtype: of the weights and products.
         threads: CPU threads; 0 leaves the number to torch.
     """
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    if not model:
-        raise ValueError("say which model to evaluate: fledge evaluate MODEL --on FILE")
-    opened = [load(name, device, dtype) for name in model]
+    names = texts_of(model)
+    opened = [load(name, device, dtype, threads) for name in names]
     classifiers = [bool(one.arch.labels) for one in opened]
     if any(classifiers) != all(classifiers):
         raise ValueError("some of these models classify and others write: evaluate them apart")
     if on is None:
-        on = own_corpus(model[0], opened[0])
+        on = own_corpus(names[0], opened[0])
     if all(classifiers):
-        return classifier_scores(model, opened, on, text_column, label_column)
-    return language_scores(model, opened, on, text_column)
+        return classifier_scores(names, opened, str(on), text_column, label_column)
+    return language_scores(names, opened, str(on), text_column)
 
 
 def own_corpus(name: str, model: Model) -> str:
-    """The corpus that the model says it was trained on, if it is still there."""
-    sources = model.facts.get("run", {}).get("data", {}).get("sources", [])
-    if len(sources) == 1 and (Path(sources[0]) / "corpus.json").is_file():
-        return sources[0]
+    """The corpus that the model was trained on: in its own folder, else where it says, if it is still there."""
+    for place in (f"{name}/run/corpus", *model.facts.get("run", {}).get("data", {}).get("sources", [])):
+        if is_corpus(place):
+            return place
     raise ValueError(f"the corpus that {name} was trained on is not at hand: say what to measure it on with --on FILE")
 
 
@@ -114,7 +113,7 @@ def held_out_texts(on: str, text_column: str | None) -> list[str]:
     from fledge.data.corpus import Corpus
     from fledge.data.sources import Document, read
 
-    if (Path(on) / "corpus.json").is_file():
+    if is_corpus(on):
         corpus = Corpus.open(on)
         shards = corpus.validation
         return [corpus.tokenizer.decode(shards.document(i)[0].tolist()) for i in range(shards.documents)]

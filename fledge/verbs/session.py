@@ -78,6 +78,11 @@ def arch_of(name: str, settings: dict[str, str], vocabulary: int) -> Arch:
     return preset.arch(**{"vocabulary": vocabulary, **{key[5:]: value for key, value in dials.items()}})
 
 
+def texts_of(given: str | Path | Sequence[str | Path]) -> list[str]:
+    """One name or several, as texts, in a list."""
+    return [str(given)] if isinstance(given, (str, Path)) else [str(name) for name in given]
+
+
 def asked_of(arguments: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, Any]:
     """What was typed, as JSON: a run goes on only with the same."""
     return {

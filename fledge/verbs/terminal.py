@@ -4,31 +4,52 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-PLAIN_EVERY = 10.0
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+PLAIN_EVERY = 10.0  # seconds between the lines that stand for a bar
+# Control characters, which a model or a file may hold, as pictures of them: a terminal must not obey them.
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
+
+
+def plain(text: str) -> str:
+    """Text that a terminal only shows.
+
+    >>> plain("\x1b[31mred")
+    '␛[31mred'
+    """
+    return text.replace("\r\n", "\n").translate(PICTURES)
 
 
 def say(line: str = "") -> None:
-    """Print a line of plain text (no markup is read in it)."""
-    _console().print(line, markup=False, highlight=False, soft_wrap=True)
+    """Print a line of plain text (nothing in it is read as markup)."""
+    _say(_console(), line)
 
 
 def heading(line: str) -> None:
     """Print the title of a stage, set apart."""
-    console = _console()
-    console.print()
-    console.print(line, style="bold", markup=False, highlight=False)
+    _say(_console(), f"\n{line}", style="bold")
+
+
+def _say(console: "Console", line: str, style: str = "") -> None:
+    from rich.text import Text
+
+    console.print(Text(plain(line), style), soft_wrap=True)
 
 
 class Bar:
     """One stage of known length under way; `to(done, note)` moves it, `say` prints a line above it."""
 
-    def __init__(self, title: str, total: float):
+    def __init__(self, title: str, total: float, live: "Progress | None" = None):
         self.title, self.total, self.done, self.note = title, total, 0.0, ""
         self._begun = self._printed = time.monotonic()
-        self._live = None
+        self._live = live
 
     def to(self, done: float, note: str = "", total: float | None = None) -> None:
+        """`done` of `total` is done; the note stands at the end of the line."""
         self.done, self.note, self.total = done, note, total or self.total
         if self._live is not None:
             self._live.update(0, completed=done, total=self.total, note=note)
@@ -37,16 +58,16 @@ class Bar:
             say(f"{self.title}: {self.done / max(self.total, 1e-9):.0%}{_left(self)}  {note}".rstrip())
 
     def say(self, line: str) -> None:
-        say(line)
+        """Print a line above the bar."""
+        _say(_console() if self._live is None else self._live.console, line)
 
 
 @contextmanager
 def bar(title: str, total: float) -> Iterator[Bar]:
     """A progress bar with the time left; plain lines every ten seconds where the output is no terminal."""
-    under_way = Bar(title, total)
     console = _console()
     if not console.is_terminal:
-        yield under_way
+        yield Bar(title, total)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -55,12 +76,11 @@ def bar(title: str, total: float) -> Iterator[Bar]:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as live:
         live.add_task(title, total=total, note="")
-        under_way._live = live
-        yield under_way
+        yield Bar(title, total, live)
 
 
 def table(titles: list[str], rows: list[list[str]], best: int | None = None) -> None:
@@ -71,9 +91,9 @@ def table(titles: list[str], rows: list[list[str]], best: int | None = None) -> 
 
     drawn = Table(box=SIMPLE, pad_edge=False)
     for i, title in enumerate(titles):
-        drawn.add_column(Text(title), justify="left" if i == 0 else "right")
+        drawn.add_column(Text(plain(title)), justify="left" if i == 0 else "right")
     for i, row in enumerate(rows):
-        drawn.add_row(*(Text(cell) for cell in row), style="bold green" if i == best else None)
+        drawn.add_row(*(Text(plain(cell)) for cell in row), style="bold green" if i == best else None)
     _console().print(drawn)
 
 
@@ -86,9 +106,9 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
     drawn = Table(box=SIMPLE, pad_edge=False, title="rows: the truth, columns: the prediction", title_justify="left")
     drawn.add_column("")
     for label in labels:
-        drawn.add_column(Text(label[:6]), justify="right")
+        drawn.add_column(Text(plain(label[:6])), justify="right")
     for i, (label, row) in enumerate(zip(labels, counts, strict=True)):
-        drawn.add_row(Text(label), *(Text(str(n) if n else "·", style="bold green" if i == j else "") for j, n in enumerate(row)))
+        drawn.add_row(Text(plain(label)), *(Text(str(n) if n else "·", style="bold green" if i == j else "") for j, n in enumerate(row)))
     _console().print(drawn)
 
 
@@ -128,7 +148,7 @@ def _left(under_way: Bar) -> str:
     return f", {duration(spent * (under_way.total - under_way.done) / under_way.done)} left"
 
 
-def _console():
+def _console() -> "Console":
     """A console on the standard error of this moment, so that redirected streams are honoured."""
     from rich.console import Console
 

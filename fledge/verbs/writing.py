@@ -1,72 +1,62 @@
 """The verbs that write: `generate` continues a prompt, `chat` holds a conversation in the terminal."""
 
-import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, overload
 
 from fledge.verbs import terminal
-from fledge.verbs.model import load
+from fledge.verbs.model import Dtype, Settings, load
 
+CHAT_TOKENS = 300
 MULTILINE = '"""'
 
 
 def stream(
     model: str,
     prompt: str,
+    /,
     *,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    stop: list[str] | None = None,
     shots: Path | None = None,
-    seed: int | None = None,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     threads: int = 0,
+    **settings: Unpack[Settings],
 ) -> Iterator[str]:
     """Continue a prompt.
 
-    What is not given comes from the model's own generation_config.json. The text goes to standard output as it is made.
+    The text goes to standard output as it is made. What is not given comes from the model's own generation_config.json.
 
     Args:
         model: a model folder, or a hub id.
         prompt: the text to continue.
-        max_tokens: at most that many new tokens (100).
-        temperature: 0 always takes the best word; 1 samples as the model believes; less is safer.
-        top_k: sample among the k best words only.
-        top_p: sample among the best words that together have this probability.
-        min_p: sample among words with at least this share of the best word's probability.
-        repetition_penalty: above 1 makes words that stand there already less likely.
-        stop: end before this text; may be given several times.
         shots: a file of worked examples put before the prompt: JSONL or JSON with `input` and `output`, or CSV/TSV of two columns.
-        seed: the same seed gives the same text.
         device: auto, cpu or cuda.
-        dtype: float32 or bfloat16.
+        dtype: of the weights and products.
         threads: CPU threads; 0 leaves the number to torch.
     """
-    _set_threads(threads)
-    opened = load(model, device, dtype)
-    settings: dict[str, Any] = {
-        "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed,
-    }  # fmt: skip
+    opened = load(model, device, dtype, threads)
     if shots is not None:
-        prompt, settings["stop"] = few_shot(shots, prompt), [*(stop or []), "\n"]
+        prompt, settings = few_shot(shots, prompt), one_line(settings)
     yield from opened.stream(prompt, **settings)
 
 
-@functools.wraps(stream)
-def generate(*arguments, **settings) -> str:
-    return "".join(stream(*arguments, **settings))
+@overload
+def generate(model: str | Path, prompt: str, /, *, shots: Path | None = None, **options: Any) -> str: ...
+@overload
+def generate(model: str | Path, prompt: Sequence[str], /, *, shots: Path | None = None, **options: Any) -> list[str]: ...
+def generate(model, prompt, /, *, shots=None, device="auto", dtype="float32", threads=0, **settings):
+    """The continuation of a prompt, or of each of a list; arguments as `fledge generate` takes them."""
+    opened = load(model, device, dtype, threads)
+    if shots is not None:
+        prompt = few_shot(shots, prompt) if isinstance(prompt, str) else [few_shot(shots, one) for one in prompt]
+        settings = one_line(settings)
+    return opened.generate(prompt, **settings)
 
 
-def few_shot(shots: Path, prompt: str) -> str:
-    """A prompt that shows worked examples first: `input → output` lines, then the prompt's own line, left open."""
+def few_shot(shots: str | Path, prompt: str) -> str:
+    """A prompt that shows worked examples first: `input -> output` lines, then the prompt's own line, left open."""
     from fledge.data.tables import table
 
     lines = []
@@ -78,70 +68,81 @@ def few_shot(shots: Path, prompt: str) -> str:
     return "\n".join([*lines, f"{prompt} ->"])
 
 
+def one_line(settings: Settings) -> Settings:
+    """Settings with which an answer ends where its line does, as those of the examples do."""
+    return {**settings, "stop": [*(settings.get("stop") or ()), "\n"]}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What was said, in turn; nothing of it is printed again."""
+
+    messages: tuple[dict[str, str], ...]
+
+    def __str__(self) -> str:
+        return ""
+
+
 def chat(
     model: str,
+    /,
     *,
     system: str | None = None,
-    max_tokens: int = 300,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     threads: int = 0,
-) -> None:
+    **settings: Unpack[Settings],
+) -> Conversation:
     """Talk with an assistant in the terminal.
+
+    Ctrl-C stops an answer. What is not given comes from the model's own generation_config.json.
 
     Args:
         model: a model folder that was fine-tuned on instructions, or a hub id.
         system: what the assistant is told before the conversation.
-        max_tokens: at most that many tokens an answer.
-        temperature: 0 always takes the best word; less is safer.
-        top_k: sample among the k best words only.
-        top_p: sample among the best words that together have this probability.
-        min_p: sample among words with at least this share of the best word's probability.
-        repetition_penalty: above 1 makes words that stand there already less likely.
-        seed: the same seed gives the same answers.
         device: auto, cpu or cuda.
-        dtype: float32 or bfloat16.
+        dtype: of the weights and products.
         threads: CPU threads; 0 leaves the number to torch.
     """
-    _set_threads(threads)
-    opened = load(model, device, dtype)
+    opened = load(model, device, dtype, threads)
     if opened.chat_format is None:
         raise ValueError(f"{model} was not trained to converse: fine-tune it with `fledge finetune instruct DATA --from {model} --out DIR`")
-    settings: dict[str, Any] = {
-        "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        "repetition_penalty": repetition_penalty, "seed": seed,
-    }  # fmt: skip
-    _greet(opened.facts)
+    greet(opened.facts)
+    settings = {"max_tokens": CHAT_TOKENS, **settings}
     start = [{"role": "system", "content": system}] if system else []
     messages = list(start)
-    for text in _typed():
+    for text in typed():
         if text == "/reset":
             messages = list(start)
             terminal.say("A new conversation.")
             continue
-        messages.append({"role": "user", "content": text})
-        answer = ""
+        asked = [*messages, {"role": "user", "content": text}]
         try:
-            for piece in opened.chat_stream(messages, **settings):
-                print(piece, end="", flush=True)
-                answer += piece
-        except KeyboardInterrupt:
-            pass
+            answer = spoken(opened.chat_stream(asked, **settings))
         except ValueError as complaint:
-            terminal.say(str(complaint))
-            messages.pop()
+            terminal.say(f"{complaint} (/reset starts anew)")
             continue
-        print(flush=True)
-        messages.append({"role": "assistant", "content": answer})
+        if answer:
+            messages = [*asked, {"role": "assistant", "content": answer}]
+    return Conversation(tuple(messages))
 
 
-def _greet(facts: dict[str, Any]) -> None:
+def spoken(pieces: Iterator[str]) -> str:
+    """Print an answer as it is made, until it ends or Ctrl-C stops it; what was printed."""
+    shown = terminal.plain if sys.stdout.isatty() else str
+    answer = ""
+    try:
+        for piece in pieces:
+            answer += piece
+            print(shown(piece), end="", flush=True)
+    except KeyboardInterrupt:
+        pass
+    print(flush=True)
+    return answer
+
+
+def greet(facts: dict[str, Any]) -> None:
+    """Say what this model was trained to answer, with an example, and how to talk to it."""
     lesson = facts.get("trained_to")
     if lesson:
         terminal.say(f"This assistant was trained to {lesson['task']}.")
@@ -149,7 +150,7 @@ def _greet(facts: dict[str, Any]) -> None:
     terminal.say(f"An empty line or Ctrl-D ends; /reset starts anew; several lines go between two lines of {MULTILINE}.")
 
 
-def _typed() -> Iterator[str]:
+def typed() -> Iterator[str]:
     """What a person enters: a line, or the lines between two lines of three quotation marks."""
     prompt = "\n> " if sys.stdin.isatty() else ""
     while True:
@@ -165,10 +166,3 @@ def _typed() -> Iterator[str]:
         if not line.strip():
             return
         yield line
-
-
-def _set_threads(threads: int) -> None:
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)

@@ -56,8 +56,8 @@ def test_an_arch_and_a_batch_as_given_are_kept():
 
 def test_repeats_are_worth_less_and_nothing_is_worth_more():
     assert expected_bits(10**6, 1e8, 1e9) < expected_bits(10**6, 1e8, 1e7) < expected_bits(10**6, 1e7, 1e7)
-    assert expected_bits(803_000, 1.5e6, 1e12) == pytest.approx(1.88 / 0.6931, abs=0.05)
-    assert expected_bits(124_000_000, 1e11, 1e12) == pytest.approx(0.96, abs=0.05)
+    assert expected_bits(1_570_000, 1.37e6, 1e12) == pytest.approx(1.97, abs=0.05)
+    assert expected_bits(124_000_000, 1e11, 1e12) == pytest.approx(0.9, abs=0.1)
 
 
 def test_speed_passes_through_what_was_measured():
