@@ -9,12 +9,12 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict, is_dataclass
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
 from fledge import __version__, verbs
-from fledge.arch.record import to_json
 from fledge.verbs import terminal
 from fledge.verbs.session import command
 
@@ -67,7 +67,8 @@ def launch(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=Tru
 def show(result, as_json: bool) -> None:
     """Print a verb's result as JSON, or as people read it; pieces of text as they come."""
     if as_json:
-        print(json.dumps(result.to_json() if hasattr(result, "to_json") else to_json(result), ensure_ascii=False))
+        facts = result.to_json() if hasattr(result, "to_json") else asdict(result) if is_dataclass(result) else result
+        print(json.dumps(facts, ensure_ascii=False))
     elif isinstance(result, Iterator):
         shown = terminal.plain if sys.stdout.isatty() else str
         for piece in result:
@@ -81,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 0 done, 1 failed, 2 wrong use or bad input, 130 or 143 stopped by a signal after saving."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     again = f"\n  {shlex.join([command(), *words])}"
+    # Threads that wait asleep: spinning ones stand still as soon as somebody else works on the machine (docs/decisions/waiting-threads.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app.meta(words, exit_on_error=False, print_error=False)
     except CycloptsError as wrong:

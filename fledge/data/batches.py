@@ -13,8 +13,6 @@ from fledge.text.tokenizer import Tokenizer
 
 IGNORED = -100
 PADDING = -1
-Revisions = Sequence[tuple[int, int]]
-"""(step, rows): from that step on, a step takes so many rows; the steps ascend."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +66,9 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     return x ^ x >> np.uint64(31)
 
 
-def rows_of(step: int, rows: int, revisions: Revisions = ()) -> range:
+def rows_of(step: int, rows: int) -> range:
     """The numbers of the rows that `step` takes, counted from the run's start: all earlier steps' rows lie below them."""
-    first, at = 0, 0
-    for when, changed in revisions:
-        if when > step:
-            break
-        first, at, rows = first + (when - at) * rows, when, changed
-    first += (step - at) * rows
-    return range(first, first + rows)
+    return range(step * rows, (step + 1) * rows)
 
 
 class Batches:
@@ -94,9 +86,9 @@ class Batches:
     def steps_per_epoch(self) -> int:
         return math.ceil(self.examples / (self.batch * self.accumulate))
 
-    def batch_at(self, step: int, revisions: Revisions = ()) -> list[Batch]:
+    def batch_at(self, step: int) -> list[Batch]:
         """The micro-batches of one step, each of at most `batch` rows."""
-        numbers = rows_of(step, self.batch * self.accumulate, revisions)
+        numbers = rows_of(step, self.batch * self.accumulate)
         places: list[tuple[int | None, int]] = []
         for epoch in range(numbers[0] // self.examples, numbers[-1] // self.examples + 1):
             within = range(max(numbers[0] - epoch * self.examples, 0), min(numbers[-1] + 1 - epoch * self.examples, self.examples))
@@ -136,13 +128,13 @@ class Windows(Batches):
         super().__init__(math.ceil(shards.tokens / context), batch, seed, accumulate)
         self.shards, self.context, self.separate_documents = shards, context, separate_documents
 
-    def batch_at(self, step: int, revisions: Revisions = ()) -> list[Batch]:
+    def batch_at(self, step: int) -> list[Batch]:
         """The micro-batches of one step; raises `ValueError` when the whole text is shorter than one row."""
         if self.shards.tokens < self.context:
             raise ValueError(
                 f"the text has {self.shards.tokens:,} tokens, but one example needs {self.context:,}: use a smaller context, or more text"
             )
-        return super().batch_at(step, revisions)
+        return super().batch_at(step)
 
     def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
         """Windows one after another without overlap, in an epoch from its own place in the ring on and else from the first token on."""

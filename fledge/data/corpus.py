@@ -23,6 +23,7 @@ FORMAT = 1
 SHARD_TOKENS = 1 << 26
 BATCH_CHARACTERS = 1 << 21
 EXAMPLES = 100
+LEAST_CUT = 256  # characters of a document that are worth holding out
 T = TypeVar("T")
 
 
@@ -153,8 +154,9 @@ def prepare(
     """Writes the corpus folder `out` from `documents`, which are held in memory meanwhile.
 
     `tokenizer`: one that stands, or how many ids a byte-level BPE trained on the train part shall have, or `"characters"` (of it).
-    `validation`: the share of documents held out, chosen by their contents, or a function that says which; of a single
-    document the last share is cut off, at the end of a line if there is one near. Documents equal up to white space count once.
+    `validation`: the share of documents held out, chosen by their contents, or a function that says which. Of a single
+    document, and where few or uneven ones would make the held-out part more than three times too large or small, the end of the
+    longest is cut off, at the end of a line if there is one near. Documents equal up to white space count once.
     A folder made from the same documents with the same settings is returned as it is.
 
     Raises `ValueError` when nothing is left to read, when one side of the split would be empty, or when `out` holds anything else
@@ -259,6 +261,11 @@ def _split(documents: list[Document], validation: float | Callable[[Document], b
             held[int(np.argmin(shares))] = True
         if all(held):
             held[int(np.argmax(shares))] = False
+        sizes = np.array([len(document.text) for document in documents])
+        longest, aim = int(sizes.argmax()), validation * sizes.sum()
+        if not aim / 3 < sizes[held].sum() < aim * 3 and sizes[longest] > 2 * aim > 2 * LEAST_CUT:
+            begin, end = _cut(documents[longest], 1 - aim / sizes[longest])
+            return [*documents[:longest], *begin, *documents[longest + 1 :]], end
     train = [document for document, out in zip(documents, held, strict=True) if not out]
     held_out = [document for document, out in zip(documents, held, strict=True) if out]
     if not train or not held_out:

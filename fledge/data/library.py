@@ -60,9 +60,21 @@ def package(source: str) -> str:
     return source.split("/")[0].removesuffix(".py")
 
 
-def held_out(document: Document, fraction: float = 0.1, seed: int = 0) -> bool:
-    """Whether this module is held out, from pretraining, the classifier and the assistant alike; it follows from its content alone."""
-    return share(document.text, seed) < fraction
+def held_out(documents: Iterable[Document], fraction: float = 0.1, seed: int = 0, least: int = 2) -> frozenset[str]:
+    """The sources held out, from pretraining, the classifier and the assistant alike; which ones follows from their contents alone.
+
+    Of each package a `fraction` of its modules, `least` at the least where it has four times as many, so that every package
+    can be tested; of everything else (single modules, topics) a fraction too.
+    """
+    groups: dict[str, list[Document]] = {}
+    for document in documents:
+        groups.setdefault(package(document.source) if _in_package(document) else "", []).append(document)
+    found: set[str] = set()
+    for group in groups.values():
+        group.sort(key=lambda document: share(document.text, seed))
+        count = max(round(fraction * len(group)), least if len(group) >= 4 * least else 0)
+        found.update(document.source for document in group[:count])
+    return frozenset(found)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from fledge.data.batches import LabelledTexts
+from fledge.evaluation.language import evaluating
 from fledge.model import Transformer
 from fledge.text.tokenizer import Tokenizer
 
@@ -22,11 +23,10 @@ def probabilities(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]
         raise ValueError(f"text {empty[0] + 1} of {len(texts)} is empty: there is nothing to classify")
     order = np.argsort([len(text) for text in texts], kind="stable")
     batches = LabelledTexts([texts[i] for i in order], [0] * len(texts), tokenizer, context or model.arch.context, ROWS)
-    device = model.head.weight.device
+    device = model.embedding.weight.device
     found = np.empty((len(texts), len(model.arch.labels)), np.float64)
     done = 0
-    model.eval()
-    with torch.inference_mode():
+    with evaluating(model):
         for batch in batches.in_order():
             tokens, positions, document = (torch.from_numpy(part).to(device) for part in (batch.tokens, batch.positions, batch.document))
             chances = model(tokens, positions, document).double().softmax(-1)

@@ -74,7 +74,7 @@ def document_nats(
     windows = [(number, *window) for number, stream in enumerate(streams) for window in _windows(len(stream) - 1, context, stride)]
     windows.sort(key=lambda window: window[3] - window[1])
     nats = np.zeros(len(documents))
-    with _evaluating(model):
+    with evaluating(model):
         for group in _groups(windows):
             shape = (len(group), group[-1][3] - group[-1][1])
             tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
@@ -113,7 +113,7 @@ def answer_score(model: Transformer, batches: Iterable["Batch"], seed: int = 0) 
     Raises `ValueError` where no token is trained on.
     """
     nats, counts = [], []
-    with _evaluating(model):
+    with evaluating(model):
         for batch in batches:
             rows, losses = _losses(model, batch.tokens, batch.labels, batch.positions, batch.document)
             document = np.zeros_like(batch.tokens) if batch.document is None else batch.document
@@ -147,7 +147,7 @@ def _losses(
 
 
 @contextmanager
-def _evaluating(model: Transformer) -> Iterator[None]:
+def evaluating(model: Transformer) -> Iterator[None]:
     """No dropout and no gradients inside; afterwards the model is in the mode that it was in."""
     training = model.training
     model.eval()

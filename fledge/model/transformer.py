@@ -68,7 +68,7 @@ class Transformer(nn.Module):
         def look(module: Attention, arguments: tuple[Tensor, ...]) -> None:
             seen.append(attention_weights(module, arguments[0], layout.view(module.spec)))
 
-        hooks = [block.attention.inner.register_forward_pre_hook(look) for block in self.decoder.blocks]
+        hooks = [part.register_forward_pre_hook(look) for part in self.modules() if isinstance(part, Attention)]
         try:
             with torch.no_grad():
                 self.decoder(self.embedding(tokens), layout)

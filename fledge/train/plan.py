@@ -1,5 +1,6 @@
 """The one dial: from a time and a text to a size, a batch, rates and steps, by a probe of this machine; and planning again on the way."""
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ from fledge.arch import Arch, forward_flops, parameter_count
 from fledge.data.batches import Batch as Tokens
 from fledge.model import Transformer, initialise
 from fledge.presets import qwen3
-from fledge.train.loop import State, run_steps, settings_of
-from fledge.train.objective import NextWord
+from fledge.train.loop import BatchAt, State, run_steps, settings_of
+from fledge.train.objective import NextWord, Objective
 from fledge.train.optimizer import Optimizer
-from fledge.train.run import AdamW, Batch, Constant, Machine, Muon, Plan, Stable
+from fledge.train.run import AdamW, Batch, Constant, Machine, Muon, Plan, Run, Stable
 
 # (width, depth) of the default shape, from small to large
 LADDER = (
@@ -120,7 +121,7 @@ def probe(
     machine: Machine, vocabulary: int, batch: Batch, seconds: float = 4.0, archs: Sequence[Arch] = (), optimizer: AdamW | Muon | None = None
 ) -> Speed:
     """Time real training steps of a few default shapes (or of `archs`) on random tokens, for about `seconds` in all."""
-    archs = archs or [default_arch(width, depth, vocabulary, batch.context) for width, depth in ((64, 2), (192, 4), (384, 6))]
+    archs = archs or [default_arch(width, depth, vocabulary, batch.context) for width, depth in ((64, 2), (128, 4), (256, 4))]
     random = np.random.default_rng(0)
     points, start = [], time.monotonic()
     with settings_of(machine):
@@ -136,10 +137,24 @@ def probe(
                 run_steps(state, NextWord(), lambda step: [part], Constant(), machine, [])  # noqa: B023
                 took.append(time.monotonic() - began)
                 state.plan = Plan(state.step + 1)
-            points.append((training_flops(arch, batch.context), part.tokens.size / float(np.median(took[1:]))))
+            points.append((training_flops(arch, batch.context), part.tokens.size / min(took)))  # others' work only ever slows a step
             if time.monotonic() > start + seconds:
                 break
     return Speed(tuple(points))
+
+
+def steps_within(seconds: float, run: Run, model: Transformer, objective: Objective, batch_at: BatchAt) -> int:
+    """How many steps of `run` fit into so many seconds here, by timing three on a copy of the model; at least one."""
+    twin = copy.deepcopy(model).to(run.machine.device)
+    state = State(0, Plan(1), twin, Optimizer(twin, run.optimizer))
+    took = []
+    with settings_of(run.machine):
+        for step in range(3):
+            began = time.monotonic()
+            state.plan = Plan(step + 1)
+            run_steps(state, objective, batch_at, Constant(), run.machine, [])
+            took.append(time.monotonic() - began)
+    return max(1, int((seconds - sum(took)) / min(took)))
 
 
 def default_arch(width: int, depth: int, vocabulary: int, context: int) -> Arch:
@@ -208,9 +223,15 @@ def optimizer_for(arch: Arch) -> Muon:
     return Muon(rate=round(1.5e-2 * scale, 5), weight_decay=0.0, adamw_rate=round(1e-2 * scale, 5))
 
 
-def finetuning_optimizer(arch: Arch) -> AdamW:
-    """For weights that have learned already: a quarter of the rate that random ones start with."""
-    return AdamW(rate=round(1e-3 * (128 / arch.decoder.width) ** 0.5, 5))
+def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
+    """Two thirds of the rates that a model of ours was pretrained with; for one from elsewhere 5e-5 (Devlin et al., 2019, arXiv:1810.04805)."""
+    match pretrained:
+        case Muon(rate=rate, adamw_rate=other):
+            return Muon(rate=rate / 1.5, adamw_rate=other / 1.5, weight_decay=0.0)
+        case AdamW(rate=rate):
+            return AdamW(rate=rate / 1.5)
+        case None:
+            return AdamW(rate=5e-5, weight_decay=0.01)
 
 
 def training_bytes(arch: Arch, batch: Batch) -> int:

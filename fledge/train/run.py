@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -174,6 +175,8 @@ class Machine:
 
     def __post_init__(self):
         _at_least(self, 0, "threads", "seed")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device {self.device!r} is unknown: use auto, cpu or cuda")
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     from fledge.train.run import Machine
 
 SHORTEST = 60.0  # seconds
-HELD_OUT = 0.05  # of the modules: for validation, the classifier's test and the assistant's questions
-CLASSIFIER, ASSISTANT, REPORT = 0.14, 0.12, 0.02  # shares of the time; what is left is pretraining's
+HELD_OUT = 0.06  # of the modules: for validation, the classifier's test and the assistant's questions
+CLASSIFIER, ASSISTANT, REPORT = 0.16, 0.12, 0.02  # shares of the time; what is left is pretraining's
 VOCABULARY = 2048
 CLASSES = 10
+WITHOUT = ("test", "encodings")  # more than half of the bytes, mostly data of tests and tables of numbers that repeat each other
+PIECE = 250  # characters of a piece of code to classify
+ROWS = (130, 30, 100)  # pieces of each part of the library at most, to learn from, to validate with, to test with
+LONG, SHORT = 450, 250  # characters of a function to describe, and to write
+QUESTIONS = 200  # held out
 PROMPT = "def read_file(path):\n    "
 
 
@@ -78,7 +83,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
         threads: CPU threads; 0 leaves the number to torch.
     """
     started = clock.monotonic()
-    budget = seconds_of(time)
+    out, budget = Path(out), seconds_of(time)
     report = out / "report.html"
     if report.is_file():
         terminal.say(f"This demo is finished: look at {report}, or give another --out to run it again.")
@@ -98,13 +103,14 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
 
     machine = this_machine(threads=threads, seed=seed)
     terminal.heading("2. Pretraining: predict the next word")
-    base = pretrained(corpus, out / "base", Budget(budget * (1 - CLASSIFIER - ASSISTANT - REPORT)), machine, asked, started)
+    ends = [started + budget * (1 - share) for share in (CLASSIFIER + ASSISTANT + REPORT, ASSISTANT + REPORT, REPORT)]
+    base = pretrained(corpus, out / "base", Budget(ends[0] - started), machine, asked, started)
     show_rivals(base, rivals)
 
     terminal.heading("3. A classifier: which part of the library is this code from?")
     begun = clock.monotonic()
     parent = open_parent(out / "base")
-    job = ClassifierJob(library.labelled(), parent, seconds=CLASSIFIER * budget)
+    job = ClassifierJob(library.labelled(), parent, seconds=ends[1] - begun)
     classifier = job.run(out / "classifier", machine, {}, asked, begun)
     show_classifier(classifier)
 
@@ -119,7 +125,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
             "example": example.prompt,
         }
     }
-    assistant = InstructJob(training, held_out, parent, "chatml", seconds=ASSISTANT * budget, more=lesson)
+    assistant = InstructJob(training, held_out, parent, "chatml", seconds=ends[2] - begun, more=lesson)
     answered = assistant.run(out / "assistant", machine, {}, asked, begun)
     show_assistant(answered)
 
@@ -143,9 +149,8 @@ class Library:
         from fledge.data.library import held_out, library_documents
         from fledge.data.sources import Document
 
-        documents = tuple(item for item in library_documents(without=("test",)) if isinstance(item, Document))
-        held = frozenset(d.source for d in documents if held_out(d, HELD_OUT, seed))
-        return cls(documents, held, seed)
+        documents = tuple(item for item in library_documents(WITHOUT) if isinstance(item, Document))
+        return cls(documents, held_out(documents, HELD_OUT, seed), seed)
 
     @property
     def describe(self) -> str:
@@ -160,35 +165,51 @@ class Library:
         return [document.text for document in self.documents if document.source in self.held]
 
     def labelled(self) -> tuple[Labelled, ...]:
-        """Pieces of code by the part of the library that they come from: train, validation, and test from modules held out of pretraining too."""
+        """Pieces of code by the part of the library that they come from: train, validation, and, from held-out modules, test.
+
+        Few enough that the time suffices to see each; every method learns from these.
+        """
         from fledge.data.corpus import share
         from fledge.data.labelled import Labelled
-        from fledge.data.library import code_chunks
+        from fledge.data.library import code_chunks, largest_packages
 
-        chunks = code_chunks(self.documents, CLASSES)
+        chunks = list(code_chunks(self.documents, largest_packages(self.documents, CLASSES), PIECE))
+        chunks.sort(key=lambda chunk: share(chunk.text, self.seed))
         names = tuple(sorted({chunk.label for chunk in chunks}))
         number = {name: i for i, name in enumerate(names)}
-        sides = [2 if chunk.source in self.held else int(share(chunk.source, self.seed + 1) < 0.1) for chunk in chunks]
-        parts = ([chunk for chunk, side in zip(chunks, sides, strict=True) if side == wanted] for wanted in range(3))
-        return tuple(
-            Labelled(tuple(c.text for c in part), tuple(number[c.label] for c in part), names, tuple(range(len(part))), "code", "package")
-            for part in parts
-        )
+        sides = [2 if chunk.source in self.held else int(share(chunk.source, self.seed + 1) < 0.15) for chunk in chunks]
+        parts = []
+        for wanted, most in enumerate(ROWS):
+            part = [chunk for chunk, side in zip(chunks, sides, strict=True) if side == wanted]
+            part = [chunk for name in names for chunk in [c for c in part if c.label == name][:most]]
+            parts.append(
+                Labelled(
+                    tuple(c.text for c in part), tuple(number[c.label] for c in part), names, tuple(range(len(part))), "code", "package"
+                )
+            )
+        return tuple(parts)
 
     def conversations(self) -> tuple[list[Conversation], list[Conversation]]:
         """Functions and their descriptions as questions with answers, from trained-on and from held-out modules."""
+        from fledge.data.corpus import share
         from fledge.data.library import function_pairs
 
-        trained = [d for d in self.documents if d.source not in self.held]
-        held = [d for d in self.documents if d.source in self.held]
-        return [conversation(pair) for pair in function_pairs(trained)], [conversation(pair) for pair in function_pairs(held)]
+        sides: tuple[dict[str, Pair], dict[str, Pair]] = ({}, {})
+        for held, side in enumerate(sides):
+            documents = [d for d in self.documents if (d.source in self.held) == bool(held)]
+            side.update((f"{pair.instruction} {pair.input}", pair) for pair in function_pairs(documents, LONG, SHORT))
+        orders = [sorted(side.values(), key=lambda pair: share(pair.input, self.seed)) for side in sides]
+        return conversations_of(orders[0]), conversations_of(orders[1][:QUESTIONS])
 
 
-def conversation(pair: Pair) -> Conversation:
+def conversations_of(pairs: list[Pair]) -> list[Conversation]:
     from fledge.data.instructions import Conversation
     from fledge.text import Message
 
-    return Conversation((Message("user", f"{pair.instruction}\n\n{pair.input}"), Message("assistant", pair.output)), 0)
+    return [
+        Conversation((Message("user", f"{pair.instruction}\n\n{pair.input}"), Message("assistant", pair.output)), number)
+        for number, pair in enumerate(pairs, 1)
+    ]
 
 
 def rivals_on(corpus: Corpus, library: Library) -> tuple[Rival, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from fledge.arch import Arch, Words, forward_flops, parameter_count
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
+from fledge.verbs.session import Name
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Shown:
         return {"kind": self.kind, "name": self.name, **self.facts}
 
 
-def show(name: str, /, *, from_: str | None = None, verify: bool = False, rows: int = 3) -> Shown:
+def show(name: Name, /, *, from_: Name | None = None, verify: bool = False, rows: int = 3) -> Shown:
     """Show an architecture, a model folder, a corpus, or with --from which tokens of training data are trained on.
 
     Args:
@@ -38,7 +39,7 @@ def show(name: str, /, *, from_: str | None = None, verify: bool = False, rows: 
     """
     from fledge.presets import PRESETS
 
-    path = Path(name)
+    name, path = str(name), Path(name)
     if from_ is not None:
         return show_conversations(name, from_, rows)
     if (path / "corpus.json").is_file():
@@ -122,8 +123,8 @@ def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_flat(item)}" for key, item in value.items() if item not in (None, [], {}))
     if isinstance(value, list):
-        return " to ".join(_flat(item) for item in value[:2]) if len(value) == 2 else f"{len(value)} items"
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        return " to ".join(_flat(item) for item in value) if [type(item) for item in value] == [float, float] else f"{len(value)} items"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
 def show_corpus(path: Path) -> Shown:
@@ -133,7 +134,7 @@ def show_corpus(path: Path) -> Shown:
     return Shown("corpus", str(path), to_json(corpus.summary), "\n".join(corpus.summary.said()))
 
 
-def show_conversations(name: str, model: str, rows: int) -> Shown:
+def show_conversations(name: str, model: Name, rows: int) -> Shown:
     """The loss lens: the tokens of conversations, those that are trained on in brackets (green in a terminal)."""
     from fledge.data.instructions import lint, read_instructions, tokenized
     from fledge.text import FORMATS

@@ -159,7 +159,7 @@ class Model:
         return Request(tokens, merged.pop("max_tokens", MAX_TOKENS), Sampling(**merged), tuple(ends), stops)
 
     def _defaults(self) -> dict[str, Any]:
-        """What the folder's generation_config.json says, in our terms; without `do_sample` the best word is taken, as `transformers` does."""
+        """The folder's generation_config.json in our terms; without `do_sample` the best word is taken, as `transformers` does."""
         theirs = self.facts.get("generation", {})
         ours = {name: theirs[name] for name in SAMPLING if theirs.get(name) is not None}
         if "max_new_tokens" in theirs:
@@ -173,4 +173,3 @@ class Model:
             raise ValueError("this model is a classifier and writes no text: use `fledge predict`")
         longest = max(len(request.tokens) + (request.max_tokens or self.arch.context) for request in requests)
         return Engine(self.network, self.tokenizer, slots=len(requests), capacity=min(longest, self.arch.context))
-

@@ -147,8 +147,9 @@ def demo_page(done: Demonstrated, corpus: Corpus, out: Path, assistant: Instruct
     found = corpus.summary
     page.facts(
         [
-            ("files", found.files), ("bytes", found.bytes), ("duplicates removed", found.duplicates), ("rejected", sum(found.rejected.values())),
-            ("vocabulary", found.vocabulary), ("bytes per token", found.bytes_per_token), ("tokens to train on", found.train_tokens), ("tokens held out", found.validation_tokens),
+            ("files", found.files), ("bytes", found.bytes), ("duplicates removed", found.duplicates),
+            ("rejected", sum(found.rejected.values())), ("vocabulary", found.vocabulary), ("bytes per token", found.bytes_per_token),
+            ("tokens to train on", found.train_tokens), ("tokens held out", found.validation_tokens),
         ]
     )  # fmt: skip
     if found.rejected:
@@ -167,7 +168,8 @@ def demo_page(done: Demonstrated, corpus: Corpus, out: Path, assistant: Instruct
     samples(page, out / "base" / "run")
     page.heading("Classifier")
     page.paragraph(
-        "Which part of the library does a piece of code belong to? Imports and every mention of the part's own name are masked, for each method."
+        "Which part of the library does a piece of code belong to? "
+        "Imports and every mention of the part's own name are masked, for each method."
     )
     classified_parts(page, done.classifier)
     page.heading("Assistant")

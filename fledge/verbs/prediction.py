@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fledge.verbs import terminal
 from fledge.verbs.model import Dtype, load
+from fledge.verbs.session import Name, Place
 
 if TYPE_CHECKING:
     from fledge.verbs.model import Model
@@ -41,14 +42,14 @@ class Predictions:
 
 
 def predict(
-    model: str,
+    model: Name,
     text: str | None = None,
     /,
     *,
-    file: Path | None = None,
+    file: Place | None = None,
     lines: bool = False,
     text_column: str | None = None,
-    out: Path | None = None,
+    out: Place | None = None,
     device: str = "auto",
     dtype: Dtype = "float32",
     threads: int = 0,
@@ -68,37 +69,35 @@ def predict(
     """
     if (text is None) == (file is None):
         raise ValueError("give either a text or --file FILE to classify")
+    out = None if out is None else Path(out)
     if out is not None and (file is None or out.suffix not in (".csv", ".jsonl")):
         raise ValueError(f"--out {out} takes the rows of a --file, as .csv or .jsonl")
     if out is not None and out.exists():
         raise ValueError(f"{out} exists: choose another --out")
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    if text is not None:
-        return Prediction(**load(model, device, dtype).predict(text))
-    assert file is not None
-    rows, column = read_rows(file, text_column, lines)
-    return classified(load(model, device, dtype), rows, column, out)
+    if file is None:
+        assert text is not None
+        return Prediction(**load(model, device, dtype, threads).predict(text))
+    rows, column = read_rows(str(file), text_column, lines)
+    return classified(load(model, device, dtype, threads), rows, column, out)
 
 
-def read_rows(file: Path, text_column: str | None, lines: bool) -> tuple[list[dict[str, Any]], str]:
+def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dict[str, Any]], str]:
     """The rows of a table and the column of their texts; a text file is one row, or has a row for each `lines` that is not empty.
 
     Raises `ValueError` naming the line of a row without text.
     """
-    from fledge.data.tables import SAMPLE, guess_text, is_table, table
+    from fledge.data.sources import Document, read
+    from fledge.data.tables import SAMPLE, counted, guess_text, is_table, table
 
-    if not is_table(str(file)):
-        if not file.is_file():
-            raise ValueError(f"{file} is no file: give a table or a text file")
-        text = file.read_text(encoding="utf-8", errors="replace")
-        rows = [{"text": line} for line in (text.splitlines() if lines else [text]) if line.strip()]
-        if not rows:
-            raise ValueError(f"{file} is empty, so there is nothing to classify")
-        return rows, "text"
-    whole = table(str(file), [text_column] if text_column else [])
+    if Path(file).is_dir():
+        raise ValueError(f"{file} is a folder: give a table or a text file")
+    if not is_table(file):
+        texts = [item for item in read([file]) if isinstance(item, Document)]
+        for item in texts:
+            if item.replaced:
+                terminal.say(f"  {counted(item.replaced, 'invalid UTF-8 sequence')} replaced")
+        return [{"text": text} for item in texts for text in (item.text.splitlines() if lines else [item.text]) if text.strip()], "text"
+    whole = table(file, [text_column] if text_column else [])
     column = whole.column(text_column, "--text-column") if text_column else guess_text(whole.path, whole.rows[:SAMPLE], [])
     terminal.say(f"  classifying column {column!r} of {len(whole.rows):,} rows")
     for row in whole.rows:

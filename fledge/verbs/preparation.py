@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fledge.verbs import terminal
-from fledge.verbs.session import texts_of
+from fledge.verbs.session import Place, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ def prepare(
     source: Sequence[str],
     /,
     *,
-    out: Path,
+    out: Place,
     vocab: int | None = None,
     tokenizer: str | None = None,
     text_column: str | None = None,
@@ -58,7 +58,9 @@ def prepare(
         seed: of the split.
     """
     if is_corpus(source):
-        raise ValueError(f"{source[0]} is a corpus already: train on it with fledge pretrain {source[0]}, or name the text that it was made of")
+        raise ValueError(
+            f"{source[0]} is a corpus already: train on it with fledge pretrain {source[0]}, or name the text that it was made of"
+        )
     corpus = corpus_from(source, Path(out), vocab, tokenizer, text_column, validation, seed)
     found = corpus.summary
     return Prepared(
@@ -74,18 +76,26 @@ def is_corpus(source: str | Path | Sequence[str | Path]) -> bool:
 
 
 def corpus_from(
-    source: str | Path | Sequence[str | Path], out: Path, vocab: int | None, tokenizer: str | None, text_column: str | None, validation: float,
+    source: str | Path | Sequence[str | Path],
+    out: Path,
+    vocab: int | None,
+    tokenizer: str | None,
+    text_column: str | None,
+    validation: float,
     seed: int,
 ) -> "Corpus":
     """The corpus of what `source` names: opened when it is a corpus folder itself, else prepared in `out`, saying what was found."""
     from fledge.data.corpus import Corpus
     from fledge.data.sources import read
+    from fledge.text import Tokenizer
 
     names = texts_of(source)
     if is_corpus(names):
-        if vocab is not None or tokenizer is not None:
-            raise ValueError(f"{names[0]} is a corpus and has its tokenizer: leave out --vocab and --tokenizer, or prepare the text anew")
-        return Corpus.open(names[0])
+        corpus = Corpus.open(names[0])
+        wanted = chosen_tokenizer(tokenizer, vocab)
+        if wanted is not None and not (isinstance(wanted, Tokenizer) and wanted.fingerprint() == corpus.tokenizer.fingerprint()):
+            raise ValueError(f"{names[0]} is a corpus and has a tokenizer, not {tokenizer or f'one of {vocab} ids'}: prepare its text anew")
+        return corpus
     if vocab is not None and tokenizer is not None:
         raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
     with terminal.bar("Reading", 1) as bar:

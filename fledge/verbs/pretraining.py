@@ -67,7 +67,8 @@ class Pretrained:
     def __str__(self) -> str:
         low, high = self.validation.interval
         return (
-            f"{self.out}: {terminal.size(self.parameters)} parameters, {self.steps:,} steps, {terminal.size(self.tokens)} tokens, {terminal.duration(self.seconds)}; "
+            f"{self.out}: {terminal.size(self.parameters)} parameters, {self.steps:,} steps, {terminal.size(self.tokens)} tokens, "
+            f"{terminal.duration(self.seconds)}; "
             f"{self.validation.bits_per_byte:.3f} bits per byte on held-out text (95 % interval {low:.3f} to {high:.3f})"
         )
 
@@ -119,8 +120,12 @@ def pretrain(
     """
     started = clock.monotonic()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "prompt"))
+    out = Path(out)
     if sum(budget is not None for budget in (time, steps, tokens)) > 1:
         raise ValueError("--time, --steps and --tokens each say how long to train: give one of them")
+    for name, count in (("steps", steps), ("tokens", tokens)):
+        if count is not None and count < 1:
+            raise ValueError(f"--{name} {count} trains nothing: give at least 1")
     if arch is not None and from_ is not None:
         raise ValueError("--arch starts from random weights and --from continues a model: give one of them")
     if from_ is not None and (tokenizer is not None or vocab is not None):
@@ -135,7 +140,7 @@ def pretrain(
         run = begun
     else:
         machine = this_machine(device, dtype, threads, deterministic, seed)
-        budget = Budget(None if steps or tokens else seconds_of(time or DEFAULT_TIME), steps, tokens)
+        budget = Budget(seconds_of(time or DEFAULT_TIME) if steps is None and tokens is None else None, steps, tokens)
         settings = settings_of(set)
         given = parent.arch if parent is not None else arch_of(arch, settings, corpus.tokenizer.size) if arch is not None else None
         run = planned(corpus, budget, given, settings, machine, started)
@@ -230,10 +235,14 @@ def raise_model(
     held_out = list(first_tokens(Windows(corpus.validation, context, rows, separate_documents=separate).in_order(), VALIDATION_TOKENS))
     objective = NextWord()
     writer = ModelWriter(out, corpus.tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING)
+
+    def evaluate(model: Transformer) -> dict[str, float]:
+        return validate(model, objective, held_out, run.machine)
+
     with terminal.bar("Training", run.plan.steps) as bar:
         samples = Samples(out / "run" / "samples.jsonl", corpus.tokenizer, prompt or opening(corpus), bar.say)
         result = train(
-            run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, held_out, run.machine), export=writer.export,
+            run, model, batches, objective, out, evaluate=evaluate, export=writer.export,
             after_step=[bar_hook(bar), Every(SAMPLE_EVERY, samples.show)], bytes_per_token=corpus.summary.bytes_per_token,
             asked=asked, started=started, say=bar.say,
         )  # fmt: skip

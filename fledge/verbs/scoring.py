@@ -24,6 +24,11 @@ class Score:
     value: float
     interval: tuple[float, float]
 
+    def __str__(self) -> str:
+        low, high = self.interval
+        spread = f"(95 % interval {low:.3f} to {high:.3f})" if low < high else "(too little for an interval)"
+        return f"{self.model}: {self.measure} {self.value:.3f} {spread}"
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -34,8 +39,7 @@ class Evaluated:
     scores: tuple[Score, ...]
 
     def __str__(self) -> str:
-        lines = [f"{s.model}: {s.measure} {s.value:.3f} (95 % interval {s.interval[0]:.3f} to {s.interval[1]:.3f})" for s in self.scores]
-        return "\n".join([f"on {self.on} ({self.size})", *lines])
+        return "\n".join([f"on {self.on} ({self.size})", *map(str, self.scores)])
 
 
 def evaluate(
@@ -82,6 +86,7 @@ def own_corpus(name: str, model: Model) -> str:
 
 
 def language_scores(names: list[str], models: list[Model], on: str, text_column: str | None) -> Evaluated:
+    from fledge.data.tables import counted
     from fledge.evaluation.language import document_score
 
     texts = held_out_texts(on, text_column)
@@ -99,7 +104,7 @@ def language_scores(names: list[str], models: list[Model], on: str, text_column:
         for measure, interval in (("bits per byte", found.bits_per_byte), ("perplexity per token", found.perplexity)):
             assert interval is not None
             scores.append(Score(name, measure, interval.value, (interval.low, interval.high)))
-    return Evaluated(on, f"{len(texts):,} documents, {sum(sizes):,} bytes", tuple(scores))
+    return Evaluated(on, f"{counted(len(texts), 'document')}, {sum(sizes):,} bytes", tuple(scores))
 
 
 def closed(tokens: list[int], end: int) -> np.ndarray:

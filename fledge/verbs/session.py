@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from fledge.arch import parameter_count
-from fledge.arch.record import parse, to_json, with_setting
+from fledge.arch.record import from_json, parse, to_json, with_setting
 from fledge.verbs import terminal
 
 if TYPE_CHECKING:
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from fledge.model import Transformer
     from fledge.text import Tokenizer
     from fledge.train.loop import State
-    from fledge.train.run import Run
+    from fledge.train.run import AdamW, Muon, Run
 
+Place = Annotated[Path | str, Parameter(metavar="PATH")]  # a file or folder
+Name = Annotated[str | Path, Parameter(metavar="MODEL")]  # of a model: its folder, or its id on the hub
 SAMPLE_TOKENS = 48
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -119,6 +123,14 @@ class Parent:
     def arch(self) -> Arch:
         return self.network.arch
 
+    @property
+    def optimizer(self) -> AdamW | Muon | None:
+        """What it was pretrained with, if that is known."""
+        from fledge.train.run import Run
+
+        told = self.facts.get("run", {}).get("optimizer")
+        return None if told is None else from_json(get_type_hints(Run)["optimizer"], told, "optimizer")
+
 
 def open_parent(name: str | Path) -> Parent:
     """The model to start from, in fp32."""
@@ -127,6 +139,17 @@ def open_parent(name: str | Path) -> Parent:
     from fledge.weights import open_model
 
     return Parent(str(name), *open_model(name, dtype=torch.float32))
+
+
+def open_writer(name: str | Path) -> Parent:
+    """The model to start from, which must be one that writes.
+
+    Raises `ValueError` for a classifier.
+    """
+    parent = open_parent(name)
+    if parent.arch.labels:
+        raise ValueError(f"{name} is a classifier and writes no text: start from the model that it was fine-tuned from")
+    return parent
 
 
 def bar_hook(bar: terminal.Bar) -> Callable[[State], None]:

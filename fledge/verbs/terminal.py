@@ -52,7 +52,7 @@ class Bar:
         """`done` of `total` is done; the note stands at the end of the line."""
         self.done, self.note, self.total = done, note, total or self.total
         if self._live is not None:
-            self._live.update(0, completed=done, total=self.total, note=note)
+            self._live.update(self._live.task_ids[0], completed=done, total=self.total, note=note)
         elif time.monotonic() - self._printed > PLAIN_EVERY:
             self._printed = time.monotonic()
             say(f"{self.title}: {self.done / max(self.total, 1e-9):.0%}{_left(self)}  {note}".rstrip())

@@ -8,17 +8,18 @@ from typing import Any, Unpack, overload
 
 from fledge.verbs import terminal
 from fledge.verbs.model import Dtype, Settings, load
+from fledge.verbs.session import Name, Place
 
 CHAT_TOKENS = 300
 MULTILINE = '"""'
 
 
 def stream(
-    model: str,
+    model: Name,
     prompt: str,
     /,
     *,
-    shots: Path | None = None,
+    shots: Place | None = None,
     device: str = "auto",
     dtype: Dtype = "float32",
     threads: int = 0,
@@ -43,11 +44,17 @@ def stream(
 
 
 @overload
-def generate(model: str | Path, prompt: str, /, *, shots: Path | None = None, **options: Any) -> str: ...
+def generate(
+    model: Name, prompt: str, /, *, shots: Place | None = None, device: str = "auto", dtype: Dtype = "float32",
+    threads: int = 0, **settings: Unpack[Settings],
+) -> str: ...  # fmt: skip
 @overload
-def generate(model: str | Path, prompt: Sequence[str], /, *, shots: Path | None = None, **options: Any) -> list[str]: ...
-def generate(model, prompt, /, *, shots=None, device="auto", dtype="float32", threads=0, **settings):
-    """The continuation of a prompt, or of each of a list; arguments as `fledge generate` takes them."""
+def generate(
+    model: Name, prompt: Sequence[str], /, *, shots: Place | None = None, device: str = "auto", dtype: Dtype = "float32",
+    threads: int = 0, **settings: Unpack[Settings],
+) -> list[str]: ...  # fmt: skip
+def generate(model, prompt, /, *, shots=None, device="auto", dtype: Dtype = "float32", threads=0, **settings: Unpack[Settings]):
+    """The continuation of a prompt, or those of a list made side by side; arguments as `fledge generate` takes them."""
     opened = load(model, device, dtype, threads)
     if shots is not None:
         prompt = few_shot(shots, prompt) if isinstance(prompt, str) else [few_shot(shots, one) for one in prompt]
@@ -84,7 +91,7 @@ class Conversation:
 
 
 def chat(
-    model: str,
+    model: Name,
     /,
     *,
     system: str | None = None,

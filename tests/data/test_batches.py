@@ -100,23 +100,15 @@ def test_joined_rows_are_the_stream_itself():
     assert (short.document[2] == [0, 0] + [PADDING] * 6).all()
 
 
-revisions = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), max_size=3).map(
-    lambda rows: sorted({step: (step, count) for step, count in rows}.values())
-)
-
-
 @settings(max_examples=15, deadline=None)
-@given(revisions, st.integers(1, 4), st.integers(1, 3))
-def test_rows_follow_from_step_and_revisions(changes, batch, accumulate):
-    """One after another, without a gap: the same as counting along; micro-batches split a step's rows."""
-    at = 0
+@given(st.integers(1, 4), st.integers(1, 3))
+def test_steps_take_rows_one_after_another(batch, accumulate):
+    """Without a gap, in micro-batches of `batch` rows."""
     windows = Windows(shards([30] * 5), 7, batch, seed=3, accumulate=accumulate)
     for step in range(40):
-        rows = next((count for when, count in reversed(changes) if when <= step), batch * accumulate)
-        assert rows_of(step, batch * accumulate, changes) == range(at, at + rows)
-        at += rows
-        parts = windows.batch_at(step, changes)
-        assert [len(part.tokens) for part in parts] == [batch] * (rows // batch) + [rows % batch] * (rows % batch > 0)
+        rows = batch * accumulate
+        assert rows_of(step, rows) == range(step * rows, step * rows + rows)
+        assert [len(part.tokens) for part in windows.batch_at(step)] == [batch] * accumulate
 
 
 def kinds() -> dict:

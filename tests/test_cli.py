@@ -1,0 +1,113 @@
+"""The command line itself: help, exit codes, JSON; what the verbs do is tested with them."""
+
+import errno
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from fledge import cli, verbs
+
+
+def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
+    assert cli.main(["--help"]) == 0
+    listed = re.findall(r"^│ (\w+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert listed == ["demo", "prepare", "pretrain", "finetune", "evaluate", "generate", "chat", "predict", "show"]
+
+
+@pytest.mark.parametrize(
+    "verb", ["demo", "prepare", "pretrain", "finetune classify", "finetune instruct", "evaluate", "generate", "chat", "predict", "show"]
+)
+def test_every_argument_is_explained(capsys, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main([*verb.split(), "--help"]) == 0
+    rows = re.findall(r"^│ (?:[* ]  )? *(--[\w-]+|[A-Z]+)(?: [A-Z]+)?(?:\.\.\.)? *(.*?) *│$", capsys.readouterr().out, re.MULTILINE)
+    assert rows
+    assert not [name for name, words in rows if not words or words.startswith("[")]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("genrate runs/x hello", "generate"),
+        ("show gpt2 --verfy", "--verify"),
+        ("finetune clasify x", "classify"),
+        ("prepare a.txt", "--out"),
+        ("show gpt22", "did you mean gpt2"),
+        ("show gpt2 gpt2-medium", "gpt2-medium"),
+        ("load x", "load"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_says_what_is_near(capsys, words, expected):
+    assert cli.main(words.split()) == 2
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert not said.out
+
+
+def test_json_is_one_object_and_nothing_else(capsys):
+    assert cli.main(["show", "gpt2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 124_439_808
+    assert cli.main(["--json", "show", "gpt2"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "gpt2"
+
+
+class Stop(Exception):
+    exit_code = 143
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "words"),
+    [
+        (ValueError("a reason"), 2, "a reason"),
+        (FileNotFoundError(errno.ENOENT, "x", "a/b"), 2, "a/b does not exist"),
+        (NotADirectoryError(errno.ENOTDIR, "x", "a/b"), 2, "a/b cannot be made"),
+        (PermissionError(errno.EACCES, "x", "a/b"), 1, "no permission to write or read a/b"),
+        (OSError(errno.EROFS, "x", "a/b"), 1, "no permission"),
+        (OSError(errno.ENOSPC, "x"), 1, "the disk is full"),
+        (FloatingPointError("the loss is nan"), 1, "the loss is nan"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (Stop("saved."), 143, "saved.\n  "),
+    ],
+)
+def test_exit_codes(capsys, monkeypatch, ending, code, words):
+    def launch(*_, **__):
+        raise ending
+
+    monkeypatch.setattr(cli, "app", SimpleNamespace(meta=launch))
+    assert cli.main(["show", "gpt2"]) == code
+    said = capsys.readouterr().err
+    assert said.startswith("fledge: ")
+    assert words in said
+
+
+def test_a_crash_is_not_swallowed(monkeypatch):
+    def launch(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", SimpleNamespace(meta=launch))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["show", "gpt2"])
+
+
+def test_pieces_are_printed_as_they_come_and_verbs_speak_to_standard_error_under_json(capsys, monkeypatch):
+    def pieces():
+        yield "one "
+        print("aside")
+        yield "two"
+
+    parsed = pieces, SimpleNamespace(args=(), kwargs={}), None
+    monkeypatch.setattr(cli, "app", SimpleNamespace(parse_args=lambda *_, **__: parsed))
+    cli.launch("generate")
+    assert capsys.readouterr().out == "one aside\ntwo\n"
+    cli.launch("generate", json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"text": "one two"}
+    assert said.err == "aside\n"
+
+
+def test_every_verb_is_a_function_of_the_package():
+    import fledge
+
+    assert {name for name in verbs.__all__ if name != "stream"} == set(fledge.__all__)

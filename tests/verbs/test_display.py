@@ -1,0 +1,62 @@
+"""`show`: presets, models, corpora, and which tokens are trained on; models that are not whole are refused."""
+
+import json
+import shutil
+
+import pytest
+
+import fledge
+
+
+def test_a_preset_a_model_and_a_corpus(base, command):
+    assert fledge.show("gpt2").facts["parameters"] == 124_439_808
+    model = command("show", base, "--verify", "--json")
+    assert model.json["kind"] == "model"
+    assert model.json["parameters"] == fledge.show(str(base)).facts["parameters"]
+    assert "the weights are those that were saved" in command("show", base, "--verify").out
+    corpus = command("show", base / "run" / "corpus", "--json")
+    assert corpus.json["documents"] == 1
+
+
+def test_the_loss_lens_marks_the_answers(assistant, questions, command):
+    said = command("show", questions, "--from", assistant, "--rows", 1)
+    assert said.code == 0
+    assert "⟦0!<|im_end|>⟧" in said.out
+    assert said.out.count("⟦") == 2  # one in the legend
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_model_with_a_part_missing_names_it(base, tmp_path, command, part):
+    shutil.copytree(base, tmp_path / "m", ignore=shutil.ignore_patterns("run"))
+    (tmp_path / "m" / part).unlink()
+    said = command("generate", tmp_path / "m", "hello")
+    assert said.code == 2
+    assert part in said.err
+
+
+def test_parts_that_do_not_belong_together_and_changed_weights(base, classifier, tmp_path, command):
+    shutil.copytree(base, tmp_path / "m", ignore=shutil.ignore_patterns("run"))
+    settings = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**settings, "hidden_size": 64}))
+    said = command("generate", tmp_path / "m", "hello")
+    assert said.code == 2
+    assert "Traceback" not in said.err
+    shutil.copy(base / "config.json", tmp_path / "m")
+    weights = bytearray((tmp_path / "m" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "m" / "model.safetensors").write_bytes(weights)
+    changed = command("show", tmp_path / "m", "--verify")
+    assert changed.code == 2
+
+
+@pytest.mark.parametrize(("name", "words"), [("gpt2-meduim", "gpt2-medium"), ("fledge-1", "fledge-1m")])
+def test_an_unknown_name_gets_the_nearest(command, name, words):
+    said = command("show", name)
+    assert said.code == 2
+    assert f"did you mean {words}" in said.err
+
+
+def test_a_file_needs_a_model(questions, command):
+    said = command("show", questions)
+    assert said.code == 2
+    assert "--from MODEL" in said.err

@@ -1,0 +1,123 @@
+"""`finetune classify` and `finetune instruct` on a person's own rows."""
+
+import json
+
+import pytest
+import torch
+
+import fledge
+
+
+def trunk(folder) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in fledge.load(folder).network.state_dict().items() if not name.startswith("head")}
+
+
+def test_the_classifier_is_a_folder_with_its_scores(classifier, messages):
+    facts = json.loads((classifier / "fledge.json").read_text())
+    assert set(facts["scores"]) == {"validation", "test", "verdict"}
+    assert fledge.load(classifier).predict("4 free prize")["label"] == "spam"
+    assert (classifier / "run" / "report.html").is_file()
+    assert facts["data"]["label_column"] == "label"
+
+
+@pytest.mark.parametrize(("train", "moved"), [("head", 0), ("last-block", 1)])
+def test_only_the_chosen_part_learns(base, messages, tmp_path, train, moved):
+    fledge.finetune.classify(str(messages), out=tmp_path / "c", from_=str(base), train=train, balance="rows", epochs=1)
+    before, after = trunk(base), trunk(tmp_path / "c")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert bool(changed) == bool(moved)
+    assert not any("embedding" in name for name in changed)
+
+
+def test_classify_says_what_it_found_ends_in_json_and_goes_on(base, messages, tmp_path, command):
+    words = ["finetune", "classify", messages, "--out", tmp_path / "c", "--from", base, "--epochs", 1, "--set", "optimizer.rate=1e-2"]
+    said = command(*words, "--json")
+    assert said.code == 0
+    assert "'text'" in said.err
+    assert "'label'" in said.err
+    assert [method["name"] for method in said.json["methods"]] == ["majority vote", "TF-IDF + logistic regression", "this model"]
+    again = command(*words, "--threads", 2)
+    assert again.code == 0
+    assert "This run is finished" in again.err
+    other = command(*words, "--balance", "rows")
+    assert other.code == 2
+    assert 'balance: "labels" -> "rows"' in other.err
+
+
+def test_random_weights_need_a_preset(messages, tmp_path, command):
+    words = ["finetune", "classify", messages, "--out", tmp_path / "c"]
+    nothing = command(*words)
+    assert nothing.code == 2
+    assert "--from MODEL" in nothing.err
+    random = command(*words, "--arch", "fledge-1m", "--set", "arch.width=32", "--set", "arch.depth=1", "--epochs", 1)
+    assert random.code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "words"),
+    [
+        ("text,label\na,x\nb,x\nc,x\n", [], "one label only"),
+        ("text,label\na,x\nb,x\nc,y\n", [], "line 4"),
+        ("text,label\na,x\nb,y\n", ["--label-column", "lable"], "did you mean label"),
+        ("text\na\nb\n", [], "label"),
+        ("text,label\n", [], "no rows"),
+        (None, [], "does not exist"),
+        ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--train", "tail"], "--train"),
+        ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--from", "/nowhere"], "/nowhere"),
+        ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--time", "abc"], "90s, 30m"),
+    ],
+)
+def test_bad_rows_are_one_sentence(base, tmp_path, command, content, flags, words):
+    path = tmp_path / "rows.csv"
+    if content is not None:
+        path.write_text(content)
+    said = command("finetune", "classify", path, "--out", tmp_path / "c", *([] if "--from" in flags else ["--from", base]), *flags)
+    assert said.code == 2
+    assert words in said.err
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_assistant_answers_and_knows_its_format(assistant):
+    facts = json.loads((assistant / "fledge.json").read_text())
+    scores = facts["scores"]["perplexity of held-out answers"]
+    assert scores["after"] < scores["before"]
+    assert facts["chat"] == "chatml"
+    model = fledge.load(assistant)
+    assert model.chat([{"role": "user", "content": "Repeat 3."}], max_tokens=5, seed=0) == model.chat(
+        [{"role": "user", "content": "Repeat 3."}], max_tokens=5, seed=0
+    )
+
+
+def test_alpaca_rows_in_the_alpaca_format(base, tmp_path, command):
+    rows = [{"instruction": f"Add {i}.", "input": "" if i % 2 else str(i), "output": str(i + i)} for i in range(20)]
+    (tmp_path / "rows.json").write_text(json.dumps([*rows, rows[0], {"instruction": "Nothing?", "input": "", "output": ""}]))
+    words = ["finetune", "instruct", tmp_path / "rows.json", "--out", tmp_path / "a", "--from", base, "--epochs", 1, "--json"]
+    said = command(*words, "--format", "alpaca", "--validation", 0.2)
+    assert said.code == 0
+    assert "equal to an earlier one" in said.err or "left out" in said.err
+    assert said.json["conversations"] + 4 <= 22
+    assert fledge.load(tmp_path / "a").facts["chat"] == "alpaca"
+    assert command("finetune", "instruct", tmp_path / "rows.json", "--out", tmp_path / "b", "--from", base, "--format", "alpca").code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"instruction": "a", "output": "b"}\n{"instruction": oops}\n', "line 2"),
+        ('{"messages": [{"role": "userr", "content": "b"}]}\n', "userr"),
+        ('{"a": 1}\n', "instruction"),
+        ('{"instruction": "a", "output": "b"}\n', "at least two"),
+    ],
+)
+def test_bad_conversations_are_one_sentence(base, tmp_path, command, content, words):
+    (tmp_path / "rows.jsonl").write_text(content)
+    said = command("finetune", "instruct", tmp_path / "rows.jsonl", "--out", tmp_path / "a", "--from", base)
+    assert said.code == 2
+    assert words in said.err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_classifier_becomes_no_assistant(classifier, questions, tmp_path, command):
+    said = command("finetune", "instruct", questions, "--out", tmp_path / "a", "--from", classifier)
+    assert said.code == 2
+    assert "classifier" in said.err

@@ -1,0 +1,143 @@
+"""`pretrain` as a user types it: to the end, again, otherwise, stopped by a signal, and on a full disk."""
+
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fledge
+from fledge.train import checkpoint
+
+from .conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+TINY_FLAGS = ["--arch", "fledge-1m", "--tokenizer", "bytes", *(word for setting in TINY for word in ("--set", setting))]
+
+
+def weights(folder) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_the_folder_is_a_model_with_its_report(base):
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "fledge.json"} <= set(os.listdir(base))
+    assert {"run.json", "metrics.jsonl", "samples.jsonl", "report.html", "log.txt"} - set(os.listdir(base / "run")) <= {"samples.jsonl"}
+    facts = json.loads((base / "fledge.json").read_text())
+    scored = fledge.evaluate(str(base), on=str(base / "run" / "corpus")).scores[0]
+    assert scored.value == pytest.approx(facts["scores"]["validation"]["bits_per_byte"], rel=1e-5)
+
+
+def test_again_says_finished_and_other_settings_are_refused(base, text, command):
+    before = weights(base)
+    steps = ["pretrain", text, "--out", base, *TINY_FLAGS, "--prompt", "def "]
+    again = command(*steps, "--steps", 40, "--threads", 1)
+    assert again.code == 0
+    assert "This run is finished" in again.err
+    other = command(*steps, "--steps", 50, "--seed", 1)
+    assert other.code == 2
+    assert "steps: 40 -> 50" in other.err
+    assert "seed: 0 -> 1" in other.err
+    assert weights(base) == before
+
+
+def test_muon_tokens_and_a_parent(base, text, tmp_path, command):
+    settings = ["arch.width=32", "arch.heads=2", "arch.depth=1", "arch.context=64", "batch.rows=4", "optimizer.kind=Muon"]
+    flags = ["--arch", "gpt2", "--tokens", 2560, *(word for setting in settings for word in ("--set", setting))]
+    muon = command("pretrain", base / "run" / "corpus", "--out", tmp_path / "m", *flags, "--json")
+    assert muon.code == 0
+    assert (muon.json["steps"], muon.json["tokens"]) == (10, 2560)
+    assert "random weights" in muon.err
+    assert json.loads((tmp_path / "m" / "run" / "run.json").read_text())["optimizer"]["kind"] == "Muon"
+    went_on = fledge.pretrain([str(base / "run" / "corpus")], out=tmp_path / "n", from_=str(base), steps=3, set=["batch.rows=4"])
+    assert went_on.validation.bits_per_byte < muon.json["validation"]["bits_per_byte"]
+
+
+def test_signals_save_and_the_printed_command_goes_on(text, tmp_path, command):
+    words = ["pretrain", str(text), "--out", str(tmp_path / "with space"), *TINY_FLAGS, "--steps", "3000", "--set", "save.seconds=1000"]
+    metrics = tmp_path / "with space" / "run" / "metrics.jsonl"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        seen = len(metrics.read_bytes()) if metrics.exists() else 0
+        code = "import sys; from fledge.cli import main; sys.exit(main())"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        running = subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+        while running.poll() is None and not (metrics.exists() and len(metrics.read_bytes()) > seen + 1000):
+            time.sleep(0.05)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == 128 + number, said
+        assert "Stopped after step" in said
+        assert "Traceback" not in said
+        words = shlex.split(said.splitlines()[-1])[1:]
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == sorted(set(steps))
+    settings = json.loads((tmp_path / "with space" / "run" / "run.json").read_text())
+    assert settings["plan"]["steps"] == 3000
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(text, tmp_path, command, monkeypatch):
+    words = ["pretrain", text, "--out", tmp_path / "m", *TINY_FLAGS, "--steps", 20, "--set", "save.steps=5"]
+    save, before = checkpoint.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk(folder, step, *rest):
+        if step > 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        return save(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", fill_the_disk)
+    try:
+        full = command(*words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    monkeypatch.undo()
+    assert full.code == 1
+    assert "the disk is full" in full.err
+    assert checkpoint.saved_steps(tmp_path / "m" / "run")[-1] == 5
+    fledge.load(tmp_path / "m")
+    went_on = command(*words)
+    assert went_on.code == 0
+    assert "Going on from" in went_on.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps", 3, "--arch", "gpt3"], "did you mean gpt2"),
+        (["--steps", 3, "--arch", "fledge-1m", "--set", "optimizer.rte=1"], "did you mean rate"),
+        (["--steps", 3, "--arch", "fledge-1m", "--set", "arch.dpth=3"], "dpth"),
+        (["--steps", 3, "--set", "batch.rows"], "name=value"),
+        (["--steps", "many"], "--steps"),
+        (["--steps", -3], "steps"),
+        (["--steps", 3, "--time", "1m"], "give one of them"),
+        (["--time", "abc"], "90s, 30m"),
+        (["--steps", 3, "--from", "nowhere"], "nowhere"),
+        (["--steps", 3, "--dtype", "float16"], "float16"),
+        (["--steps", 3, "--device", "cuda:7"], "cuda"),
+        (["--steps", 3, "--set", "machine.device=gpu"], "auto, cpu or cuda"),
+        (["--steps", 0], "at least 1"),
+        (["--steps", 3, "--stps", 4], "--stps"),
+        (["--steps", 3, "--set", "batch.context=100000"], "context"),
+    ],
+)
+def test_wrong_use_is_one_sentence(base, tmp_path, command, flags, words):
+    said = command("pretrain", base / "run" / "corpus", "--out", tmp_path / "m", *flags)
+    assert said.code == 2
+    assert words in said.err
+    assert not said.out
+    assert not (tmp_path / "m" / "run" / "run.json").exists()
+
+
+def test_text_too_short_and_a_place_that_is_taken(tmp_path, command, base, messages):
+    (tmp_path / "short.txt").write_text("Too little to learn from.\n" * 3)
+    short = command("pretrain", tmp_path / "short.txt", "--out", tmp_path / "m", "--tokenizer", "bytes", "--steps", 3)
+    assert short.code == 2
+    assert "give more text" in short.err
+    taken = command("pretrain", tmp_path / "short.txt", "--out", messages.parent, "--steps", 3)
+    assert taken.code == 2
+    assert "choose another --out" in taken.err

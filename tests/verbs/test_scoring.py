@@ -1,0 +1,45 @@
+"""`evaluate`: language models on a corpus, a file or their own text, classifiers on rows."""
+
+import shutil
+
+import fledge
+
+
+def test_one_model_on_its_own_corpus_wherever_it_lies(base, tmp_path):
+    shutil.copytree(base, tmp_path / "moved")
+    here = fledge.evaluate(str(base))
+    there = fledge.evaluate(str(tmp_path / "moved"))
+    assert [score.value for score in here.scores] == [score.value for score in there.scores]
+    assert [score.measure for score in here.scores] == ["bits per byte", "perplexity per token"]
+
+
+def test_several_models_on_one_file(base, assistant, tmp_path, command):
+    (tmp_path / "a.txt").write_text("def parse(arguments):\n    return arguments\n" * 20)
+    said = command("evaluate", base, assistant, "--on", tmp_path / "a.txt", "--json")
+    assert said.code == 0
+    assert {score["model"] for score in said.json["scores"]} == {str(base), str(assistant)}
+    for score in said.json["scores"]:
+        low, high = score["interval"]
+        assert low <= score["value"] <= high
+
+
+def test_a_classifier_on_rows(classifier, messages, command):
+    said = command("evaluate", classifier, "--on", messages)
+    assert said.code == 0
+    assert "macro-F1" in said.out
+    nothing = command("evaluate", classifier)
+    assert nothing.code == 2
+    assert "--on FILE" in nothing.err
+
+
+def test_what_does_not_fit(base, classifier, messages, tmp_path, command):
+    mixed = command("evaluate", base, classifier, "--on", messages)
+    assert mixed.code == 2
+    assert "evaluate them apart" in mixed.err
+    (tmp_path / "rows.csv").write_text("text,label\na,ham\nb,ham\nc,eggs\nd,eggs\n")
+    stranger = command("evaluate", classifier, "--on", tmp_path / "rows.csv")
+    assert stranger.code == 2
+    assert "eggs" in stranger.err
+    missing = command("evaluate", base, "--on", tmp_path / "nothing.txt")
+    assert missing.code == 2
+    assert "nothing.txt does not exist" in missing.err

@@ -1,0 +1,123 @@
+"""`generate` and `chat`, with pipes for a terminal."""
+
+import io
+import json
+import sys
+
+import pytest
+
+import fledge
+from fledge.verbs import writing
+
+
+def test_a_seed_gives_the_same_text_in_every_way(base, command):
+    written = [command("generate", base, "def ", "--seed", 3, "--max-tokens", 12).out for _ in range(2)]
+    assert written[0] == written[1] == fledge.generate(base, "def ", seed=3, max_tokens=12) + "\n"
+    said = command("generate", base, "def ", "--seed", 3, "--max-tokens", 12, "--json")
+    assert said.json == {"text": written[0][:-1]}
+    assert "".join(fledge.load(base).stream("def ", seed=3, max_tokens=12)) + "\n" == written[0]
+
+
+def test_several_prompts_are_those_alone(base):
+    model = fledge.load(base)
+    prompts = ["d", "def main", "class Argument"]
+    assert model.generate(prompts, temperature=0, max_tokens=8) == [model.generate(p, temperature=0, max_tokens=8) for p in prompts]
+    assert fledge.generate(str(base), prompts, temperature=0, max_tokens=8) == model.generate(prompts, temperature=0, max_tokens=8)
+
+
+def test_settings_of_sampling_and_stop_strings(base, command):
+    whole = command("generate", base, "def ", "--temperature", 0, "--max-tokens", 20).out
+    stop = whole[5:7]
+    cut = command("generate", base, "def ", "--temperature", 0, "--max-tokens", 20, "--stop", stop).out
+    assert cut == whole[: whole.index(stop)] + "\n"
+    flags = ["--top-k", 5, "--top-p", 0.9, "--min-p", 0.1, "--repetition-penalty", 1.2, "--seed", 1]
+    assert command("generate", base, "def ", *flags, "--max-tokens", 5).code == 0
+
+
+def test_shots_come_before_the_prompt_and_end_the_answer_with_its_line(base, tmp_path, command):
+    (tmp_path / "shots.jsonl").write_text('{"input": "abc", "output": "cba"}\n{"input": "xy", "output": "yx"}\n')
+    assert writing.few_shot(tmp_path / "shots.jsonl", "hello") == "abc -> cba\nxy -> yx\nhello ->"
+    said = command("generate", base, "hello", "--shots", tmp_path / "shots.jsonl", "--seed", 1, "--max-tokens", 30)
+    assert said.code == 0
+    assert said.out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--temperature", -1], "temperature"),
+        (["--top-p", 3], "top_p"),
+        (["--max-tokens", 0], "max_tokens"),
+        (["--dtype", "float16"], "float16"),
+        (["--device", "cuda:9"], "cuda"),
+        (["--device", "gpu"], "auto, cpu or cuda"),
+        (["--shots", "nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(base, command, flags, words):
+    said = command("generate", base, "def ", *flags)
+    assert said.code == 2
+    assert words in said.err
+    assert not said.out
+
+
+def test_what_cannot_write_says_so(classifier, tmp_path, command):
+    classified = command("generate", classifier, "hello")
+    assert classified.code == 2
+    assert "fledge predict" in classified.err
+    missing = command("generate", tmp_path / "nowhere", "hello")
+    assert missing.code == 2
+    assert "nowhere" in missing.err
+    assert command("generate", tmp_path, "hello").code == 2
+
+
+def test_a_prompt_longer_than_the_context(base, command):
+    said = command("generate", base, "x" * 5000)
+    assert said.code == 2
+    assert "room for" in said.err
+
+
+def talk(monkeypatch, command, model, typed: str, *flags):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    return command("chat", model, "--seed", 0, "--max-tokens", 6, *flags)
+
+
+def test_a_conversation_over_pipes(assistant, monkeypatch, command):
+    said = talk(monkeypatch, command, assistant, 'Repeat 3.\n/reset\n"""\nRepeat\n4.\n"""\n', "--system", "Be short.", "--json")
+    assert said.code == 0
+    roles = [message["role"] for message in said.json["messages"]]
+    assert roles[0] == "system"
+    assert said.json["messages"][1]["content"] == "Repeat\n4."
+    plain = talk(monkeypatch, command, assistant, "Repeat 3.\n")
+    assert "An empty line or Ctrl-D ends" in plain.err
+    assert json.dumps(plain.out)
+
+
+def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(assistant, monkeypatch, command):
+    asked = []
+
+    def stream(self, messages, **settings):
+        asked.append(list(messages))
+        yield "begun"
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        yield " ended"
+
+    monkeypatch.setattr(fledge.Model, "chat_stream", stream)
+    said = talk(monkeypatch, command, assistant, "one\ntwo\n")
+    assert said.code == 0
+    assert said.out == "begun\nbegun ended\n"
+    assert [message["content"] for message in asked[1]] == ["one", "begun", "two"]
+
+
+def test_a_question_that_is_too_long_is_left_out(assistant, monkeypatch, command):
+    said = talk(monkeypatch, command, assistant, f"{'long ' * 2000}\nRepeat 1.\n", "--json")
+    assert said.code == 0
+    assert "/reset starts anew" in said.err
+    assert not [message for message in said.json["messages"] if message["content"].startswith("long")]
+
+
+def test_a_model_without_lessons_does_not_chat(base, command):
+    said = command("chat", base)
+    assert said.code == 2
+    assert "fledge finetune instruct" in said.err
