@@ -35,9 +35,23 @@ def main() -> None:
             done = fledge.pretrain([str(corpus.folder)], out=out, arch="gpt2", steps=options.steps, set=SETTINGS, seed=seed)
             model = fledge.load(out)
             found = document_score(model.network, [np.array(held_out)], [len(held_out)], corpus.tokenizer.end_of_text, stride=64)
-            runs.append({"seed": seed, "nats_per_character": round(found.nats_per_token.value, 4), "characters": found.tokens, "seconds": round(done.seconds, 1)})
+            runs.append(
+                {
+                    "seed": seed,
+                    "nats_per_character": round(found.nats_per_token.value, 4),
+                    "characters": found.tokens,
+                    "seconds": round(done.seconds, 1),
+                }
+            )
     mean = float(np.mean([run["nats_per_character"] for run in runs]))
-    write("tinyshakespeare", f"mean of {options.seeds} seeds at most {LIMIT} nats per character", runs, mean <= LIMIT, mean=round(mean, 4), settings=SETTINGS)
+    write(
+        "tinyshakespeare",
+        f"mean of {options.seeds} seeds at most {LIMIT} nats per character",
+        runs,
+        mean <= LIMIT,
+        mean=round(mean, 4),
+        settings=SETTINGS,
+    )
 
 
 if __name__ == "__main__":

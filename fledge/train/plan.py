@@ -224,7 +224,7 @@ def optimizer_for(arch: Arch) -> Muon:
 
 
 def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
-    """Two thirds of the rates that a model of ours was pretrained with; for one from elsewhere 5e-5 (Devlin et al., 2019, arXiv:1810.04805)."""
+    """Two thirds of the rates that a model of ours was pretrained with; else 5e-5 (Devlin et al., 2019, arXiv:1810.04805)."""
     match pretrained:
         case Muon(rate=rate, adamw_rate=other):
             return Muon(rate=rate / 1.5, adamw_rate=other / 1.5, weight_decay=0.0)

@@ -26,6 +26,7 @@ from fledge.verbs.session import (
     begun_run,
     open_parent,
     open_writer,
+    preset_of,
     seconds_of,
     settings_of,
 )
@@ -432,7 +433,8 @@ class InstructJob:
         rows = max(1, 2048 // context)
         per_epoch = max(1, round(sum(min(len(turn.tokens), context) for turn in turns) / (rows * context)))
         run = Run(
-            arch, Data((), fingerprint([c.prompt for c in self.training]), "instruct"), Batch(rows, 1, context), finetuning_optimizer(self.parent.optimizer),
+            arch, Data((), fingerprint([c.prompt for c in self.training]), "instruct"), Batch(rows, 1, context),
+            finetuning_optimizer(self.parent.optimizer),
             Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(patience=3), machine,
         )  # fmt: skip
         return applied(run, settings)
@@ -487,7 +489,7 @@ def fresh_parent(arch: str, settings: dict[str, str], seed: int) -> Parent:
     from fledge.text import Tokenizer
 
     tokenizer = Tokenizer.bytes()
-    made = arch_of(arch, settings, tokenizer.size)
+    made = arch_of(preset_of(arch), settings, tokenizer.size)
     return Parent(arch, initialise(Transformer(made), seed), tokenizer, {})
 
 

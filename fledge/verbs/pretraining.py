@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time as clock
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fledge.arch import Arch, parameter_count
 from fledge.arch.record import to_json
@@ -16,15 +17,19 @@ from fledge.verbs.preparation import corpus_from
 from fledge.verbs.session import (
     Every,
     ModelWriter,
+    Name,
+    Place,
     Samples,
     applied,
     arch_of,
     asked_of,
     bar_hook,
     begun_run,
-    open_parent,
+    open_writer,
+    preset_of,
     seconds_of,
     settings_of,
+    texts_of,
 )
 
 if TYPE_CHECKING:
@@ -66,31 +71,33 @@ class Pretrained:
 
     def __str__(self) -> str:
         low, high = self.validation.interval
+        sure = f" (95 % interval {low:.3f} to {high:.3f})" if low < high else ""  # one document has no interval
         return (
             f"{self.out}: {terminal.size(self.parameters)} parameters, {self.steps:,} steps, {terminal.size(self.tokens)} tokens, "
             f"{terminal.duration(self.seconds)}; "
-            f"{self.validation.bits_per_byte:.3f} bits per byte on held-out text (95 % interval {low:.3f} to {high:.3f})"
+            f"{self.validation.bits_per_byte:.3f} bits per byte on held-out text{sure}"
         )
 
 
 def pretrain(
-    text: list[str],
+    text: Sequence[str],
+    /,
     *,
-    out: Path,
+    out: Place,
     time: str | None = None,
     steps: int | None = None,
     tokens: int | None = None,
     arch: str | None = None,
-    from_: str | None = None,
+    from_: Name | None = None,
     tokenizer: str | None = None,
     vocab: int | None = None,
     text_column: str | None = None,
     validation: float = 0.1,
     prompt: str | None = None,
-    set: list[str] | None = None,
+    set: Sequence[str] | None = None,
     seed: int = 0,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     threads: int = 0,
     deterministic: bool = False,
 ) -> Pretrained:
@@ -130,19 +137,22 @@ def pretrain(
         raise ValueError("--arch starts from random weights and --from continues a model: give one of them")
     if from_ is not None and (tokenizer is not None or vocab is not None):
         raise ValueError("--from continues a model with its own tokenizer: leave out --tokenizer and --vocab")
+    settings = settings_of(set)
+    budget = Budget(seconds_of(time or DEFAULT_TIME) if steps is None and tokens is None else None, steps, tokens)
+    begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
+    parent = open_writer(from_) if from_ is not None else None
     from fledge.train.plan import this_machine
 
-    begun = begun_run(out, asked)
-    corpus = corpus_from(text, out / "run" / "corpus", vocab, from_ or tokenizer, text_column, validation, seed)
-    parent = open_parent(from_) if from_ is not None else None
-    if begun is not None:
-        run = begun
-    else:
-        machine = this_machine(device, dtype, threads, deterministic, seed)
-        budget = Budget(seconds_of(time or DEFAULT_TIME) if steps is None and tokens is None else None, steps, tokens)
-        settings = settings_of(set)
-        given = parent.arch if parent is not None else arch_of(arch, settings, corpus.tokenizer.size) if arch is not None else None
+    preset = preset_of(arch) if arch is not None else None
+    machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
+    named = str(from_) if from_ is not None else tokenizer
+    corpus = corpus_from(texts_of(text), out / "run" / "corpus", vocab, named, text_column, validation, seed)
+    run = begun
+    if run is None:
+        given = parent.arch if parent is not None else None
+        if preset is not None:
+            given = arch_of(preset, settings, corpus.tokenizer.size)
         run = planned(corpus, budget, given, settings, machine, started)
     return raise_model(run, corpus, out, parent, asked, started, prompt)
 
@@ -171,10 +181,14 @@ def planned(corpus: Corpus, budget: Budget, arch: Arch | None, settings: dict[st
     else:
         terminal.say("Planning: trying a few sizes on this machine.")
         speed = probe(machine, corpus.tokenizer.size, batch, seconds=max(2.0, PROBE_SHARE * budget.seconds))
-        left = budget.seconds - (clock.monotonic() - started)
+        spent = clock.monotonic() - started
         reserve = RESERVE * budget.seconds
+        left = budget.seconds - reserve - spent
+        if left <= 0:
+            wanted = terminal.duration(spent + 60)
+            raise ValueError(f"{terminal.duration(budget.seconds)} are over before the first step: give at least --time of {wanted}")
         chosen = batch if any(name.startswith("batch.") for name in settings) else None
-        proposal = propose(left - reserve, corpus.train.tokens, corpus.summary.bytes_per_token, corpus.tokenizer.size, speed, arch, chosen)
+        proposal = propose(left, corpus.train.tokens, corpus.summary.bytes_per_token, corpus.tokenizer.size, speed, arch, chosen)
         terminal.say(f"  {proposal.sentence()}")
         plan = replace(proposal.plan, seconds=budget.seconds, reserve=reserve)
         run = Run(proposal.arch, described, proposal.batch, proposal.optimizer, proposal.schedule, plan, Save(), machine)
@@ -249,7 +263,7 @@ def raise_model(
     best = writer.best()
     validation = score(best, corpus)
     writer.save(best, {"validation": to_json(validation)})
-    done = Pretrained(str(out), result.steps, result.tokens, clock.monotonic() - started, parameter_count(run.arch), validation)
+    done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation)
     pretrained_page(done, out).write(out / "run" / "report.html")
     return done
 

@@ -20,6 +20,7 @@ from fledge.verbs import terminal
 if TYPE_CHECKING:
     from fledge.arch import Arch
     from fledge.model import Transformer
+    from fledge.presets import Preset
     from fledge.text import Tokenizer
     from fledge.train.loop import State
     from fledge.train.run import AdamW, Muon, Run
@@ -65,21 +66,22 @@ def applied(run: Run, settings: Mapping[str, str]) -> Run:
     return run
 
 
-def arch_of(name: str, settings: dict[str, str], vocabulary: int) -> Arch:
-    """The preset `name` for a vocabulary; takes the dials it knows (`arch.depth=4`) out of `settings`.
-
-    Raises `ValueError` for an unknown preset, naming the nearest one.
-    """
+def preset_of(name: str) -> Preset:
+    """The preset `name`, said to start from random weights where trained ones can be had; `ValueError` with the nearest for another."""
     from fledge.arch.record import did_you_mean
     from fledge.presets import PRESETS
 
     if name not in PRESETS:
         raise ValueError(f"--arch {name!r} is no preset{did_you_mean(name, PRESETS)}")
-    preset = PRESETS[name]
-    dials = {key: parse(settings.pop(key)) for key in list(settings) if key.startswith("arch.") and key[5:] in preset.dial_names}
-    if preset.hub is not None:
-        terminal.say(f"  {name} is a preset: random weights; for trained ones: --from {preset.hub}")
-    return preset.arch(**{"vocabulary": vocabulary, **{key[5:]: value for key, value in dials.items()}})
+    if PRESETS[name].hub is not None:
+        terminal.say(f"  {name} is a preset: random weights; for trained ones: --from {PRESETS[name].hub}")
+    return PRESETS[name]
+
+
+def arch_of(preset: Preset, settings: dict[str, str], vocabulary: int) -> Arch:
+    """The preset for a vocabulary; takes the dials it knows (`arch.depth=4`) out of `settings`."""
+    dials = {key[5:]: parse(settings.pop(key)) for key in list(settings) if key.startswith("arch.") and key[5:] in preset.dial_names}
+    return preset.arch(**{"vocabulary": vocabulary, **dials})
 
 
 def texts_of(given: str | Path | Sequence[str | Path]) -> list[str]:
@@ -126,10 +128,10 @@ class Parent:
     @property
     def optimizer(self) -> AdamW | Muon | None:
         """What it was pretrained with, if that is known."""
-        from fledge.train.run import Run
+        from fledge.train.run import AdamW, Muon
 
         told = self.facts.get("run", {}).get("optimizer")
-        return None if told is None else from_json(get_type_hints(Run)["optimizer"], told, "optimizer")
+        return None if told is None else from_json(AdamW | Muon, told, "optimizer")
 
 
 def open_parent(name: str | Path) -> Parent:

@@ -66,12 +66,17 @@ def few_shot(shots: str | Path, prompt: str) -> str:
     """A prompt that shows worked examples first: `input -> output` lines, then the prompt's own line, left open."""
     from fledge.data.tables import table
 
+    if not Path(shots).is_file():
+        raise ValueError(f"--shots {shots} is no file: give a table of examples with an input and an output each")
     lines = []
-    for row in table(str(shots)).rows:
-        values = [str(value) for value in row.values.values()]
-        if len(values) < 2:
-            raise ValueError(f"{shots}, line {row.line}: an example needs an input and an output, but this row has {values}")
-        lines.append(f"{values[0]} -> {values[-1]}")
+    for row in table(str(shots), ("input", "output")).rows:
+        values = (
+            row.values if {"input", "output"} <= row.values.keys() else dict(zip(("input", "output"), row.values.values(), strict=False))
+        )
+        pair = [str(values.get(name, "")).strip() for name in ("input", "output")]
+        if not all(pair) or any("\n" in text for text in pair):
+            raise ValueError(f"{shots}, line {row.line}: an example needs an input and an output of one line each, but this row has {pair}")
+        lines.append(" -> ".join(pair))
     return "\n".join([*lines, f"{prompt} ->"])
 
 
