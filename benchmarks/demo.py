@@ -36,7 +36,8 @@ def main() -> None:
     }
     run = {
         "seconds": round(seconds, 1), "parameters": found["base"]["parameters"], "tokens": found["base"]["tokens"],
-        "bits_per_byte": {"this model": model, **rivals}, "macro_f1": methods, "perplexity": {"before": before, "after": after}, "reached": reached,
+        "bits_per_byte": {"this model": model, **rivals}, "macro_f1": methods, "perplexity": {"before": before, "after": after},
+        "reached": reached,
     }  # fmt: skip
     write("demo", f"fledge demo in {options.time}: " + "; ".join(reached), [run], all(reached.values()))
 

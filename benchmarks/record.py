@@ -26,7 +26,10 @@ def write(name: str, claim: str, runs: list[dict[str, Any]], reached: bool, **mo
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
-        "machine": {"processor": found.processor, "cores": found.cores, "memory": found.memory, "bf16": found.bf16, "amx": found.amx, "gpus": list(found.gpus)},
+        "machine": {
+            "processor": found.processor, "cores": found.cores, "memory": found.memory,
+            "bf16": found.bf16, "amx": found.amx, "gpus": list(found.gpus),
+        },
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "peers": {},
         "runs": runs,

@@ -1,4 +1,4 @@
-"""How soon the command answers: `fledge --help` under 0.4 s, `import fledge` under 0.3 s (medians of 15, interleaved with an empty Python)."""
+"""How soon the command answers: medians of 15 runs, interleaved with an empty Python."""
 
 import statistics
 import subprocess

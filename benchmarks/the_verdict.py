@@ -20,7 +20,8 @@ from fledge.text import Tokenizer
 
 SETTINGS = [
     "arch.context=256", "arch.tied=false", "arch.dropout=0.1", "batch.rows=2", "batch.context=256", "optimizer.kind=AdamW",
-    "optimizer.rate=4e-4", "optimizer.weight_decay=0.1", "schedule.kind=Constant", "save.evaluate=1000000",  # only at the end: the last weights are wanted, not the best
+    "optimizer.rate=4e-4", "optimizer.weight_decay=0.1", "schedule.kind=Constant",
+    "save.evaluate=1000000",  # only at the end: the last weights are wanted, not the best
 ]  # fmt: skip
 
 

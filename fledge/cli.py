@@ -82,8 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 0 done, 1 failed, 2 wrong use or bad input, 130 or 143 stopped by a signal after saving."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     again = f"\n  {shlex.join([command(), *words])}"
-    # Threads that wait asleep: spinning ones stand still as soon as somebody else works on the machine (docs/decisions/waiting-threads.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads on their own cores that soon wait asleep: spinning ones stand still once others work here, see docs/decisions/0008.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("OMP_PROC_BIND", "true")
     try:
         app.meta(words, exit_on_error=False, print_error=False)
     except CycloptsError as wrong:

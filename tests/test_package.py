@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Set
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def modules_of(*rooms: str) -> list[str]:
     return [name for name in MODULES if any(f"{name}.".startswith(f"fledge.{room}.") for room in rooms)]
 
 
-def run(code: str, absent: set[str] = frozenset()) -> set[str]:
+def run(code: str, absent: Set[str] = frozenset()) -> set[str]:
     """Run `code` in a new interpreter in which the packages of `absent` are not installed; the modules that are then loaded."""
     hide = f"import sys; sys.modules.update(dict.fromkeys({sorted(absent)!r}))\n"
     tell = "\nimport json; print(json.dumps([name for name, module in sys.modules.items() if module]))"
@@ -87,9 +88,11 @@ def imported() -> dict[str, set[str]]:
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "extra":  # imported when it is needed
+                names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
             else:
                 continue
-            for name in names:
+            for name in map(str, names):
                 found.setdefault(name.split(".")[0], set()).add(path.relative_to(ROOT).as_posix())
     return found
 

@@ -228,7 +228,7 @@ class Keeper:
         left *= 1 - min(0.2, self.aside / (time.monotonic() - self.began))
         total = revised_total(plan, state.step, left, (now - since) / (state.step - step))
         if total is not None:
-            self.diary.tell(f"Planned again at step {state.step:,}: {total:,} steps instead of {state.total:,}.")
+            self.diary.log(f"Planned again at step {state.step:,}: {total:,} steps instead of {state.total:,}.")
             plan = plan.revised(state.step, total)
             self.run = replace(self.run, plan=plan)
             write_run(self.diary.place, self.run)
