@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fledge import arch
+from fledge.model import kernels
 from fledge.model.cache import LayerCache
 from fledge.model.norm import norm
 from fledge.model.view import View
@@ -26,7 +27,9 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float =
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0) -> Tensor:
-    """The same by PyTorch's fused kernel: q (batch, heads, query, size), k and v (batch, kv_heads, key, size)."""
+    """The same by a fused kernel, ours or PyTorch's: q (batch, heads, query, size), k and v (batch, kv_heads, key, size)."""
+    if dropout == 0.0 and (gathered := kernels.attend(q, k, v, view.ranges)) is not None:
+        return gathered
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, view.mask, dropout, is_causal=view.causal, enable_gqa=grouped)
 
@@ -46,8 +49,9 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (batch, query, width), each (batch, heads or kv_heads, query, head_size), turned by position."""
-        q, k, v = (part(x).unflatten(-1, (-1, self.spec.head_size)).transpose(1, 2) for part in (self.q, self.k, self.v))
-        return view.rotate(self.q_norm(q)), view.rotate(self.k_norm(k)), v
+        x = x.to(kernels.working(x))
+        q, k, v = (part(x).unflatten(-1, (-1, self.spec.head_size)) for part in (self.q, self.k, self.v))
+        return view.rotate(q, self.q_norm), view.rotate(k, self.k_norm), v.transpose(1, 2)
 
     def forward(self, x: Tensor, view: View, cache: LayerCache | None = None) -> Tensor:
         q, k, v = self.project(x, view)

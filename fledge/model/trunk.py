@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fledge import arch
+from fledge.model import kernels
 from fledge.model.attention import Attention
 from fledge.model.cache import Reading
 from fledge.model.norm import norm
@@ -23,8 +24,12 @@ class Mlp(nn.Module):
         self.down = nn.Linear(spec.width, width, spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
-        return self.down(inner)
+        x = x.to(kernels.working(x))
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        if self.activation is F.silu:
+            return self.down(kernels.gated_silu(self.gate(x), self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 class Residual(nn.Module):

@@ -103,7 +103,7 @@ def test_rotation_depends_on_distance_alone():
     spec = arch.Attention(1, 1, 8, positions=arch.Rope(100.0))
     view = View(Layout(places, None, places, None), spec)
     q, k = torch.randn(2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    turned_q, turned_k = (view.rotate(x.expand(1, 1, 20, 8))[0, 0] for x in (q, k))
+    turned_q, turned_k = (view.rotate(x.expand(1, 20, 1, 8), torch.nn.Identity())[0, 0] for x in (q, k))
     products = turned_q @ turned_k.T
     for distance in range(-19, 20):
         along = products.diagonal(distance)
