@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 Trained = Literal["all", "last-block", "head"]
 Balance = Literal["labels", "rows"]
 Format = Literal["chatml", "llama3", "alpaca", "plain"]
-ANSWERING = {"do_sample": True, "temperature": 0.3, "top_p": 0.9}
+ANSWERING = {"do_sample": True, "temperature": 0.3, "top_p": 0.9, "repetition_penalty": 1.15}
 EXAMPLES = 5
 AFTER = 0.1  # of the time, for what comes after the last step
 
@@ -162,6 +162,7 @@ class ClassifierJob:
         from fledge.data.batches import LabelledTexts, class_weights
         from fledge.evaluation.metrics import accuracy, confusion, macro_f1
         from fledge.model import with_new_head
+        from fledge.train.loop import on_machine
         from fledge.train.objective import Classify
         from fledge.train.training import train, validate
 
@@ -205,7 +206,8 @@ class ClassifierJob:
                 after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
         best = writer.best()
-        methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
+        with on_machine(machine):
+            methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
         score = methods[-1].score
         writer.save(
             best,
@@ -387,6 +389,7 @@ class InstructJob:
         from fledge.data.instructions import lint, tokenized
         from fledge.evaluation.language import answer_score
         from fledge.text import FORMATS
+        from fledge.train.loop import on_machine
         from fledge.train.objective import NextWord
         from fledge.train.training import train, validate
 
@@ -399,7 +402,8 @@ class InstructJob:
         batches = Conversations(turns, run.batch.context, run.batch.rows, machine.seed, run.batch.accumulate)
         checked = self.answers(form, run)
         measuring = clock.monotonic()
-        before = min(answer_score(model, part).perplexity.value for part in (checked, self.answers(FORMATS["plain"], run)))
+        with on_machine(machine):
+            before = min(answer_score(model, part).perplexity.value for part in (checked, self.answers(FORMATS["plain"], run)))
         said_before = self.examples(model, None)
         objective = NextWord()
         if begun is None and self.seconds is not None:
@@ -413,7 +417,8 @@ class InstructJob:
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
         best = writer.best()
-        after = answer_score(best, checked).perplexity.value
+        with on_machine(machine):
+            after = answer_score(best, checked).perplexity.value
         examples = tuple(
             Example(c.prompt, c.messages[-1].content, was, now)
             for c, was, now in zip(self.held_out, said_before, self.examples(best, self.format), strict=False)
@@ -447,15 +452,15 @@ class InstructJob:
         return list(Conversations(tokenized(self.held_out, form, self.parent.tokenizer), run.batch.context, run.batch.rows).in_order())
 
     def examples(self, model: Transformer, chat: str | None) -> list[str]:
-        """What the model says to the first held-out questions: in the chat format, or after the bare question."""
+        """What the model says to the first held-out questions as `chat` would: in the chat format, or after the bare question."""
         from fledge.verbs.model import Model
 
-        speaker = Model(model, self.parent.tokenizer, {"chat": chat})
+        speaker = Model(model, self.parent.tokenizer, {"chat": chat, "generation": ANSWERING})
         questions = [conversation.prompt for conversation in self.held_out[:EXAMPLES]]
         ask: Callable[[str], str] = (
-            (lambda q: speaker.chat([{"role": "user", "content": q}], max_tokens=60, temperature=0.0))
+            (lambda q: speaker.chat([{"role": "user", "content": q}], max_tokens=60, seed=0))
             if chat is not None
-            else (lambda q: speaker.generate(f"{q}\n\n", max_tokens=60, temperature=0.0))
+            else (lambda q: speaker.generate(f"{q}\n\n", max_tokens=60, seed=0))
         )
         return [ask(question) for question in questions]
 

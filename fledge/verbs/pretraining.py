@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 DEFAULT_TIME = "10m"
 SAMPLE_EVERY = 20.0  # seconds
 VALIDATION_TOKENS = 65_536  # scored while training goes on; the end scores everything
-PROBE_SHARE = 0.04  # of the time
+PROBE_SHARE = 0.02  # of the time
 RESERVE = 0.05  # of the time, for what comes after the last step
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
@@ -235,6 +235,7 @@ def raise_model(
     """Train as `run` says, showing what the model writes as it learns; the folder `out` is the model from the first save on."""
     from fledge.data.batches import Windows
     from fledge.model import Transformer, initialise
+    from fledge.train.loop import on_machine
     from fledge.train.objective import NextWord
     from fledge.train.training import train, validate
 
@@ -261,7 +262,8 @@ def raise_model(
             asked=asked, started=started, say=bar.say,
         )  # fmt: skip
     best = writer.best()
-    validation = score(best, corpus)
+    with on_machine(run.machine):
+        validation = score(best, corpus)
     writer.save(best, {"validation": to_json(validation)})
     done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation)
     pretrained_page(done, out).write(out / "run" / "report.html")
