@@ -56,6 +56,15 @@ def test_an_unknown_name_gets_the_nearest(command, name, words):
     assert f"did you mean {words}" in said.err
 
 
+def test_a_path_is_no_preset(tmp_path, command):
+    said = command("show", tmp_path / "nothing")
+    assert said.code == 2
+    assert "nothing does not exist" in said.err
+    hub = command("show", "somebody/some-model")
+    assert hub.code == 2
+    assert "https://huggingface.co/somebody/some-model" in hub.err
+
+
 def test_a_file_needs_a_model(questions, command):
     said = command("show", questions)
     assert said.code == 2
