@@ -35,6 +35,7 @@ app = App(
     default_parameter=Parameter(negative=(), show_default=stated),
     result_action="return_value",
 )
+app.meta.suppress_keyboard_interrupt = app.suppress_keyboard_interrupt = False  # `main` says how to go on
 finetune = App(name="finetune", help="Turn a copy of a pretrained model into a classifier or an assistant.", sort_key=3)
 app.command(finetune)
 finetune.command(verbs.finetune.classify)

@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
 
 from fledge import cli, verbs
+from fledge.verbs import display, pretraining
 
 
 def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
@@ -68,7 +70,6 @@ class Stop(Exception):
         (OSError(errno.EROFS, "x", "a/b"), 1, "no permission"),
         (OSError(errno.ENOSPC, "x"), 1, "the disk is full (x); what was saved before is whole"),
         (FloatingPointError("the loss is nan"), 1, "the loss is nan"),
-        (KeyboardInterrupt(), 130, "stopped"),
         (Stop("saved."), 143, "saved.\n  "),
     ],
 )
@@ -106,6 +107,19 @@ def test_what_is_not_allowed_is_named_where_it_is_not(tmp_path, mode, name, word
         assert cli.denied(str(tmp_path / name)) == words.format(tmp_path)
     finally:
         place.chmod(0o700)
+
+
+def test_stopped_before_there_is_anything_to_save(capsys, monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "look", interrupt)
+    words = ["pretrain", "a file.txt", "--out", str(tmp_path / "m"), "--steps", "3"]
+    assert cli.main(words) == 130
+    assert shlex.split(capsys.readouterr().err.splitlines()[-1])[1:] == words
+    monkeypatch.setattr(display, "drawing", interrupt)
+    assert cli.main(["show", "gpt2"]) == 130
+    assert capsys.readouterr().err.endswith("fledge: stopped.\n")
 
 
 def test_a_crash_is_not_swallowed(monkeypatch):

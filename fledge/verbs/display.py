@@ -69,7 +69,8 @@ def drawing(arch: Arch) -> str:
     for i, block in enumerate(stack.pattern):
         a, m = block.attention, block.mlp
         times = len(range(i, stack.depth, len(stack.pattern)))
-        shape = f"{a.heads} heads of {a.head_size}, {a.kv_heads} for keys and values, sees {_sees(a.sees)}"
+        grouped = f" ({a.kv_heads} k/v)" if a.kv_heads != a.heads else ""
+        shape = f"{a.heads} heads of {a.head_size}{grouped}, sees {_sees(a.sees)}"
         rows.append(
             (
                 f"{times} x attention",
@@ -92,18 +93,21 @@ def drawing(arch: Arch) -> str:
             head = ("head", f"{stack.width} -> {arch.vocabulary:,}", arch.vocabulary * stack.width)
         case _:
             head = ("head", f"{stack.width} -> {', '.join(arch.labels)}", len(arch.labels) * stack.width)
-    rows += [head, ("norms and biases", "", rest - head[2])]
+    rows += [head, ("norms, biases", "", rest - head[2])]
     widths = [max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)]
-    lines = [f"{part:<{widths[0]}}  {shape:<{widths[1]}}  {count:>15,}" for part, shape, count in rows]
-    total = f"{'parameters':<{widths[0]}}  {'':<{widths[1]}}  {parameter_count(arch):>15,}"
+    digits = len(f"{parameter_count(arch):,}")
+    rows.append(("parameters", "", parameter_count(arch)))
+    lines = [f"{part:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{digits},}" for part, shape, count in rows]
     length = arch.context
     flops = f"context {length:,} tokens; a forward pass takes {terminal.size(forward_flops(arch, length) / length)} FLOP per token"
-    return "\n".join([*lines, total, flops])
+    return "\n".join([*lines, flops])
 
 
 def _sees(reach: tuple[int | None, int | None]) -> str:
-    left, right = ("all" if side is None else str(side) for side in reach)
-    return f"{left} left, {right} right"
+    if reach == (None, None):
+        return "all"
+    left, right = ("all" if side is None else f"{side:,}" for side in reach)
+    return f"{left} before" if right == "0" else f"{left} before, {right} after"
 
 
 def show_model(name: str, verify: bool) -> Shown:

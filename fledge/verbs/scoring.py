@@ -57,10 +57,9 @@ def evaluate(
 
     Args:
         model: one or more model folders or hub ids; all are measured on the same data.
-        on: a text file, a folder, a corpus (its held-out part), or for classifiers a table with labels; without it, the
-            held-out part of the corpus that the model was trained on.
-        text_column: the column of the texts of a table; guessed when not given.
-        label_column: the column of the labels of a table; guessed when not given.
+        on: text, a corpus (its held-out part), or for classifiers a table with labels; by default what the model's own corpus held out.
+        text_column: the column of the texts of a table; guessed and said when not given.
+        label_column: the column of the labels of a table; guessed and said when not given.
         device: auto, cpu or cuda.
         dtype: of the weights and products.
         threads: CPU threads; 0 leaves the number to torch.
