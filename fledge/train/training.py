@@ -95,7 +95,7 @@ def train(
         state = State(0, run.plan, model, Optimizer(model, run.optimizer))
         keeper = Keeper(diary, run, evaluate, best_of, export)
         if keeper.resume(state):
-            diary.tell(f"This run is finished: {state.step:,} steps in {diary.seconds():.0f} s. Give another --out to start anew.")
+            diary.tell(f"This run is finished: {state.step:,} steps in {state.seconds:.0f} s. Give another --out to start anew.")
             return keeper.result(state)
 
         def obey_signals(state: State) -> None:

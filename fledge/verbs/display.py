@@ -9,6 +9,7 @@ from typing import Any
 from fledge.arch import Arch, Words, forward_flops, parameter_count
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
+from fledge.verbs.preparation import is_corpus
 from fledge.verbs.session import Name
 
 
@@ -32,7 +33,7 @@ def show(name: Name, /, *, from_: Name | None = None, verify: bool = False, rows
     """Show an architecture, a model folder, a corpus, or with --from which tokens of training data are trained on.
 
     Args:
-        name: a preset, a model folder, a corpus folder, or a file of instructions (with --from).
+        name: a preset, a model folder or hub id, a corpus folder, or a file of instructions (with --from).
         from_: the model whose tokenizer and chat format read the file.
         verify: compare the weights with the hash that was stored when they were saved.
         rows: how many conversations of a file to show.
@@ -42,10 +43,10 @@ def show(name: Name, /, *, from_: Name | None = None, verify: bool = False, rows
     name, path = str(name), Path(name)
     if from_ is not None:
         return show_conversations(name, from_, rows)
-    if (path / "corpus.json").is_file():
+    if is_corpus(name):
         return show_corpus(path)
-    if (path / "config.json").is_file():
-        return show_model(path, verify)
+    if (path / "config.json").is_file() or ("/" in name and not path.exists()):
+        return show_model(name, verify)
     if path.exists():
         raise ValueError(f"{name} is neither a model nor a corpus folder; to see how a file is trained on: fledge show {name} --from MODEL")
     if name not in PRESETS:
@@ -68,7 +69,8 @@ def drawing(arch: Arch) -> str:
     for i, block in enumerate(stack.pattern):
         a, m = block.attention, block.mlp
         times = len(range(i, stack.depth, len(stack.pattern)))
-        shape = f"{a.heads} heads of {a.head_size}, {a.kv_heads} for keys and values, sees {_sees(a.sees)}"
+        grouped = f" ({a.kv_heads} k/v)" if a.kv_heads != a.heads else ""
+        shape = f"{a.heads} heads of {a.head_size}{grouped}, sees {_sees(a.sees)}"
         rows.append(
             (
                 f"{times} x attention",
@@ -91,39 +93,44 @@ def drawing(arch: Arch) -> str:
             head = ("head", f"{stack.width} -> {arch.vocabulary:,}", arch.vocabulary * stack.width)
         case _:
             head = ("head", f"{stack.width} -> {', '.join(arch.labels)}", len(arch.labels) * stack.width)
-    rows += [head, ("norms and biases", "", rest - head[2])]
+    rows += [head, ("norms, biases", "", rest - head[2])]
     widths = [max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)]
-    lines = [f"{part:<{widths[0]}}  {shape:<{widths[1]}}  {count:>15,}" for part, shape, count in rows]
-    total = f"{'parameters':<{widths[0]}}  {'':<{widths[1]}}  {parameter_count(arch):>15,}"
+    digits = len(f"{parameter_count(arch):,}")
+    rows.append(("parameters", "", parameter_count(arch)))
+    lines = [f"{part:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{digits},}" for part, shape, count in rows]
     length = arch.context
     flops = f"context {length:,} tokens; a forward pass takes {terminal.size(forward_flops(arch, length) / length)} FLOP per token"
-    return "\n".join([*lines, total, flops])
+    return "\n".join([*lines, flops])
 
 
 def _sees(reach: tuple[int | None, int | None]) -> str:
-    left, right = ("all" if side is None else str(side) for side in reach)
-    return f"{left} left, {right} right"
+    if reach == (None, None):
+        return "all"
+    left, right = ("all" if side is None else f"{side:,}" for side in reach)
+    return f"{left} before" if right == "0" else f"{left} before, {right} after"
 
 
-def show_model(path: Path, verify: bool) -> Shown:
+def show_model(name: str, verify: bool) -> Shown:
     from fledge.weights import ModelFolder
     from fledge.weights import verify as verify_weights
 
-    folder = ModelFolder.at(path)
+    folder = ModelFolder.at(name)
     lines = [drawing(folder.arch)]
     if verify:
-        verify_weights(path)
+        verify_weights(folder.path)
         lines.append("the weights are those that were saved")
     known = {key: folder.facts[key] for key in ("parent", "data", "scores", "chat", "generation") if folder.facts.get(key)}
     lines += [f"{key}: {_flat(value)}" for key, value in known.items()]
-    return Shown("model", str(path), {"arch": to_json(folder.arch), "parameters": parameter_count(folder.arch), **known}, "\n".join(lines))
+    return Shown("model", name, {"arch": to_json(folder.arch), "parameters": parameter_count(folder.arch), **known}, "\n".join(lines))
 
 
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_flat(item)}" for key, item in value.items() if item not in (None, [], {}))
+    if isinstance(value, list) and len(value) > 4:
+        return f"{len(value):,} items"
     if isinstance(value, list):
-        return " to ".join(_flat(item) for item in value) if [type(item) for item in value] == [float, float] else f"{len(value)} items"
+        return (" to " if [type(item) for item in value] == [float, float] else ", ").join(map(_flat, value))
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 

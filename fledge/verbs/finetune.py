@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +16,14 @@ from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import classified_page, instructed_page
 from fledge.verbs.session import (
+    Column,
+    Duration,
     ModelWriter,
     Name,
     Parent,
     Place,
+    PresetName,
+    Settings,
     applied,
     arch_of,
     asked_of,
@@ -27,6 +32,7 @@ from fledge.verbs.session import (
     open_parent,
     open_writer,
     preset_of,
+    refuse_other_data,
     seconds_of,
     settings_of,
 )
@@ -67,6 +73,7 @@ class Classified:
     steps: int
     tokens: int
     seconds: float
+    validation: dict[str, float]
     labels: tuple[str, ...]
     methods: tuple[Method, ...]
     difference: Interval
@@ -89,14 +96,14 @@ def classify(
     *,
     out: Place,
     from_: Name | None = None,
-    arch: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    arch: PresetName | None = None,
+    text_column: Column | None = None,
+    label_column: Column | None = None,
     train: Trained = "all",
     balance: Balance = "labels",
     epochs: int = 4,
-    time: str | None = None,
-    set: list[str] | None = None,
+    time: Duration | None = None,
+    set: Settings | None = None,
     seed: int = 0,
     device: str = "auto",
     dtype: Dtype = "auto",
@@ -170,6 +177,7 @@ class ClassifierJob:
         names, tokenizer = training.names, self.parent.tokenizer
         begun = begun_run(out, asked)
         run = begun or self.planned(machine, settings)
+        refuse_other_data(out, run, fingerprint(training))
         batches = LabelledTexts(
             training.texts, training.labels, tokenizer, run.batch.context, run.batch.rows, machine.seed, run.batch.accumulate
         )
@@ -188,7 +196,8 @@ class ClassifierJob:
                 "macro_f1": float(macro_f1(matrix)),
             }
 
-        model = with_new_head(self.parent.network, Classes(names), machine.seed)
+        trunk = self.parent.with_arch(replace(run.arch, head=self.parent.arch.head)).network
+        model = with_new_head(trunk, Classes(names), machine.seed)
         freeze(model, self.train)
         rivals = self.rivals(test)
         if begun is None and self.seconds is not None:
@@ -217,7 +226,9 @@ class ClassifierJob:
                 "verdict": sentence,
             },
         )
-        done = Classified(str(out), result.steps, result.tokens, result.seconds, names, methods, difference, sentence)
+        done = Classified(
+            str(out), result.steps, result.tokens, result.seconds, result.validation, names, methods, difference, sentence
+        )  # fmt: skip
         classified_page(done, out).write(out / "run" / "report.html")
         return done
 
@@ -232,7 +243,7 @@ class ClassifierJob:
         arch = replace(self.parent.arch, head=Classes(training.names))
         per_epoch = max(1, round(len(training.texts) / 16))
         run = Run(
-            arch, Data((), fingerprint(training.texts), "classify"), Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
+            arch, Data((), fingerprint(training), "classify"), Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
             Stable(min(50, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(evaluate=max(1, per_epoch // 2), patience=4), machine,
         )  # fmt: skip
         return applied(run, settings)
@@ -288,6 +299,7 @@ class Instructed:
     steps: int
     tokens: int
     seconds: float
+    validation: dict[str, float]
     conversations: int
     before: float
     after: float
@@ -320,8 +332,8 @@ def instruct(
     everything: bool = False,
     validation: float = 0.1,
     epochs: int = 3,
-    time: str | None = None,
-    set: list[str] | None = None,
+    time: Duration | None = None,
+    set: Settings | None = None,
     seed: int = 0,
     device: str = "auto",
     dtype: Dtype = "auto",
@@ -360,6 +372,9 @@ def instruct(
     terminal.say(f"  {len(whole.conversations):,} conversations in the layout {whole.layout}")
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     training, held_out = instructions.split(whole.conversations, validation, seed)
+    held_out = [conversation for conversation in held_out if instructions.is_whole(conversation)]
+    if not held_out:
+        raise ValueError(f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more of them")
     parent = open_writer(from_)
     job = InstructJob(training, held_out, parent, format or default_format(parent), everything, epochs, seconds)
     return job.run(out, machine, settings, asked, started)
@@ -393,10 +408,12 @@ class InstructJob:
         from fledge.train.objective import NextWord
         from fledge.train.training import train, validate
 
-        form, tokenizer, model = FORMATS[self.format], self.parent.tokenizer, self.parent.network
-        turns = tokenized(self.training, form, tokenizer)
+        form, tokenizer = FORMATS[self.format], self.parent.tokenizer
+        turns = tokenized(self.training, form, tokenizer, self.everything)
         begun = begun_run(out, asked)
         run = begun or self.planned(turns, machine, settings)
+        refuse_other_data(out, run, fingerprint(self.training))
+        model = self.parent.with_arch(run.arch).network
         for line in lint(self.training, turns, run.batch.context, form.stop_tokens(tokenizer)).said():
             terminal.say(f"  {line}")
         batches = Conversations(turns, run.batch.context, run.batch.rows, machine.seed, run.batch.accumulate)
@@ -409,7 +426,7 @@ class InstructJob:
         if begun is None and self.seconds is not None:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
-        data = {"conversations": len(self.training), "held out": len(self.held_out), "format": self.format}
+        data = {"conversations": len(batches.kept), "held out": len(self.held_out), "format": self.format}
         writer = ModelWriter(out, tokenizer, run, data=data, parent=self.parent, chat=self.format, generation=ANSWERING, more=self.more)
         with terminal.bar("Training", run.plan.steps) as bar:
             result = train(
@@ -424,7 +441,9 @@ class InstructJob:
             for c, was, now in zip(self.held_out, said_before, self.examples(best, self.format), strict=False)
         )
         writer.save(best, {"perplexity of held-out answers": {"before": before, "after": after}})
-        done = Instructed(str(out), result.steps, result.tokens, result.seconds, len(self.training), before, after, examples)
+        done = Instructed(
+            str(out), result.steps, result.tokens, result.seconds, result.validation, len(batches.kept), before, after, examples
+        )  # fmt: skip
         instructed_page(done, self, out).write(out / "run" / "report.html")
         return done
 
@@ -438,7 +457,7 @@ class InstructJob:
         rows = max(1, 2048 // context)
         per_epoch = max(1, round(sum(min(len(turn.tokens), context) for turn in turns) / (rows * context)))
         run = Run(
-            arch, Data((), fingerprint([c.prompt for c in self.training]), "instruct"), Batch(rows, 1, context),
+            arch, Data((), fingerprint(self.training), "instruct"), Batch(rows, 1, context),
             finetuning_optimizer(self.parent.optimizer),
             Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(patience=3), machine,
         )  # fmt: skip
@@ -498,11 +517,9 @@ def fresh_parent(arch: str, settings: dict[str, str], seed: int) -> Parent:
     return Parent(arch, initialise(Transformer(made), seed), tokenizer, {})
 
 
-def fingerprint(texts: Sequence[str]) -> str:
-    """SHA-256 over all texts in their order."""
+def fingerprint(data: Labelled | Sequence[Conversation]) -> str:
+    """SHA-256 of all that is learned from, in its order, as JSON."""
     import hashlib
 
-    whole = hashlib.sha256()
-    for text in texts:
-        whole.update(hashlib.sha256(text.encode()).digest())
-    return whole.hexdigest()
+    rows = to_json([c.messages for c in data]) if isinstance(data, Sequence) else [data.texts, data.labels, data.names]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
