@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fledge.arch import Learned, Words, parameter_count
+from fledge.arch import Learned, Mlp, Words, parameter_count
 from fledge.presets import PRESETS, gpt2, qwen3
 
 
@@ -25,9 +25,10 @@ def test_counts_are_exact(name):
 )
 def test_gpt2_is_as_published(name, width, depth, heads, parameters):
     arch = PRESETS[name].arch()
-    block = arch.decoder.pattern[0]
-    assert (arch.decoder.width, arch.decoder.depth, block.attention.heads, block.mlp.width) == (width, depth, heads, 4 * width)
-    assert (arch.vocabulary, arch.context, arch.decoder.positions, arch.head) == (50_257, 1024, Learned(1024), Words(tied=True))
+    block = arch.trunk.pattern[0]
+    assert isinstance(block.mlp, Mlp)
+    assert (arch.trunk.width, arch.trunk.depth, block.attention.heads, block.mlp.width) == (width, depth, heads, 4 * width)
+    assert (arch.vocabulary, arch.context, arch.trunk.positions, arch.head) == (50_257, 1024, Learned(1024), Words(tied=True))
     assert parameter_count(arch) == parameters
 
 
@@ -42,11 +43,12 @@ def test_sizes_are_what_the_names_say():
 def test_dials_turn_and_the_rest_follows(name):
     preset = PRESETS[name]
     small = preset.arch(width=128, depth=3, vocabulary=500, context=64)
-    assert (small.decoder.width, small.decoder.depth, small.vocabulary, small.context) == (128, 3, 500, 64)
-    block = small.decoder.pattern[0]
+    assert (small.trunk.width, small.trunk.depth, small.vocabulary, small.context) == (128, 3, 500, 64)
+    block = small.trunk.pattern[0]
     assert block.attention.heads * block.attention.head_size == 128
+    assert isinstance(block.mlp, Mlp)
     assert block.mlp.width == {gpt2: 512, qwen3: 384}[preset.shape]
-    assert small.decoder.positions in (None, Learned(64))
+    assert small.trunk.positions in (None, Learned(64))
     assert preset.arch(tied=False).head == Words(tied=False)
     assert preset.arch(dropout=0.3).dropout == 0.3
 

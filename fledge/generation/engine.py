@@ -242,7 +242,7 @@ def check(model: Transformer, tokenizer: Tokenizer) -> None:
         raise ValueError(
             f"this model is a classifier of {', '.join(model.arch.labels)}: use predict, or a model with a word head to generate"
         )
-    if any(block.attention.sees[1] != 0 for block in model.arch.decoder.pattern):
+    if not model.arch.writes:
         raise ValueError(
             "this model's attention sees tokens that follow, so it cannot generate: use sees=(none, 0) or a window to the left"
         )

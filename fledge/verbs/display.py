@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fledge.arch import Arch, Words, forward_flops, parameter_count
+from fledge.arch import Arch, forward_flops, parameter_count, parts
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
 from fledge.verbs.session import Name
@@ -57,52 +57,20 @@ def show(name: Name, /, *, from_: Name | None = None, verify: bool = False, rows
 
 
 def drawing(arch: Arch) -> str:
-    """The parts of an architecture with their shapes and parameters, as lines of text."""
-    stack = arch.decoder
-    positions = (
-        [("learned positions", f"{stack.positions.length:,} x {stack.width}", stack.positions.length * stack.width)]
-        if stack.positions
-        else []
-    )
-    rows = [("embedding", f"{arch.vocabulary:,} x {stack.width}", arch.vocabulary * stack.width), *positions]
-    for i, block in enumerate(stack.pattern):
-        a, m = block.attention, block.mlp
-        times = len(range(i, stack.depth, len(stack.pattern)))
-        shape = f"{a.heads} heads of {a.head_size}, {a.kv_heads} for keys and values, sees {_sees(a.sees)}"
-        rows.append(
-            (
-                f"{times} x attention",
-                f"{shape}{', rotary' if a.positions else ''}",
-                times * stack.width * a.head_size * (2 * a.heads + 2 * a.kv_heads),
-            )
-        )
-        rows.append(
-            (
-                f"{times} x MLP",
-                f"{stack.width} -> {m.width} -> {stack.width}, {'gated ' if m.gated else ''}{m.activation}",
-                times * (2 + m.gated) * stack.width * m.width,
-            )
-        )
-    rest = parameter_count(arch) - sum(count for _, _, count in rows)
-    match arch.head:
-        case Words(tied=True):
-            head = ("head", "the embedding again", 0)
-        case Words():
-            head = ("head", f"{stack.width} -> {arch.vocabulary:,}", arch.vocabulary * stack.width)
-        case _:
-            head = ("head", f"{stack.width} -> {', '.join(arch.labels)}", len(arch.labels) * stack.width)
-    rows += [head, ("norms and biases", "", rest - head[2])]
-    widths = [max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)]
-    lines = [f"{part:<{widths[0]}}  {shape:<{widths[1]}}  {count:>15,}" for part, shape, count in rows]
-    total = f"{'parameters':<{widths[0]}}  {'':<{widths[1]}}  {parameter_count(arch):>15,}"
+    """The parts of an architecture in the order of a forward pass, as lines of text: shapes, parameters, operations per token."""
     length = arch.context
-    flops = f"context {length:,} tokens; a forward pass takes {terminal.size(forward_flops(arch, length) / length)} FLOP per token"
-    return "\n".join([*lines, total, flops])
-
-
-def _sees(reach: tuple[int | None, int | None]) -> str:
-    left, right = ("all" if side is None else str(side) for side in reach)
-    return f"{left} left, {right} right"
+    found = parts(arch, length)
+    rows = [("", "", "parameters", "FLOP a token")]
+    for part in found:
+        name = f"{part.times} x {part.name}" if part.times > 1 else part.name
+        rows.append((name, part.shape, f"{part.parameters:,}", terminal.size(part.flops / length) if part.flops else ""))
+    rows.append(("all", "", f"{parameter_count(arch):,}", terminal.size(forward_flops(arch, length) / length)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}  {flops:>{widths[3]}}".rstrip()
+        for name, shape, count, flops in rows
+    ]
+    return "\n".join([*lines, f"context {length:,} tokens, over which the operations are counted"])
 
 
 def show_model(path: Path, verify: bool) -> Shown:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fledge import arch
 from fledge.model.attention import attend, attend_plainly, weigh
-from fledge.model.view import Layout, View, turn
+from fledge.model.positions import turn
+from fledge.model.view import Layout, View
 
 
 def any_case(seed: int) -> tuple[arch.Attention, Layout, tuple[Tensor, Tensor, Tensor]]:

@@ -48,7 +48,7 @@ def test_new_head_keeps_the_rest():
     model = initialise(Transformer(qwen3(32, 2, vocabulary=100, context=16)), 3)
     classifier = with_new_head(model, Classes(("a", "b")), seed=1)
     again = with_new_head(model, Classes(("a", "b")), seed=1)
-    assert classifier.decoder is model.decoder
+    assert classifier.trunk is model.trunk
     assert classifier.embedding is model.embedding
     assert classifier.arch.labels == ("a", "b")
     assert torch.equal(classifier.get_parameter("head.weight"), again.get_parameter("head.weight"))

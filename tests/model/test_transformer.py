@@ -19,13 +19,13 @@ VOCABULARY, CONTEXT = 50, 40
 
 def with_blocks(arch: Arch, *changes: dict, **attention) -> Arch:
     """The pattern repeated with each of the changes to its attention; `norms` to the block."""
-    block = arch.decoder.pattern[0]
+    block = arch.trunk.pattern[0]
     blocks = tuple(
         replace(block, attention=replace(block.attention, **{**attention, **{k: v for k, v in c.items() if not k.startswith("norm")}}),
                 **{k: v for k, v in c.items() if k.startswith("norm")})
         for c in changes
     )  # fmt: skip
-    return replace(arch, decoder=replace(arch.decoder, pattern=blocks))
+    return replace(arch, decoder=replace(arch.trunk, pattern=blocks))
 
 
 GPT2 = gpt2(16, 2, 2, vocabulary=VOCABULARY, context=CONTEXT, dropout=0.0)
@@ -204,9 +204,9 @@ def test_attention_is_what_the_forward_used(model):
     """The forward again, each layer's gathering done by the weights that `attention` reports."""
     tokens = torch.randint(VOCABULARY, (2, 13), generator=torch.Generator().manual_seed(0))
     weights = model.attention(tokens)
-    trunk = model.decoder
+    trunk = model.trunk
     x = model.embedding(tokens)
-    x = x if trunk.positions is None else x + trunk.positions.weight[:13]
+    x = trunk.positions(x, torch.arange(13)[None])
     assert len(weights) == len(trunk.blocks)
     for block, seen in zip(trunk.blocks, weights, strict=True):
         residual, inner = block.attention, block.attention.inner

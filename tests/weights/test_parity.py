@@ -12,7 +12,7 @@ from fledge.text.tokenizer import Tokenizer
 from fledge.weights.families import family_of
 from fledge.weights.files import Stored, read_json, save_tensors, sha256
 from fledge.weights.folder import open_model, save_model
-from fledge.weights.rules import every_layer, write
+from fledge.weights.rules import write
 
 TOKENIZER = Tokenizer.bytes()
 VOCABULARY, CONTEXT = TOKENIZER.size, 96
@@ -134,7 +134,7 @@ def test_every_gradient_of_one_step(case: str, tmp_path: Path):
     for scores in (ours(ids), theirs(ids).logits):
         labels = torch.arange(4) % 3 if scores.dim() == 2 else ids.roll(-1, 1)
         F.cross_entropy(scores.flatten(0, -2), labels.flatten()).backward()
-    rules = every_layer(family_of(theirs.config.to_dict()).table(ours.arch), ours.arch.decoder.depth)
+    rules = family_of(theirs.config.to_dict()).table(ours.arch)
     got = dict(write(rules, gradients(ours)))
     expected = gradients(theirs)
     assert set(got) == set(expected)
