@@ -1,5 +1,6 @@
 """Starting weights: the same for the same seed, near ln V, as the table says."""
 
+import inspect
 import math
 
 import pytest
@@ -21,13 +22,16 @@ def test_same_seed_same_weights(shape):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("name", PRESETS)
-def test_loss_starts_at_chance(name, tied):
-    arch = PRESETS[name].arch(width=64, depth=2, vocabulary=500, context=32, tied=tied)
+@pytest.mark.parametrize("shape", {preset.shape: 0 for preset in PRESETS.values()}, ids=lambda shape: shape.__name__)
+def test_loss_starts_at_chance(shape, tied):
+    dials = {"tied": tied} if "tied" in inspect.signature(shape).parameters else {}
+    arch = shape(width=64, depth=2, vocabulary=500, context=32, **dials)
     model = initialise(Transformer(arch)).eval()
     tokens, targets = torch.randint(500, (2, 8, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+        loss = F.cross_entropy(
+            model(tokens, memory=model.encode(tokens) if len(arch.stacks) == 2 else None).flatten(0, 1), targets.flatten()
+        )
     assert float(loss) == pytest.approx(math.log(500), abs=0.05)
 
 

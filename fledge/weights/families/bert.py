@@ -116,6 +116,8 @@ class Bert:
 
     def more(self, given: Arch) -> dict[str, Any]:
         """Fields of this family alone."""
+        if not given.embedding.types:
+            raise ValueError("the family has segments")
         return {}
 
     def table(self, given: Arch) -> list[Rule]:
@@ -246,6 +248,9 @@ class DistilBert(Bert):
         found = super().config(given)
         del found["type_vocab_size"], found["layer_norm_eps"]
         return {self.fields.get(name, name): value for name, value in found.items()}
+
+    def more(self, given: Arch) -> dict[str, Any]:
+        return {}
 
     def layer(self, theirs: str, ours: str, block: Block) -> list[Rule]:
         theirs = theirs.replace("encoder.", "transformer.")
