@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, is_dataclass, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,47 +11,91 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from fledge.arch import (
+    Activation,
     Arch,
     Attention,
     Block,
+    ByWavelength,
     Classes,
+    DistanceBias,
+    Embedding,
+    Hidden,
+    Interpolated,
     LayerNorm,
     Learned,
     Mlp,
+    Moe,
+    Replaced,
     RmsNorm,
     Rope,
+    Sinusoid,
     Stack,
+    Transform,
     Words,
+    Yarn,
     forward_flops,
     parameter_count,
 )
+from fledge.arch.anatomy import seen_pairs
 from fledge.arch.record import differences, from_json, to_json, with_setting
 from fledge.model import Transformer, attention
 from fledge.model.view import Layout, sees
 from fledge.presets import PRESETS, gpt2, qwen3
+from fledge.presets.shapes import bert, gemma2, llama, t5, transformer
 
 small = st.integers(1, 6)
 side = st.none() | st.integers(0, 9)
 eps = st.sampled_from([1e-5, 1e-6, 1.0])
-norms = st.none() | st.builds(LayerNorm, eps) | st.builds(RmsNorm, eps)
+norms = st.none() | st.builds(LayerNorm, eps, st.booleans()) | st.builds(RmsNorm, eps, st.sampled_from([0.0, 1.0]))
+factor, trained = st.floats(1, 64), st.integers(8, 99)
+stretches = st.none() | st.builds(Interpolated, factor) | st.builds(ByWavelength, factor, trained) | st.builds(Yarn, factor, trained)
+ropes = st.none() | st.builds(Rope, st.floats(2, 1e6), stretches)
+more = st.tuples(st.sampled_from(["head", "width"]), st.none() | st.floats(0.1, 2), st.none() | st.floats(1, 50), st.booleans())
 attentions = st.builds(
-    lambda groups, kv_heads, pairs, *rest: Attention(groups * kv_heads, kv_heads, 2 * pairs, *rest),
-    small, small, small, st.tuples(side, side), st.none() | st.builds(Rope, st.floats(1, 1e6)), norms, norms, st.booleans(), st.booleans(),
+    lambda groups, kv_heads, pairs, sees, rope, q, k, bias, out, rest: Attention(
+        groups * kv_heads, kv_heads, 2 * pairs, sees, rope, q, k, bias, out, *rest
+    ),
+    small, small, small, st.tuples(side, side), ropes, norms, norms, st.booleans(), st.booleans(), more,
 )  # fmt: skip
-mlps = st.builds(Mlp, small, st.sampled_from(["gelu", "gelu_tanh", "relu", "silu"]), st.booleans(), st.booleans())
-blocks = st.builds(Block, attentions, mlps, norms, norms, norms)
-stacks = st.builds(
-    Stack, small, small, st.lists(blocks, min_size=1, max_size=3).map(tuple), st.none() | st.builds(Learned, st.integers(20, 30)), norms
+mlps = st.builds(Mlp, small, st.sampled_from(get_args(Activation)), st.booleans(), st.booleans())
+moes = st.builds(
+    lambda mlp, chosen, rest, *flags: Moe(mlp, chosen + rest, chosen, *flags), mlps, small, small, st.booleans(), st.booleans()
 )
+across = attentions.map(lambda a: replace(a, sees=(None, None), positions=None))
+
+
+def stacks(width: int, looks: bool):
+    blocks = st.builds(Block, attentions, mlps | moes, norms, norms, norms, across if looks else st.none(), st.booleans())
+    places = st.none() | st.builds(Learned, st.integers(20, 30), st.integers(0, 2)) | st.builds(Sinusoid)
+    apart = st.builds(Stack, st.just(width), small, st.lists(blocks, min_size=1, max_size=3).map(tuple), places, norms, norms)
+    return apart | st.builds(Stack, st.just(width), small, blocks.map(lambda block: (block,)), st.builds(DistanceBias, st.integers(8, 12)))
+
+
 labels = st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=4, unique=True).map(tuple)
-arches = st.builds(
-    Arch, st.integers(1, 50), st.integers(1, 20), stacks, st.builds(Words, st.booleans()) | st.builds(Classes, labels), st.floats(0, 0.9)
-)
+transforms = st.none() | st.builds(Transform, st.sampled_from(["gelu", "tanh"]), norms, st.booleans())
+embeddings = st.builds(Embedding, st.sampled_from([1.0, 4.0]), st.integers(0, 2))
+words = st.builds(Words, st.booleans(), st.booleans(), st.sampled_from([1.0, 0.5]), st.none() | st.floats(1, 9), transforms)
+classes = st.builds(Classes, labels, st.sampled_from(["last", "first", "mean"]), transforms, st.booleans())
+heads = words | classes | st.builds(Replaced, transforms) | st.builds(Hidden, transforms)
+
+
+@st.composite
+def arches(draw):
+    """A decoder, an encoder, or both; a wider or narrower embedding where no head is tied to it."""
+    width, kind = draw(small), draw(st.sampled_from(["decoder", "encoder", "both"]))
+    found = {name: draw(stacks(width, kind == "both" and name == "decoder")) for name in ("decoder", "encoder") if kind in (name, "both")}
+    head, embedding = draw(heads), draw(embeddings)
+    if not (isinstance(head, Words) and head.tied and head.transform is None):
+        embedding = replace(embedding, width=draw(st.none() | small))
+    numbers = {"vocabulary": draw(st.integers(1, 50)), "context": draw(st.integers(1, 20)), "dropout": draw(st.floats(0, 0.9))}
+    return Arch(**numbers, **found, head=head, embedding=embedding, start=draw(st.none() | st.integers(0, 5)))
+
+
 GPT2, QWEN3 = gpt2(64, 2), qwen3(64, 2, 4, 2, 16)
 
 
 @settings(deadline=None)
-@given(arches)
+@given(arches())
 def test_json_round_trip(arch):
     text = json.dumps(arch.to_json())
     assert Arch.from_json(json.loads(text)) == arch
@@ -71,14 +116,14 @@ def leaves(record, where: str = ""):
 
 
 @settings(deadline=None)
-@given(arches)
+@given(arches())
 def test_every_setting_can_be_set_to_what_it_is(arch):
     for place, value in leaves(arch):
         assert with_setting(arch, place, json.dumps(to_json(value))) == arch
 
 
 @settings(deadline=None)
-@given(arches, arches)
+@given(arches(), arches())
 def test_differences_name_what_differs(old, new):
     lines = differences(old.to_json(), new.to_json())
     assert bool(lines) == (old != new)
@@ -166,6 +211,18 @@ def test_broken_json_is_named_by_its_place(change, words):
         (lambda: replace(GPT2, context=2000), "context 2,000, but learned positions for 1,024"),
         (lambda: replace(GPT2, dropout=1.0), "dropout"),
         (lambda: gpt2(100, 1, heads=3), "does not divide"),
+        (lambda: Arch(10, 10), "a decoder, an encoder, or both"),
+        (lambda: Moe(Mlp(4), 2, 3), "3 of 2 experts"),
+        (lambda: Mlp(4, gated=False, limit=1.0), "gated"),
+        (lambda: replace(GPT2, encoder=GPT2.trunk), "look across exactly where"),
+        (lambda: replace(GPT2.trunk.pattern[0], across=Attention(2, 2, 8)), "sees all of the source"),
+        (lambda: replace(transformer(32, 2, 2), encoder=replace(transformer(32, 2, 2).trunk, width=8)), "look across exactly where|wide"),
+        (
+            lambda: replace(
+                GPT2.trunk, pattern=(Block(Attention(2, 2, 8), Mlp(4)), Block(Attention(1, 1, 8), Mlp(4))), positions=DistanceBias()
+            ),
+            "same number of heads",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, words):
@@ -179,7 +236,7 @@ def test_blocks_tile_the_pattern():
 
 
 @settings(deadline=None)
-@given(arches)
+@given(arches())
 def test_parameter_count_is_that_of_the_model(arch):
     with torch.device("meta"):
         model = Transformer(arch)
@@ -200,19 +257,23 @@ def test_windows_count_what_is_seen(reach, length):
     assert forward_flops(arch, length) - forward_flops(alone, length) == 4 * 2 * 4 * (pairs - length)
 
 
+BOTH = [t5(32, 2, 2, vocabulary=64), transformer(32, 2, 2, vocabulary=64)]
+OTHERS = [bert(32, 2, 2, vocabulary=64, embedding=16), llama(32, 2, 2, vocabulary=64, experts=4), gemma2(32, 2, 2, 1, 16, vocabulary=64)]
+
+
 @pytest.mark.parametrize("length", [1, 7, 32])
-@pytest.mark.parametrize("arch", [GPT2, QWEN3, qwen3(32, 3, 4, 1, 16, mlp=50, tied=False)])
+@pytest.mark.parametrize("arch", [GPT2, QWEN3, qwen3(32, 3, 4, 1, 16, mlp=50, tied=False), *OTHERS, *BOTH])
 def test_flops_are_those_that_torch_counts(arch, length, monkeypatch):
     """Over plain attention, whose every pair torch counts; the causal half is taken off by hand."""
     monkeypatch.setattr(attention, "attend", attention.attend_plainly)
-    with torch.device("meta"):
-        model = Transformer(arch).eval()
-        tokens = torch.zeros(1, length, dtype=torch.long)
+    model, tokens = Transformer(arch).eval(), torch.zeros(1, length, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        model(tokens)
-    unseen = length * (length - 1) // 2
-    inner = arch.trunk.pattern[0].attention
-    assert forward_flops(arch, length) == counter.get_total_flops() - arch.trunk.depth * 4 * inner.heads * inner.head_size * unseen
+        model(tokens, memory=model.encode(tokens) if len(arch.stacks) == 2 else None)
+    unseen = 0
+    for stack in arch.stacks.values():
+        for a in (block.attention for block in stack.blocks):
+            unseen += 4 * a.heads * a.head_size * (length * length - seen_pairs(a.sees, length))
+    assert forward_flops(arch, length) == counter.get_total_flops() - unseen
 
 
 @pytest.mark.parametrize("name", PRESETS)

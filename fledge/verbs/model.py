@@ -147,7 +147,7 @@ class Model:
             yield {"label": labels[int(row.argmax())], "scores": dict(zip(labels, row.tolist(), strict=True))}
 
     def _prompt_tokens(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text) or [self.tokenizer.end_of_text]
+        return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.tokenizer.end_of_text]
 
     def _request(self, tokens: list[int], settings: Settings) -> Request:
         from fledge.generation import Request, Sampling

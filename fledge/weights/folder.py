@@ -116,7 +116,8 @@ def save_model(
         weights = save_tensors(
             ((name, tensor.detach().to("cpu", dtype)) for name, tensor in write(rules, model.state_dict())), stage, shard_bytes
         )
-        ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.pad}
+        first = (*tokenizer.opening, tokenizer.end_of_text)[0]
+        ids = {"bos_token_id": first, "eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.pad}
         ids |= {} if arch.start is None else {"decoder_start_token_id": arch.start}
         config = {**ids, **FAMILIES[name].config(arch), "dtype": str(dtype).removeprefix("torch.")}
         if config["pad_token_id"] != tokenizer.pad:
