@@ -63,17 +63,24 @@ def package(source: str) -> str:
 def held_out(documents: Iterable[Document], fraction: float = 0.1, seed: int = 0, least: int = 2) -> frozenset[str]:
     """The sources held out, from pretraining, the classifier and the assistant alike; which ones follows from their contents alone.
 
-    Of each package a `fraction` of its modules, `least` at the least where it has four times as many, so that every package
-    can be tested; of everything else (single modules, topics) a fraction too.
+    Of each package a `fraction` of its text, in `least` modules at the least where it has four times as many, so that every package
+    can be tested; of everything else (single modules, topics) a fraction too. A module of more than a quarter of its group stays.
     """
     groups: dict[str, list[Document]] = {}
     for document in documents:
         groups.setdefault(package(document.source) if _in_package(document) else "", []).append(document)
     found: set[str] = set()
     for group in groups.values():
-        group.sort(key=lambda document: share(document.text, seed))
-        count = max(round(fraction * len(group)), least if len(group) >= 4 * least else 0)
-        found.update(document.source for document in group[:count])
+        whole = sum(len(document.text) for document in group)
+        fewest = least if len(group) >= 4 * least else 0
+        taken: list[Document] = []
+        for document in sorted(group, key=lambda document: share(document.text, seed)):
+            text = sum(len(other.text) for other in taken)
+            if len(taken) >= fewest and text >= fraction * whole:
+                break
+            if len(document.text) <= whole / 4:
+                taken.append(document)
+        found.update(document.source for document in taken)
     return frozenset(found)
 
 

@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fledge import arch
+from fledge.model import kernels
 from fledge.model.cache import LayerCache, Memory
 from fledge.model.norm import norm
 from fledge.model.view import View
+
+IDENTITY = nn.Identity()
 
 
 def weigh(q: Tensor, k: Tensor, view: View, sinks: Tensor | None = None) -> Tensor:
@@ -36,12 +39,14 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float =
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, sinks: Tensor | None = None) -> Tensor:
-    """The same by PyTorch's fused kernel: q (batch, heads, query, size), k and v (batch, kv_heads, key, size).
+    """The same by a fused kernel, ours or PyTorch's: q (batch, heads, query, size), k and v (batch, kv_heads, key, size).
 
-    The kernel knows neither sinks nor capped scores.
+    Neither knows sinks or capped scores.
     """
     if sinks is not None or view.spec.soft_cap is not None:
         return attend_plainly(q, k, v, view, dropout, sinks)
+    if dropout == 0.0 and (gathered := kernels.attend(q, k, v, view.ranges)) is not None:
+        return gathered
     grouped = q.shape[1] != k.shape[1]
     mask = view.mask
     if mask is not None and mask.is_floating_point():
@@ -65,25 +70,28 @@ class Attention(nn.Module):
         self.k_norm = norm(spec.k_norm, spec.head_size if each else kv)
         self.sinks = nn.Parameter(torch.zeros(spec.heads)) if spec.sinks else None
 
-    def queries(self, x: Tensor) -> Tensor:
-        """(batch, heads, query, head_size) of x (batch, query, width), not yet turned."""
-        return self._heads(self.q(x), self.q_norm)
-
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Each (batch, kv_heads, key, head_size) of x (batch, key, width), not yet turned."""
-        return self._heads(self.k(x), self.k_norm), self._heads(self.v(x), None)
+        """Of a memory x (batch, key, width), which has no positions here, each (batch, kv_heads, key, head_size)."""
+        x = x.to(kernels.working(x))
+        k, norm = self._split(self.k(x), self.k_norm)
+        return norm(k).transpose(1, 2), self._split(self.v(x), IDENTITY)[0].transpose(1, 2)
 
-    def _heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:
-        """Split into heads and normalised, over each head or before the split over all of them."""
-        if norm is not None and self.spec.norms_over == "width":
-            x, norm = norm(x), None
-        x = x.unflatten(-1, (-1, self.spec.head_size)).transpose(1, 2)
-        return x if norm is None else norm(x)
+    def _split(self, x: Tensor, norm: nn.Module) -> tuple[Tensor, nn.Module]:
+        """Heads (batch, length, heads, head_size), and their norm unless it was over all of them."""
+        if self.spec.norms_over == "width":
+            x, norm = norm(x), IDENTITY
+        return x.unflatten(-1, (-1, self.spec.head_size)), norm
 
     def project(self, x: Tensor, view: View, memory: Memory | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of x (batch, query, width), and keys and values of x or of the memory, turned by position."""
-        q, (k, v) = self.queries(x), self.keys_and_values(x) if memory is None else memory.keys_and_values(self)
-        return view.rotate(q), view.rotate(k), v
+        """Queries of x (batch, query, width), keys and values of x or of the memory, each (batch, its heads, its length, head_size).
+
+        Queries and keys are turned by position.
+        """
+        x = x.to(kernels.working(x))
+        q = view.rotate(*self._split(self.q(x), self.q_norm))
+        if memory is not None:
+            return q, *memory.keys_and_values(self)
+        return q, view.rotate(*self._split(self.k(x), self.k_norm)), self._split(self.v(x), IDENTITY)[0].transpose(1, 2)
 
     def forward(self, x: Tensor, view: View, cache: LayerCache | None = None, memory: Memory | None = None) -> Tensor:
         q, k, v = self.project(x, view, memory)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fledge import arch
+from fledge.model import kernels
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -26,6 +27,8 @@ def gated(gate: Tensor | None, up: Tensor, spec: arch.Mlp) -> Tensor:
     activation = ACTIVATIONS[spec.activation]
     if gate is None:
         return activation(up)
+    if activation is F.silu and spec.limit is None and not spec.up_offset:
+        return kernels.gated_silu(gate, up)
     if spec.limit is not None:
         gate, up = gate.clamp(max=spec.limit), up.clamp(-spec.limit, spec.limit)
     return activation(gate) * (up + spec.up_offset if spec.up_offset else up)
@@ -42,4 +45,5 @@ class Mlp(nn.Module):
         self.down = nn.Linear(spec.width, width, spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(kernels.working(x))
         return self.down(gated(None if self.gate is None else self.gate(x), self.up(x), self.spec))

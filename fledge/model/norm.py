@@ -4,7 +4,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fledge.arch import LayerNorm, Norm, RmsNorm
+from fledge import arch
+from fledge.arch import LayerNorm, Norm
+from fledge.model import kernels
+
+
+class RmsNorm(nn.RMSNorm):
+    """Unit root mean square over the width, with gain."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__(size, eps)
+        self.epsilon = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.rms_norm(x, self.weight, self.epsilon)
 
 
 class OffsetRmsNorm(nn.Module):
@@ -24,9 +37,9 @@ def norm(spec: Norm | None, size: int) -> nn.Module:
     match spec:
         case LayerNorm(eps, bias):
             return nn.LayerNorm(size, eps, bias=bias)
-        case RmsNorm(eps, 0.0):
-            return nn.RMSNorm(size, eps)
-        case RmsNorm(eps, offset):
+        case arch.RmsNorm(eps, 0.0):
+            return RmsNorm(size, eps)
+        case arch.RmsNorm(eps, offset):
             return OffsetRmsNorm(size, eps, offset)
         case None:
             return nn.Identity()

@@ -1,11 +1,15 @@
 """What a query may see, decided by positions and documents alone, and what positions do to queries, keys and scores."""
 
 import math
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fledge import arch
+from fledge.model import kernels
+from fledge.model.kernels import Ranges
+from fledge.model.norm import RmsNorm
 from fledge.model.positions import Nowhere, turn
 
 PADDING, EMPTY = -1, -2
@@ -48,14 +52,31 @@ class View:
             self._mask = self.allowed if self.bias is None else self.bias.masked_fill(~self.allowed, -math.inf)
         return self._mask
 
-    def rotate(self, x: Tensor) -> Tensor:
-        """(batch, heads, query, head_size) turned by its positions; unchanged without rotary positions."""
-        if self._turn is None:
-            return x
-        cos, sin = (t.to(x.dtype) for t in self._turn)
-        size = 2 * cos.shape[-1]
-        first, second = x[..., :size].chunk(2, -1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin, x[..., size:]), -1)
+    @cached_property
+    def ranges(self) -> Ranges | None:
+        """The first key that each query sees and the one after its last, each (1 or batch, query).
+
+        None where it does not see all between, where the keys are not those of the queries, and where scores are more than scaled products.
+        """
+        spec = self.spec
+        if self._layout.keys is not self._layout.queries or self.bias is not None or spec.scale is not None or spec.soft_cap is not None:
+            return None
+        if self.causal or self.full:
+            places = torch.arange(self._layout.keys.shape[1], device=self._layout.keys.device)[None]
+            return torch.zeros_like(places), places + 1 if self.causal else torch.full_like(places, places.shape[1])
+        seen = self.allowed[:, 0].to(torch.uint8)
+        first, last = seen.argmax(-1), seen.shape[-1] - seen.flip(-1).argmax(-1)
+        return (first, last) if torch.equal(last - first, seen.sum(-1, dtype=torch.long)) else None
+
+    def rotate(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """Heads (batch, query, heads, head_size), normalised and turned by their positions, as (batch, heads, query, head_size)."""
+        if self._turn is not None and (size := 2 * self._turn[0].shape[-1]) < x.shape[-1]:
+            x = norm(x).transpose(1, 2)
+            turned = kernels.turn(x[..., :size], *(part.to(x.dtype) for part in self._turn))
+            return torch.cat((turned, x[..., size:]), -1)
+        if isinstance(norm, RmsNorm):
+            return kernels.turn_heads(x, norm.weight, norm.epsilon, self._turn)
+        return kernels.turn_heads(norm(x), None, 0.0, self._turn)
 
 
 class Layout:

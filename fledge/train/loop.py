@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fledge.data.batches import Batch, draw
-from fledge.model import Transformer
+from fledge.model import Transformer, kernels
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
 from fledge.train.run import Constant, Cosine, Machine, Plan, Stable
@@ -76,7 +76,8 @@ def run_steps(
             losses.append(loss.detach())
         state.loss, state.norm = torch.stack([torch.stack(losses).sum(), optimizer.norm()]).tolist()
         refuse_if_not_finite(state)
-        optimizer.step(state.norm)
+        with precision(machine):
+            optimizer.step(state.norm)
         optimizer.zero_grad()
         state.step += 1
         state.tokens += sum(part.tokens.size for part in parts)
@@ -145,7 +146,7 @@ def settings_of(machine: Machine) -> Iterator[None]:
     """Threads and determinism as the machine says; torch's settings and random state come back afterwards."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     devices = [torch.device(machine.device)] if torch.device(machine.device).type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), kernels.used(machine.kernels):
         torch.set_num_threads(machine.threads or threads)
         torch.use_deterministic_algorithms(machine.deterministic)
         try:

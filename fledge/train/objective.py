@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fledge.data.batches import IGNORED, Batch
-from fledge.model import Transformer
+from fledge.model import Transformer, kernels
 from fledge.model.head import Words
 
 CHUNK = 1024  # tokens whose scores exist at once
@@ -88,12 +88,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             projection = weight.to(working)
             for part in range(0, len(labels), chunk):
-                piece, label = hidden[part : part + chunk].to(working), labels[part : part + chunk, None]
-                log_chances = torch.log_softmax((piece @ projection.T).to(exact), dim=-1)
-                loss -= log_chances.gather(1, label).sum()
-                if hidden_gradient is None and weight_gradient is None:
-                    continue
-                gradient = log_chances.exp_().scatter_add_(1, label, log_chances.new_full((len(label), 1), -1.0)).to(working)
+                piece, label = hidden[part : part + chunk].to(working), labels[part : part + chunk]
+                gradient = piece @ projection.T
+                loss += kernels.cross_entropy(gradient, label)
                 if hidden_gradient is not None:
                     hidden_gradient[part : part + chunk] = gradient @ projection
                 if weight_gradient is not None and working == exact:

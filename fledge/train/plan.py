@@ -12,7 +12,7 @@ import torch
 
 from fledge.arch import Arch, forward_flops, parameter_count
 from fledge.data.batches import Batch as Tokens
-from fledge.model import Transformer, initialise
+from fledge.model import Transformer, initialise, kernels
 from fledge.presets import qwen3
 from fledge.train.loop import BatchAt, State, run_steps, settings_of
 from fledge.train.objective import NextWord, Objective
@@ -105,11 +105,11 @@ def this_machine(device: str = "auto", dtype: str = "auto", threads: int = 0, de
         dtype = "bfloat16" if fast else "float32"
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r} is unknown: use float32, bfloat16 or auto")
-    return Machine(device, dtype, threads or torch.get_num_threads(), deterministic, seed)
+    return Machine(device, dtype, threads or torch.get_num_threads(), deterministic, seed, device == "cpu" and kernels.available())
 
 
 def _cpu_has_bf16() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def training_flops(arch: Arch, context: int) -> float:

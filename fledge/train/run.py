@@ -165,13 +165,17 @@ class Save:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it runs; `dtype` is that of the matrix products (weights stay fp32), `threads` 0 leaves torch's own number."""
+    """Where it runs; `dtype` is that of the matrix products (weights stay fp32), `threads` 0 leaves torch's own number.
+
+    `kernels` says whether the parts that a compiler of this machine has built take part, see `fledge.model.kernels`.
+    """
 
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = 0
     deterministic: bool = False
     seed: int = 0
+    kernels: bool = False
 
     def __post_init__(self):
         _at_least(self, 0, "threads", "seed")

@@ -45,7 +45,7 @@ class ModelFolder:
         path = resolve(name)
         finish(path)
         config = read_json(path / CONFIG)
-        arch = family_of(config).arch(config, Stored(path).place)
+        arch = family_of(config).arch(config, _own_names(Stored(path), family_of(config)))
         facts = read_json(path / FACTS) if (path / FACTS).is_file() else {}
         if "arch" in facts and (differing := differences(plain(arch).to_json(), Arch.from_json(facts["arch"]).to_json(), "arch")):
             raise ValueError(f"{path}: {CONFIG} and {FACTS} disagree ({CONFIG} -> {FACTS}): {'; '.join(differing[:3])}")
@@ -181,6 +181,12 @@ def _again(name: str, stored: Stored, family: Family) -> bool:
     if source not in stored.place or not _equal(stored, name, source):
         raise ValueError(f"tensor {name} differs from {original}, but {CONFIG} says tie_word_embeddings true: set it to false")
     return True
+
+
+def _own_names(stored: Stored, family: Family) -> list[str]:
+    """The tensors of a file but for those that only repeat another."""
+    doubled = {name for name, original in family.REPEATS.items() if {name, original} <= stored.place.keys()}
+    return [name for name in stored.place if name not in doubled or not _equal(stored, name, family.REPEATS[name])]
 
 
 def _equal(stored: Stored, one: str, other: str) -> bool:

@@ -62,7 +62,7 @@ def _described(
     except ValueError as complaint:
         raise ValueError(f"{path} is no llama2.c file: {complaint}") from None
     q, kv, angles = width, kv_heads * (width // heads), (context, width // heads // 2)
-    tables = [
+    tables: list[tuple[str, tuple[int, ...]]] = [
         ("embedding.weight", (vocabulary, width)),
         ("attention.norm_in.weight", (depth, width)),
         ("attention.inner.q.weight", (depth, q, width)),

@@ -127,7 +127,7 @@ def test_rotation_depends_on_distance_alone():
     spec = arch.Attention(1, 1, 8, positions=arch.Rope(100.0))
     view = View(Layout(places, None, places, None), spec)
     q, k = torch.randn(2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    turned_q, turned_k = (view.rotate(x.expand(1, 1, 20, 8))[0, 0] for x in (q, k))
+    turned_q, turned_k = (view.rotate(x.expand(1, 20, 1, 8), torch.nn.Identity())[0, 0] for x in (q, k))
     products = turned_q @ turned_k.T
     for distance in range(-19, 20):
         along = products.diagonal(distance)
@@ -186,11 +186,11 @@ def test_stretched_rotations_turn_slower():
 def test_only_a_portion_is_turned():
     places = torch.arange(9)[None]
     spec = arch.Attention(1, 1, 8, positions=arch.Rope(100.0, portion=0.5))
-    x = torch.randn(1, 1, 9, 8)
-    turned = View(Layout(places, None, places, None), spec).rotate(x)
-    assert torch.equal(turned[..., 4:], x[..., 4:])
+    x = torch.randn(1, 9, 1, 8)
+    turned = View(Layout(places, None, places, None), spec).rotate(x, torch.nn.Identity())
+    assert torch.equal(turned[..., 4:], x.transpose(1, 2)[..., 4:])
     alone = arch.Attention(1, 1, 4, positions=arch.Rope(100.0))
-    assert torch.equal(turned[..., :4], View(Layout(places, None, places, None), alone).rotate(x[..., :4]))
+    assert torch.equal(turned[..., :4], View(Layout(places, None, places, None), alone).rotate(x[..., :4], torch.nn.Identity()))
 
 
 def test_padding_that_looks_across_sees_something():

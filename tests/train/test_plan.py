@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.arch import parameter_count
+from fledge.model import kernels
 from fledge.presets import gpt2
 from fledge.train import plan
 from fledge.train.plan import Speed, expected_bits, probe, propose, revised_total, this_machine, training_flops
@@ -87,7 +88,7 @@ def test_planning_again_needs_a_reason():
 
 
 def test_this_machine_refuses_what_is_not_here():
-    assert this_machine(device="cpu", dtype="float32", threads=1, seed=3) == Machine("cpu", "float32", 1, False, 3)
+    assert this_machine(device="cpu", dtype="float32", threads=1, seed=3) == Machine("cpu", "float32", 1, False, 3, kernels.available())
     with pytest.raises(ValueError, match="float16"):
         this_machine(dtype="float16")
     if not torch.cuda.is_available():

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import fledge
-from tests.weights.references import TOKENIZER, make, saved
+from tests.weights.references import TOKENIZER, make, saved, target, tokens
 
 
 def test_a_folder_in_shards_becomes_one_of_ours(tmp_path, command):
@@ -32,6 +32,19 @@ def test_a_family_is_kept_though_another_says_the_same(tmp_path):
     theirs = make("phi3")
     theirs.config.sliding_window = None
     assert fledge.import_model(saved(theirs, tmp_path / "theirs"), out=tmp_path / "ours").family == "phi3"
+
+
+def test_logits_of_a_source_and_a_target(tmp_path):
+    theirs = make("t5 1.1")
+    model = fledge.load(str(saved(theirs, tmp_path)))
+    source, written = tokens(2, 7), target(2, 5)
+    with torch.no_grad():
+        expected = theirs(source, decoder_input_ids=written).logits
+    assert torch.equal(model.logits(source.tolist(), written.tolist()), expected)
+    with pytest.raises(ValueError, match="reads a source and writes a target"):
+        model.logits(source.tolist())
+    with pytest.raises(ValueError, match="writes a target for a source"):
+        model.generate("The sky")
 
 
 def test_llama2c(data, tmp_path, command):

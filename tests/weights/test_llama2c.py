@@ -23,7 +23,7 @@ def test_transformers_goes_on_with_the_same_tokens(stories: Path, tmp_path: Path
     model, tokenizer = read_llama2c(stories)
     save_model(tmp_path, model, tokenizer, None, {}, {"max_new_tokens": 200}, "# stories")
     theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert type(theirs) is transformers.LlamaForCausalLM
+    assert theirs.config.model_type == "llama"
     words: Any = transformers.AutoTokenizer.from_pretrained(tmp_path)
     prompt = [*tokenizer.opening, *tokenizer.encode("Once upon a time")]
     assert prompt == [1, 403, 407, 261, 378]  # as llama2.c's own run has them

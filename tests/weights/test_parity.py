@@ -311,6 +311,24 @@ def test_a_tied_head_may_be_stored_twice_but_not_differ(references: References, 
         open_model(folder)
 
 
+@torch.no_grad()
+def test_whether_t5_is_tied_its_file_tells(references: References, tmp_path: Path):
+    """Whatever config.json says: an equal copy is the embedding, another tensor is a head of its own."""
+    theirs = references.theirs("t5")
+    folder = saved(theirs, tmp_path)
+    copies = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    stored = {**load_file(folder / "model.safetensors"), **{name: theirs.shared.weight.clone() for name in copies}}
+    save_tensors(stored.items(), folder)
+    ours, _, _ = open_model(folder)
+    assert ours.head.weight is ours.embedding.weight
+    expected = theirs(tokens(), decoder_input_ids=target()).logits
+    assert distance(ours(target(), memory=ours.encode(tokens())), expected) <= 2e-6
+    save_tensors({**stored, "lm_head.weight": 2 * theirs.shared.weight}.items(), folder)
+    ours, _, _ = open_model(folder)
+    assert ours.head.weight is not ours.embedding.weight
+    assert distance(ours(target(), memory=ours.encode(tokens())), 2 * expected) <= 2e-6
+
+
 def test_training_an_opened_model_leaves_its_file_alone(tmp_path: Path):
     folder = saved(make("qwen3 tied"), tmp_path)
     before = sha256(folder / "model.safetensors")

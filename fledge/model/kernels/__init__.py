@@ -1,0 +1,118 @@
+"""Parts of the model in one pass over memory each, on CPUs, where a compiler has built them; plainly elsewhere.
+
+Inside `used()` the functions here take the kernels of `cpu.cpp` for what those can do. Everywhere else, and for everything else, they
+are the plain PyTorch that the kernels are checked against.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import CDLL
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fledge.model.kernels import functions
+from fledge.model.kernels.checks import disagreements
+from fledge.model.kernels.functions import Ranges
+from fledge.model.kernels.library import library
+
+__all__ = ["Ranges", "attend", "available", "cross_entropy", "gated_silu", "rms_norm", "turn", "turn_heads", "used", "working"]
+
+_in_use: CDLL | None = None
+
+
+@cache
+def _sound() -> CDLL | None:
+    """The kernels, unless they compute anything else than the plain lines."""
+    kernels = library()
+    wrong = disagreements(kernels) if kernels is not None else []
+    if wrong:
+        warnings.warn(f"the compiled kernels are not used, for they compute another {', '.join(wrong)} than PyTorch", stacklevel=2)
+    return None if wrong else kernels
+
+
+def available() -> bool:
+    """Whether this machine has the kernels; builds and checks them where it can and has not yet."""
+    return _sound() is not None
+
+
+@contextmanager
+def used(wanted: bool = True) -> Iterator[None]:
+    """Inside, the kernels do what they can, if this machine has them."""
+    global _in_use
+    before, _in_use = _in_use, _sound() if wanted else None
+    try:
+        yield
+    finally:
+        _in_use = before
+
+
+def working(x: Tensor) -> torch.dtype:
+    """The type of matrix products with `x`: autocast's where it is on."""
+    kind = x.device.type
+    if x.dtype != torch.float32 or kind == "meta" or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def _kernels(x: Tensor, weight: Tensor | None = None) -> CDLL | None:
+    """The kernels, for arrays on the CPU in the two types that they know; weights are fp32."""
+    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return _in_use if fits and (weight is None or weight.dtype == torch.float32) else None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`x / √(mean(x²) + eps) · weight`, over the last dimension; a kernel gives it in the type that matrix products take."""
+    kernels = _kernels(x, weight)
+    if kernels is None or x.dtype != torch.float32:
+        return F.rms_norm(x, weight.shape, weight, eps)
+    return functions.RmsNorm.apply(kernels, x, weight, eps, working(x))
+
+
+def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
+    """`silu(gate) · up`."""
+    kernels = _kernels(gate)
+    return F.silu(gate) * up if kernels is None else functions.GatedSilu.apply(kernels, gate, up)
+
+
+def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """(..., length, size): the first half of each vector and the second as the two coordinates of points that turn."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
+
+
+def turn_heads(x: Tensor, weight: Tensor | None, eps: float, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Heads (batch, length, heads, size), normalised by `weight` and turned by the angles, as (batch, heads, length, size).
+
+    The angles come as cosines and sines, (1 or batch, 1, length, size / 2) in fp32.
+    """
+    kernels = _kernels(x, weight)
+    if kernels is not None:
+        return functions.TurnHeads.apply(kernels, x, weight, *(angles or (None, None)), eps)
+    x = (x if weight is None else F.rms_norm(x, weight.shape, weight, eps)).transpose(1, 2)
+    return x if angles is None else turn(x, *(part.to(x.dtype) for part in angles))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, ranges: Ranges | None) -> Tensor | None:
+    """Attention where each query sees the keys of a range; None where there is no kernel for it."""
+    kernels = _kernels(q)
+    if kernels is None or ranges is None:
+        return None
+    return functions.Attend.apply(kernels, q, k, v, ranges, q.shape[-1] ** -0.5)
+
+
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """The summed cross-entropy of scores (n, words) and labels (n,); the scores become its gradient by them, in place.
+
+    The sum is fp32 (fp64 for fp64).
+    """
+    kernels = _kernels(scores)
+    if kernels is not None:
+        return torch.tensor(functions.call(kernels, "cross_entropy", scores.dtype, scores, labels, *scores.shape))
+    log_chances = torch.log_softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1)
+    loss = -log_chances.gather(1, labels[:, None]).sum()
+    scores.copy_(log_chances.exp_().scatter_add_(1, labels[:, None], log_chances.new_full((len(labels), 1), -1.0)))
+    return loss

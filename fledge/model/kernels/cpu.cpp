@@ -1,0 +1,315 @@
+// The parts of a training step that PyTorch leaves in many passes over memory, each in one, on the CPU.
+//
+// What each function computes stands in functions.py beside it in plain PyTorch; checks.py compares the two when this is loaded.
+// Arrays are contiguous. `half` is bfloat16, kept as its bits; sums are taken in float. Every function exists for both types:
+// name_float and name_half.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include <omp.h>
+
+namespace {
+
+struct half {
+    uint16_t bits;
+};
+
+inline float bits_to_float(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline uint32_t float_to_bits(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
+}
+
+inline float get(float x) { return x; }
+inline float get(half x) { return bits_to_float(uint32_t(x.bits) << 16); }
+
+inline void put(float &to, float x) { to = x; }
+inline void put(half &to, float x) {  // to the nearest, ties to even
+    uint32_t bits = float_to_bits(x);
+    to.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// e^x for x <= 0 to 2e-7 of the value: 2^n times a polynomial in the rest (Cephes, expf.c); without branches, so that it vectorises.
+inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float n = std::nearbyint(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * bits_to_float(uint32_t(int32_t(n) + 127) << 23);
+}
+
+inline float sigmoid(float x) {
+    float e = exponential(x < 0 ? x : -x);
+    return (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+// Adds up what each thread has gathered for the same `size` numbers.
+struct Gathered {
+    int64_t size;
+    std::vector<float> parts;
+    explicit Gathered(int64_t size) : size(size), parts(size * omp_get_max_threads(), 0.0f) {}
+    float *mine() { return parts.data() + size * omp_get_thread_num(); }
+    void into(float *sum) {
+        for (int64_t i = 0; i < size; i++) {
+            float total = 0;
+            for (size_t at = i; at < parts.size(); at += size) total += parts[at];
+            sum[i] = total;
+        }
+    }
+};
+
+// out = x * rstd * weight with rstd = 1 / sqrt(mean(x^2) + eps), for each of `rows` rows.
+template <class T>
+void rms_norm(const float *x, const float *weight, T *out, float *rstd, int64_t rows, int64_t width, float eps) {
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *in = x + row * width;
+        float sum = 0;
+        for (int64_t i = 0; i < width; i++) sum += in[i] * in[i];
+        float scale = rstd[row] = 1.0f / std::sqrt(sum / width + eps);
+        for (int64_t i = 0; i < width; i++) put(out[row * width + i], in[i] * scale * weight[i]);
+    }
+}
+
+template <class T>
+void rms_norm_backward(const T *grad, const float *x, const float *weight, const float *rstd, float *grad_x, float *grad_weight,
+                       int64_t rows, int64_t width) {
+    Gathered gathered(width);
+#pragma omp parallel
+    {
+        float *mine = gathered.mine();
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++) {
+            const T *g = grad + row * width;
+            const float *in = x + row * width;
+            float scale = rstd[row], dot = 0;
+            for (int64_t i = 0; i < width; i++) dot += get(g[i]) * weight[i] * in[i];
+            float along = dot * scale * scale / width;
+            for (int64_t i = 0; i < width; i++) {
+                float gradient = get(g[i]);
+                grad_x[row * width + i] = scale * (gradient * weight[i] - along * in[i]);
+                mine[i] += gradient * in[i] * scale;
+            }
+        }
+    }
+    gathered.into(grad_weight);
+}
+
+// Heads of one token, (rows, length, heads, size), normalised (where there is a weight), turned by their position's angle (where
+// there is a cosine), as (rows, heads, length, size). The angles are (1 or rows, length, size / 2): `own` says whether each row has its own.
+template <class T>
+void turn_heads(const T *x, const float *weight, const float *cosine, const float *sine, T *out, float *rstd, int64_t rows, int64_t length,
+                int64_t heads, int64_t size, int64_t own, float eps) {
+    int64_t halves = size / 2;
+#pragma omp parallel
+    {
+        std::vector<float> line(size);
+        float *v = line.data();
+#pragma omp for schedule(static)
+        for (int64_t token = 0; token < rows * length; token++) {
+            int64_t row = token / length, place = token % length, angle = (own ? token : place) * halves;
+            for (int64_t head = 0; head < heads; head++) {
+                const T *in = x + (token * heads + head) * size;
+                T *to = out + ((row * heads + head) * length + place) * size;
+                for (int64_t i = 0; i < size; i++) v[i] = get(in[i]);
+                if (weight) {
+                    float sum = 0;
+                    for (int64_t i = 0; i < size; i++) sum += v[i] * v[i];
+                    float scale = rstd[token * heads + head] = 1.0f / std::sqrt(sum / size + eps);
+                    for (int64_t i = 0; i < size; i++) v[i] *= scale * weight[i];
+                }
+                if (cosine) {
+                    const float *c = cosine + angle, *s = sine + angle;
+                    for (int64_t i = 0; i < halves; i++) {
+                        float first = v[i], second = v[halves + i];
+                        put(to[i], first * c[i] - second * s[i]);
+                        put(to[halves + i], second * c[i] + first * s[i]);
+                    }
+                } else {
+                    for (int64_t i = 0; i < size; i++) put(to[i], v[i]);
+                }
+            }
+        }
+    }
+}
+
+template <class T>
+void turn_heads_backward(const T *grad, const T *x, const float *weight, const float *cosine, const float *sine, const float *rstd,
+                         T *grad_x, float *grad_weight, int64_t rows, int64_t length, int64_t heads, int64_t size, int64_t own) {
+    int64_t halves = size / 2;
+    Gathered gathered(weight ? size : 0);
+#pragma omp parallel
+    {
+        std::vector<float> lines(2 * size);
+        float *g = lines.data(), *v = g + size, *mine = gathered.mine();
+#pragma omp for schedule(static)
+        for (int64_t token = 0; token < rows * length; token++) {
+            int64_t row = token / length, place = token % length, angle = (own ? token : place) * halves;
+            for (int64_t head = 0; head < heads; head++) {
+                int64_t at = (token * heads + head) * size;
+                const T *from = grad + ((row * heads + head) * length + place) * size;
+                if (cosine) {
+                    const float *c = cosine + angle, *s = sine + angle;
+                    for (int64_t i = 0; i < halves; i++) {
+                        float first = get(from[i]), second = get(from[halves + i]);
+                        g[i] = first * c[i] + second * s[i];
+                        g[halves + i] = second * c[i] - first * s[i];
+                    }
+                } else {
+                    for (int64_t i = 0; i < size; i++) g[i] = get(from[i]);
+                }
+                if (weight) {
+                    float scale = rstd[token * heads + head], dot = 0;
+                    for (int64_t i = 0; i < size; i++) v[i] = get(x[at + i]);
+                    for (int64_t i = 0; i < size; i++) dot += g[i] * weight[i] * v[i];
+                    float along = dot * scale * scale / size;
+                    for (int64_t i = 0; i < size; i++) mine[i] += g[i] * v[i] * scale;
+                    for (int64_t i = 0; i < size; i++) g[i] = scale * (g[i] * weight[i] - along * v[i]);
+                }
+                for (int64_t i = 0; i < size; i++) put(grad_x[at + i], g[i]);
+            }
+        }
+    }
+    if (weight) gathered.into(grad_weight);
+}
+
+// Scores become weights in place: softmax of scale * score over the keys from first to before last, zero elsewhere. The scores are
+// (matrices, group, queries, keys); `first` and `last` (matrices / share, queries) count from the first key of this block.
+template <class T>
+void softmax(T *scores, const int64_t *first, const int64_t *last, int64_t matrices, int64_t share, int64_t group, int64_t queries,
+             int64_t keys, float scale) {
+#pragma omp parallel
+    {
+        std::vector<float> line(keys);
+        float *v = line.data();
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < matrices * group * queries; row++) {
+            int64_t query = row % queries, seen = row / (group * queries) / share * queries + query;
+            T *s = scores + row * keys;
+            int64_t begin = first[seen], end = last[seen];
+            float most = -INFINITY, sum = 0;
+            for (int64_t i = begin; i < end; i++) {
+                v[i] = get(s[i]) * scale;
+                most = v[i] > most ? v[i] : most;
+            }
+            for (int64_t i = begin; i < end; i++) sum += v[i] = exponential(v[i] - most);
+            float part = 1.0f / sum;
+            for (int64_t i = 0; i < begin; i++) put(s[i], 0.0f);
+            for (int64_t i = begin; i < end; i++) put(s[i], v[i] * part);
+            for (int64_t i = end < begin ? begin : end; i < keys; i++) put(s[i], 0.0f);
+        }
+    }
+}
+
+// Gradients of the weights become gradients of the scores, in place: scale * weight * (gradient - the row's mean gradient).
+template <class T>
+void softmax_backward(T *grad, const T *weights, int64_t rows, int64_t keys, float scale) {
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        T *g = grad + row * keys;
+        const T *w = weights + row * keys;
+        float mean = 0;
+        for (int64_t i = 0; i < keys; i++) mean += get(g[i]) * get(w[i]);
+        for (int64_t i = 0; i < keys; i++) put(g[i], scale * get(w[i]) * (get(g[i]) - mean));
+    }
+}
+
+// silu(gate) * up.
+template <class T>
+void gated_silu(const T *gate, const T *up, T *out, int64_t count) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        float x = get(gate[i]);
+        put(out[i], x * sigmoid(x) * get(up[i]));
+    }
+}
+
+template <class T>
+void gated_silu_backward(const T *grad, const T *gate, const T *up, T *grad_gate, T *grad_up, int64_t count) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        float x = get(gate[i]), s = sigmoid(x), g = get(grad[i]);
+        put(grad_gate[i], g * get(up[i]) * s * (1.0f + x * (1.0f - s)));
+        put(grad_up[i], g * x * s);
+    }
+}
+
+// Scores become the gradient of the summed cross-entropy in place: softmax minus one at the label. Returns the loss; rows are added in order.
+template <class T>
+float cross_entropy(T *scores, const int64_t *labels, int64_t rows, int64_t words) {
+    std::vector<double> losses(rows);
+#pragma omp parallel
+    {
+        std::vector<float> line(words);
+        float *v = line.data();
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++) {
+            T *s = scores + row * words;
+            float most = -INFINITY, sum = 0;
+            for (int64_t i = 0; i < words; i++) {
+                v[i] = get(s[i]);
+                most = v[i] > most ? v[i] : most;
+            }
+            float chosen = v[labels[row]] - most;
+            for (int64_t i = 0; i < words; i++) sum += v[i] = exponential(v[i] - most);
+            float part = 1.0f / sum;
+            v[labels[row]] -= sum;
+            for (int64_t i = 0; i < words; i++) put(s[i], v[i] * part);
+            losses[row] = std::log(double(sum)) - chosen;
+        }
+    }
+    double total = 0;
+    for (double loss : losses) total += loss;
+    return float(total);
+}
+
+}  // namespace
+
+#define EVERY_TYPE(define) define(float, float) define(half, half)
+#define DEFINE(T, name)                                                                                                                  \
+    extern "C" void rms_norm_##name(const float *x, const float *w, T *out, float *rstd, int64_t rows, int64_t width, float eps) {        \
+        rms_norm(x, w, out, rstd, rows, width, eps);                                                                                      \
+    }                                                                                                                                     \
+    extern "C" void rms_norm_backward_##name(const T *g, const float *x, const float *w, const float *rstd, float *gx, float *gw,         \
+                                             int64_t rows, int64_t width) {                                                               \
+        rms_norm_backward(g, x, w, rstd, gx, gw, rows, width);                                                                            \
+    }                                                                                                                                     \
+    extern "C" void turn_heads_##name(const T *x, const float *w, const float *c, const float *s, T *out, float *rstd, int64_t rows,      \
+                                      int64_t length, int64_t heads, int64_t size, int64_t own, float eps) {                              \
+        turn_heads(x, w, c, s, out, rstd, rows, length, heads, size, own, eps);                                                           \
+    }                                                                                                                                     \
+    extern "C" void turn_heads_backward_##name(const T *g, const T *x, const float *w, const float *c, const float *s,                    \
+                                               const float *rstd, T *gx, float *gw, int64_t rows, int64_t length, int64_t heads,          \
+                                               int64_t size, int64_t own) {                                                               \
+        turn_heads_backward(g, x, w, c, s, rstd, gx, gw, rows, length, heads, size, own);                                                 \
+    }                                                                                                                                     \
+    extern "C" void softmax_##name(T *scores, const int64_t *first, const int64_t *last, int64_t matrices, int64_t share, int64_t group,  \
+                                   int64_t queries, int64_t keys, float scale) {                                                          \
+        softmax(scores, first, last, matrices, share, group, queries, keys, scale);                                                       \
+    }                                                                                                                                     \
+    extern "C" void softmax_backward_##name(T *g, const T *weights, int64_t rows, int64_t keys, float scale) {                            \
+        softmax_backward(g, weights, rows, keys, scale);                                                                                  \
+    }                                                                                                                                     \
+    extern "C" void gated_silu_##name(const T *gate, const T *up, T *out, int64_t count) { gated_silu(gate, up, out, count); }            \
+    extern "C" void gated_silu_backward_##name(const T *g, const T *gate, const T *up, T *ggate, T *gup, int64_t count) {                 \
+        gated_silu_backward(g, gate, up, ggate, gup, count);                                                                              \
+    }                                                                                                                                     \
+    extern "C" float cross_entropy_##name(T *scores, const int64_t *labels, int64_t rows, int64_t words) {                                \
+        return cross_entropy(scores, labels, rows, words);                                                                                \
+    }
+EVERY_TYPE(DEFINE)

@@ -1,0 +1,147 @@
+"""What the kernels compute, as functions with gradients; `None` of a library is the caller's sign to compute plainly."""
+
+from ctypes import CDLL, c_float, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+BLOCK = 64  # queries whose scores are made at once
+
+Ranges = tuple[Tensor, Tensor]
+
+
+def call(kernels: CDLL, name: str, kind: torch.dtype, *arguments: Tensor | int | float | None) -> Any:
+    """`name` for numbers of this type; tensors go as their addresses and must be contiguous."""
+    function = getattr(kernels, f"{name}_{'half' if kind == torch.bfloat16 else 'float'}")
+    return function(*map(_argument, arguments))
+
+
+def _argument(value: Tensor | int | float | None) -> Any:
+    if isinstance(value, Tensor):
+        assert value.is_contiguous()
+        return c_void_p(value.data_ptr())
+    return c_float(value) if isinstance(value, float) else c_void_p(None) if value is None else c_int64(value)
+
+
+class RmsNorm(Function):
+    """`x / √(mean(x²) + eps) · weight` of x (..., width) in fp32, as `dtype`."""
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        x = x.contiguous()
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        out, rstd = torch.empty_like(x, dtype=dtype), x.new_empty(rows)
+        call(kernels, "rms_norm", dtype, x, weight, out, rstd, rows, width, eps)
+        ctx.save_for_backward(x, weight, rstd)
+        ctx.kernels = kernels
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]  (the decorator hides the types)
+        x, weight, rstd = ctx.saved_tensors
+        grad = grad_outputs[0].contiguous()
+        grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        call(ctx.kernels, "rms_norm_backward", grad.dtype, grad, x, weight, rstd, grad_x, grad_weight, len(rstd), x.shape[-1])
+        return None, grad_x, grad_weight, None, None
+
+
+class TurnHeads(Function):
+    """x (batch, length, heads, size) normalised by `weight` and turned by the angles' cosines and sines, as (batch, heads, length, size).
+
+    The angles are (1 or batch, 1, length, size / 2) in fp32; without a weight nothing is normalised, without angles nothing turned.
+    """
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, x: Tensor, weight: Tensor | None, cosine: Tensor | None, sine: Tensor | None, eps: float) -> Tensor:
+        x = x.contiguous()
+        batch, length, heads, size = x.shape
+        out = x.new_empty(batch, heads, length, size)
+        rstd = x.new_empty(batch * length * heads if weight is not None else 0, dtype=torch.float32)
+        own = int(cosine is not None and len(cosine) > 1)
+        call(kernels, "turn_heads", x.dtype, x, weight, cosine, sine, out, rstd, batch, length, heads, size, own, eps)
+        ctx.save_for_backward(x if weight is not None else None, weight, cosine, sine, rstd)
+        ctx.kernels, ctx.own = kernels, own
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        x, weight, cosine, sine, rstd = ctx.saved_tensors
+        grad = grad_outputs[0].contiguous()
+        batch, heads, length, size = grad.shape
+        grad_x = grad.new_empty(batch, length, heads, size)
+        grad_weight = torch.empty_like(weight) if weight is not None else None
+        call(
+            ctx.kernels, "turn_heads_backward", grad.dtype, grad, x, weight, cosine, sine, rstd, grad_x, grad_weight,
+            batch, length, heads, size, ctx.own,
+        )  # fmt: skip
+        return None, grad_x, grad_weight, None, None, None
+
+
+class Attend(Function):
+    """Attention of q (batch, heads, query, size) to k and v (batch, kv_heads, key, size); each query sees a range of keys.
+
+    `ranges` are the first key and the one after the last, each (1 or batch, query). Queries go block by block, and a block's scores
+    reach no further than what it sees; heads that share keys are one matrix.
+    """
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, scale: float) -> Tensor:
+        batch, kv_heads, keys, size = k.shape
+        group, queries = q.shape[1] // kv_heads, q.shape[2]
+        q, k, v = q.reshape(-1, group, queries, size), k.reshape(-1, keys, size), v.reshape(-1, keys, size)
+        first, last = ranges
+        share, out, blocks = len(q) // len(first), torch.empty_like(q), []
+        for begin in range(0, queries, BLOCK):
+            end = min(begin + BLOCK, queries)
+            low, high = int(first[:, begin:end].min()), int(last[:, begin:end].max())
+            weights = q[:, :, begin:end].reshape(len(q), -1, size) @ k[:, low:high].mT
+            bounds = [(bound[:, begin:end] - low).contiguous() for bound in ranges]
+            call(kernels, "softmax", q.dtype, weights, *bounds, len(q), share, group, end - begin, high - low, scale)
+            out[:, :, begin:end] = (weights @ v[:, low:high]).view(len(q), group, -1, size)
+            blocks.append((begin, end, low, high, weights))
+        ctx.save_for_backward(q, k, v, *(block[-1] for block in blocks))
+        ctx.kernels, ctx.scale, ctx.places, ctx.shape = kernels, scale, [block[:-1] for block in blocks], (batch, kv_heads)
+        return out.view(batch, kv_heads * group, queries, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        q, k, v, *blocks = ctx.saved_tensors
+        grad = grad_outputs[0].reshape(q.shape)
+        grad_q = torch.empty_like(q)
+        grad_k, grad_v = (torch.zeros_like(part, dtype=torch.float32) for part in (k, v))
+        for (begin, end, low, high), weights in zip(ctx.places, blocks, strict=True):
+            queries, out = (part[:, :, begin:end].reshape(len(q), -1, q.shape[-1]) for part in (q, grad))
+            grad_v[:, low:high] += weights.mT @ out
+            scores = out @ v[:, low:high].mT
+            call(ctx.kernels, "softmax_backward", scores.dtype, scores, weights, scores.shape[0] * scores.shape[1], high - low, ctx.scale)
+            grad_q[:, :, begin:end] = (scores @ k[:, low:high]).view(len(q), q.shape[1], -1, q.shape[-1])
+            grad_k[:, low:high] += scores.mT @ queries
+        batch, kv_heads = ctx.shape
+        keys = (batch, kv_heads, *k.shape[1:])
+        return None, grad_q.view(batch, -1, *q.shape[2:]), grad_k.to(k.dtype).view(keys), grad_v.to(v.dtype).view(keys), None, None
+
+
+class GatedSilu(Function):
+    """`silu(gate) · up`."""
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        out = torch.empty_like(gate)
+        call(kernels, "gated_silu", gate.dtype, gate, up, out, gate.numel())
+        ctx.save_for_backward(gate, up)
+        ctx.kernels = kernels
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        gate, up = ctx.saved_tensors
+        grad, grad_gate, grad_up = grad_outputs[0].contiguous(), torch.empty_like(gate), torch.empty_like(up)
+        call(ctx.kernels, "gated_silu_backward", gate.dtype, grad, gate, up, grad_gate, grad_up, gate.numel())
+        return None, grad_gate, grad_up
