@@ -1,5 +1,6 @@
 """The frozen records that an `Arch` is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -378,7 +379,7 @@ class Arch:
     def with_head(self, head: Head) -> "Arch":
         return replace(self, head=head)
 
-    def with_stacks(self, change) -> "Arch":
+    def with_stacks(self, change: Callable[[Stack], Stack]) -> "Arch":
         """The same with `change(stack)` in place of each stack."""
         return replace(self, **{name: change(stack) for name, stack in self.stacks.items()})
 

@@ -39,7 +39,7 @@ def initialise(model: Transformer, seed: int = 0) -> Transformer:
 
 
 def with_new_head(model: Transformer, head: Head, seed: int = 0) -> Transformer:
-    """The same embedding and trunks (shared, not copied) under another head, whose own weights start anew."""
+    """The same embedding and trunks (shared, not copied) under another head, whose own weights start anew, but for an equal transform."""
     new = Transformer(replace(model.arch, head=head))
     for name in ("embedding", "types", "encoder", "decoder"):
         setattr(new, name, getattr(model, name))
@@ -50,4 +50,7 @@ def with_new_head(model: Transformer, head: Head, seed: int = 0) -> Transformer:
             nn.init.normal_(parameter, 0.0, 0.02, generator=generator)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
+    before = getattr(model.arch.head, "transform", None)
+    if before is not None and before == getattr(head, "transform", None):
+        new.head.transform = model.head.transform
     return new

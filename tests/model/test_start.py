@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fledge.arch import Classes, Words
+from fledge.arch import Classes, LayerNorm, Transform, Words
 from fledge.model import Transformer, initialise, with_new_head
 from fledge.presets import PRESETS, gpt2, qwen3
+from fledge.presets.shapes import modernbert
 
 
 @pytest.mark.parametrize("shape", [gpt2, qwen3])
@@ -59,3 +60,12 @@ def test_new_head_keeps_the_rest():
     assert classifier(torch.tensor([[1, 2, 3]])).shape == (1, 2)
     back = with_new_head(classifier, Words())
     assert torch.equal(back(torch.tensor([[1, 2, 3]])), model(torch.tensor([[1, 2, 3]])))
+
+
+@pytest.mark.parametrize(("transform", "kept"), [(Transform("gelu", LayerNorm(1e-5), bias=False), True), (Transform("tanh"), False)])
+def test_an_equal_transform_is_kept(transform, kept):
+    model = initialise(Transformer(modernbert(16, 2, 2, vocabulary=20, context=16)))
+    classifier = with_new_head(model, Classes(("a", "b"), "mean", transform, bias=True), seed=1)
+    assert (classifier.head.transform is model.head.transform) == kept
+    assert torch.equal(classifier.get_parameter("head.bias"), torch.zeros(2))
+    assert classifier(torch.tensor([[1, 2, 3]])).shape == (1, 2)

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.model import Transformer
+from fledge.model import Transformer, with_new_head
 from fledge.model.view import PADDING
-from fledge.weights.families import family_of
+from fledge.weights.families import classifier, family_of
 from fledge.weights.files import Stored, read_json, save_tensors, sha256
 from fledge.weights.folder import open_model, save_model
 from fledge.weights.rules import write
@@ -296,6 +296,21 @@ def test_sentence_embeddings_are_those_of_sentence_transformers(references: Refe
     document = torch.where(mask, 0, PADDING)
     hidden = references.ours("minilm")(ids, (mask.cumsum(1) - 1).clamp(min=0), document)
     torch.testing.assert_close(F.normalize(pooled(hidden, document, "mean"), dim=-1), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "qwen3", "gemma3", "bert", "roberta", "distilbert", "electra", "modernbert", "bart", "t5"])
+def test_a_classifier_made_of_a_model_opens_as_its_familys(case: str, references: References, tmp_path: Path):
+    model, _, facts = open_model(references.folder(case))
+    made = with_new_head(model, classifier(model.arch, ["ham", "spam"], facts["names"]), seed=1).eval()
+    save_model(tmp_path, made, TOKENIZER, None, facts, None, "# tiny")
+    theirs: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert theirs.config.model_type == references.theirs(case).config.model_type
+    assert theirs.config.id2label == {0: "ham", 1: "spam"}
+    ids = tokens()
+    if case in ("bart", "t5"):
+        ids = ends(f"{case} classes", ids)
+    with torch.no_grad():
+        assert distance(made(ids), theirs_of(f"{case} classes", theirs, ids)) <= 2e-6
 
 
 def test_a_tied_head_may_be_stored_twice_but_not_differ(references: References, tmp_path: Path):

@@ -5,11 +5,11 @@ A family has `arch(config, names)`, `config(arch)` and `table(arch)`; `names` ar
 may be stored a second time, `OLDER` endings of names that were replaced since.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fledge.arch import Arch
+from fledge.arch import Arch, Classes, Transform, Words
 from fledge.arch.record import did_you_mean
 from fledge.weights.families import gpt2, modernbert, own, t5
 from fledge.weights.families.bart import Bart, Marian
@@ -73,6 +73,17 @@ def family_name(arch: Arch, preferred: str | None = None) -> str:
     """The preferred family where it expresses this `Arch`, else the first one that does; `fledge` when no published one does."""
     names = [*([preferred] if preferred in FAMILIES else []), *FAMILIES]
     return next((name for name in names if FAMILIES[name] is not own and expresses(FAMILIES[name], arch)), "fledge")
+
+
+def classifier(arch: Arch, labels: Sequence[str], preferred: str | None = None) -> Classes:
+    """The head that its family, the preferred one first, gives to a classifier of these labels; a plain one where none has any."""
+    pretrained = arch.head.transform if isinstance(arch.head, Words) else None
+    transforms = [pretrained, *(Transform(name) for name in ("tanh", "relu", "gelu"))]
+    heads = [Classes(tuple(labels))]
+    heads += [Classes(tuple(labels), reads, transform, bias=True) for transform in transforms for reads in ("first", "last") if transform]
+    named = [(family_name(arch.with_head(head), preferred), head) for head in heads]
+    found = [head for name, head in named if name == preferred] + [head for name, head in named if name != "fledge"]
+    return (found or heads)[0]
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
