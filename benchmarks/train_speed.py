@@ -73,7 +73,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 for variant in variants.values():
                     variant.step()
-            rates = {"float32": matrix_rate(torch.float32, arch.decoder.width), "bfloat16": matrix_rate(torch.bfloat16, arch.decoder.width)}
+            rates = {"float32": matrix_rate(torch.float32, arch.trunk.width), "bfloat16": matrix_rate(torch.bfloat16, arch.trunk.width)}
             for label, variant in variants.items():
                 speeds = sorted(rows * context / seconds for seconds in variant.seconds[2:])
                 flops = training_flops(arch, context)

@@ -48,7 +48,8 @@ app.command(verbs.evaluate, sort_key=4)
 app.command(verbs.stream, name="generate", sort_key=5)
 app.command(verbs.chat, sort_key=6)
 app.command(verbs.predict, sort_key=7)
-app.command(verbs.show, sort_key=8)
+app.command(verbs.import_model, name="import", sort_key=8)
+app.command(verbs.show, sort_key=9)
 
 
 @app.meta.default

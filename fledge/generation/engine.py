@@ -244,7 +244,11 @@ def check(model: Transformer, tokenizer: Tokenizer) -> None:
         raise ValueError(
             f"this model is a classifier of {', '.join(model.arch.labels)}: use predict, or a model with a word head to generate"
         )
-    if any(block.attention.sees[1] != 0 for block in model.arch.decoder.pattern):
+    if len(model.arch.stacks) == 2:
+        raise ValueError(
+            "this model writes a target for a source, one token at a time: model(target, memory=model.encode(source), cache=cache)"
+        )
+    if not model.arch.writes:
         raise ValueError(
             "this model's attention sees tokens that follow, so it cannot generate: use sees=(none, 0) or a window to the left"
         )

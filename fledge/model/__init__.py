@@ -1,8 +1,8 @@
 """Tokens → hidden states → scores: what a query may see, attention, block, trunk, heads, starting weights, cache."""
 
 from fledge.model import kernels
-from fledge.model.cache import Cache
+from fledge.model.cache import Cache, Memory
 from fledge.model.start import initialise, with_new_head
 from fledge.model.transformer import Transformer
 
-__all__ = ["Cache", "Transformer", "initialise", "kernels", "with_new_head"]
+__all__ = ["Cache", "Memory", "Transformer", "initialise", "kernels", "with_new_head"]

@@ -1,12 +1,15 @@
-"""Keys and values of the tokens that a model has already read, in slots that fill and empty independently."""
+"""What a model has already read: a decoder's keys and values in slots that fill and empty independently, an encoder's states."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fledge.arch import Stack
 from fledge.model.view import EMPTY
+
+if TYPE_CHECKING:
+    from fledge.model.attention import Attention
 
 
 class Cache:
@@ -77,3 +80,29 @@ class LayerCache(NamedTuple):
         for kept, new in ((cache.keys[self.index], k), (cache.values[self.index], v)):
             kept[reading.rows[:, None], :, reading.places] = new.transpose(1, 2).to(kept.dtype)
         return reading.seen(cache.keys[self.index]), reading.seen(cache.values[self.index])
+
+
+class Memory:
+    """An encoder's states of a source: `hidden` (batch, source, width), with the document of each token, (batch, source) or none.
+
+    Outside of training the keys and values that each layer of a decoder takes from it are computed once.
+    """
+
+    def __init__(self, hidden: Tensor, positions: Tensor, document: Tensor | None):
+        self.hidden, self.positions, self.document = hidden, positions, document
+        self._kept: dict[Attention, tuple[Tensor, Tensor]] = {}
+
+    def keys_and_values(self, attention: "Attention") -> tuple[Tensor, Tensor]:
+        """What this layer reads, each (batch, kv_heads, source, head_size)."""
+        if torch.is_grad_enabled():
+            return attention.keys_and_values(self.hidden)
+        if attention not in self._kept:
+            self._kept[attention] = attention.keys_and_values(self.hidden)
+        return self._kept[attention]
+
+    def rows(self, index: Tensor) -> "Memory":
+        """The memory of the rows at `index` (any number of them, also repeated), as beam search needs it."""
+        positions = self.positions if len(self.positions) == 1 else self.positions[index]
+        chosen = Memory(self.hidden[index], positions, None if self.document is None else self.document[index])
+        chosen._kept = {attention: (k[index], v[index]) for attention, (k, v) in self._kept.items()}
+        return chosen

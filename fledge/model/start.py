@@ -6,8 +6,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from fledge.arch import Classes, Words
-from fledge.model.transformer import Transformer, make_head
+from fledge.arch import Head
+from fledge.model.head import head as make_head
+from fledge.model.norm import OffsetRmsNorm
+from fledge.model.transformer import Transformer
 
 
 def initialise(model: Transformer, seed: int = 0) -> Transformer:
@@ -18,27 +20,37 @@ def initialise(model: Transformer, seed: int = 0) -> Transformer:
     | embedding, learned positions, head | N(0, 0.02²) | GPT-2 (Radford et al., 2019); a tied head so starts near ln V |
     | matrices into a block | N(0, 0.02²) | GPT-2 |
     | matrices out of a block (`o`, `down`) | N(0, 0.02² / 2 depth) | GPT-2: the residual sum keeps its size with depth |
-    | gains 1, biases 0 | | |
+    | gains 1, biases and sinks 0 | | |
     """
     generator = torch.Generator().manual_seed(seed)
-    inward, outward = 0.02, 0.02 / math.sqrt(2 * model.arch.decoder.depth)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner, _, kind = name.rpartition(".")
-            if kind == "bias":
+            if kind.endswith("bias") or kind == "sinks":
                 parameter.zero_()
             elif parameter.dim() == 1:
-                parameter.fill_(1.0)
+                module = model.get_submodule(owner)
+                parameter.fill_(1.0 - module.offset if isinstance(module, OffsetRmsNorm) else 1.0)
             else:
-                std = outward if owner.endswith((".o", ".down")) else inward
+                outward = owner.endswith((".o", ".down")) or kind == "down"
+                std = 0.02 / math.sqrt(2 * model.arch.stacks[owner.split(".")[0]].depth) if outward else 0.02
                 parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
     return model
 
 
-def with_new_head(model: Transformer, head: Words | Classes, seed: int = 0) -> Transformer:
-    """The same embedding and trunk (shared, not copied) under another head, whose own weights start anew."""
+def with_new_head(model: Transformer, head: Head, seed: int = 0) -> Transformer:
+    """The same embedding and trunks (shared, not copied) under another head, whose own weights start anew, but for an equal transform."""
     new = Transformer(replace(model.arch, head=head))
-    new.embedding, new.decoder, new.head = model.embedding, model.decoder, make_head(new.arch, model.embedding)
-    if isinstance(new.head, nn.Linear):
-        nn.init.normal_(new.head.weight, 0.0, 0.02, generator=torch.Generator().manual_seed(seed))
+    for name in ("embedding", "types", "encoder", "decoder"):
+        setattr(new, name, getattr(model, name))
+    new.head = make_head(new.arch, model.embedding)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in new.head.named_parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, 0.0, 0.02, generator=generator)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    before = getattr(model.arch.head, "transform", None)
+    if before is not None and before == getattr(head, "transform", None):
+        new.head.transform = model.head.transform
     return new

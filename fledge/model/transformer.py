@@ -1,30 +1,48 @@
-"""The whole model: embedding, trunk, head."""
+"""The whole model: embedding, trunks, head."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fledge import arch
-from fledge.arch import Arch, Words
+from fledge.arch import Arch, Classes, Learned, Stack
+from fledge.model import head
 from fledge.model.attention import Attention, attention_weights
-from fledge.model.cache import Cache, Reading
+from fledge.model.cache import Cache, Memory
+from fledge.model.experts import Experts
 from fledge.model.trunk import Trunk
-from fledge.model.view import PADDING, Layout
+from fledge.model.view import Layout
 
 
 class Transformer(nn.Module):
-    """Tokens to scores: `Transformer(arch)(tokens)`.
+    """Tokens to scores: `Transformer(arch)(tokens)`; with both an encoder and a decoder `model(target, memory=model.encode(source))`.
 
     Positions and documents, both (batch, length), say where each token stands; without them every row is one document from
-    position 0 on. Padding has document -1. A token sees tokens of its own document only.
+    position 0 on. Padding has document -1. A token sees tokens of its own document only, in a memory too.
     """
 
     def __init__(self, arch: Arch):
         super().__init__()
         self.arch = arch
-        self.embedding = nn.Embedding(arch.vocabulary, arch.decoder.width)
-        self.decoder = Trunk(arch.decoder, arch.dropout)
-        self.head = make_head(arch, self.embedding)
+        width = arch.embedding_width
+        self.embedding = nn.Embedding(arch.vocabulary, width)
+        self.types = nn.Embedding(arch.embedding.types, width) if arch.embedding.types else None
+        self.encoder = Trunk(arch.encoder, arch.dropout, width) if arch.encoder else None
+        self.decoder = Trunk(arch.decoder, arch.dropout, width) if arch.decoder else None
+        self.head = head.head(arch, self.embedding)
+
+    @property
+    def trunk(self) -> Trunk:
+        """The stack whose states the head reads: the decoder where there is one."""
+        trunk = self.decoder or self.encoder
+        assert trunk is not None
+        return trunk
+
+    def encode(self, tokens: Tensor, positions: Tensor | None = None, document: Tensor | None = None) -> Memory:
+        """The encoder's states of a source, for a decoder to look across at."""
+        assert self.encoder is not None, "there is no encoder beside a decoder here: use hidden"
+        assert self.arch.encoder is not None
+        positions, document = self._stand(tokens, positions, document, None, None)
+        layout = self._layout(self.arch.encoder, positions, document)
+        return Memory(self.encoder(self._embed(tokens), layout), positions, document)
 
     def hidden(
         self,
@@ -33,13 +51,31 @@ class Transformer(nn.Module):
         document: Tensor | None = None,
         cache: Cache | None = None,
         slots: Tensor | None = None,
+        memory: Memory | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
         """The trunk's last hidden states, (batch, length, width).
 
-        With a cache the tokens continue what the given slots (all by default) hold. Raises `ValueError` for a position beyond learned ones.
+        With a cache the tokens continue what the given slots (all by default) hold; a memory is what `encode` made of the source;
+        types (batch, length) number the segments, 0 by default. Raises `ValueError` for a position beyond learned ones.
         """
-        layout, reading = self._places(tokens, positions, document, cache, slots)
-        return self.decoder(self.embedding(tokens), layout, reading)
+        trunk = self.trunk
+        if (memory is not None) != (len(self.arch.stacks) == 2):
+            raise ValueError(
+                "this model reads a source and writes a target: model(target, memory=model.encode(source))"
+                if memory is None
+                else "this model has one trunk and takes no memory"
+            )
+        positions, document = self._stand(tokens, positions, document, cache, slots)
+        if memory is not None and memory.document is not None and document is None:
+            document = torch.zeros_like(tokens)
+        x = self._embed(tokens, types)
+        if cache is None or document is None:
+            return trunk(x, self._layout(self.arch.trunk, positions, document), None, self._across(positions, document, memory), memory)
+        self._check(self.arch.trunk, positions)
+        reading = cache.open(positions, document, slots)
+        layout = Layout(positions, document, reading.seen(cache.positions), reading.seen(cache.documents), exact=self._exact)
+        return trunk(x, layout, reading, self._across(positions, document, memory), memory)
 
     def forward(
         self,
@@ -48,53 +84,99 @@ class Transformer(nn.Module):
         document: Tensor | None = None,
         cache: Cache | None = None,
         slots: Tensor | None = None,
+        memory: Memory | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
-        """Scores in fp32: (batch, length, vocabulary), or (batch, labels) of a classifier, which reads the last real token."""
-        hidden = self.hidden(tokens, positions, document, cache, slots)
-        if not isinstance(self.arch.head, Words):
-            hidden = last_real(hidden, document)
-        return self.head(hidden).float() if hidden.dtype != torch.float64 else self.head(hidden)
+        """Scores in fp32 at least: (batch, length, vocabulary) of a language model, (batch, labels) of a classifier.
+
+        A classifier with both trunks encodes the tokens itself, and its decoder reads them once more, one place later.
+        """
+        spec = self.arch.head
+        if isinstance(spec, Classes) and len(self.arch.stacks) == 2 and memory is None:
+            memory = self.encode(tokens, positions, document)
+            tokens = self._later(tokens, positions)
+        hidden = self.hidden(tokens, positions, document, cache, slots, memory, types)
+        if isinstance(spec, Classes):
+            hidden = head.pooled(hidden, document, spec.reads)
+        scores = self.head(hidden)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def cache(self, slots: int, capacity: int) -> Cache:
         """An empty cache on the model's device, in its dtype."""
         weight = self.embedding.weight
-        return Cache(self.arch.decoder, slots, capacity, weight.device, weight.dtype)
+        return Cache(self.arch.trunk, slots, capacity, weight.device, weight.dtype)
+
+    def balancing_loss(self) -> Tensor:
+        """What the experts of the latest forward pass in training add to the mean loss: `balance × imbalance` of each router."""
+        loss = self.embedding.weight.new_zeros(())
+        for part in self.modules():
+            if isinstance(part, Experts) and part.imbalance is not None:
+                loss = loss + part.spec.balance * part.imbalance
+        return loss
 
     def attention(self, tokens: Tensor) -> list[Tensor]:
-        """What each layer looks at: (batch, heads, query, key) per layer, each row summing to one."""
-        layout, _ = self._places(tokens, None, None, None, None)
+        """What each layer looks at: (batch, heads, query, key) per layer, each row summing to one (less what sinks take)."""
+        layout = self._layout(self.arch.trunk, *self._stand(tokens, None, None, None, None))
+        trunk = self.trunk
         seen: list[Tensor] = []
 
-        def look(module: Attention, arguments: tuple[Tensor, ...]) -> None:
-            seen.append(attention_weights(module, arguments[0], layout.view(module.spec)))
+        def look(module: Attention, arguments: tuple) -> None:
+            seen.append(attention_weights(module, arguments[0], arguments[1]))
 
-        hooks = [part.register_forward_pre_hook(look) for part in self.modules() if isinstance(part, Attention)]
+        hooks = [part.register_forward_pre_hook(look) for part in trunk.modules() if isinstance(part, Attention)]
         try:
             with torch.no_grad():
-                self.decoder(self.embedding(tokens), layout)
+                trunk(self._embed(tokens), layout)
         finally:
             for hook in hooks:
                 hook.remove()
         return seen
 
-    def _places(
+    @property
+    def _exact(self) -> torch.dtype:
+        return torch.promote_types(self.embedding.weight.dtype, torch.float32)
+
+    def _embed(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
+        """Vectors of tokens, (batch, length, embedding width); their scale is rounded to the weights' dtype, as Gemma's is."""
+        x = self.embedding(tokens)
+        if self.arch.embedding.scale != 1:
+            x = x * torch.tensor(self.arch.embedding.scale, dtype=x.dtype, device=x.device)
+        return x if self.types is None else x + self.types(torch.zeros_like(tokens) if types is None else types)
+
+    def _stand(
         self, tokens: Tensor, positions: Tensor | None, document: Tensor | None, cache: Cache | None, slots: Tensor | None
-    ) -> tuple[Layout, Reading | None]:
+    ) -> tuple[Tensor, Tensor | None]:
+        """Positions and documents of tokens; no document where every row is one from position 0 on."""
         if document is None and (positions is not None or cache is not None):
             document = torch.zeros_like(tokens)
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
             if cache is not None:
                 positions = positions + (cache.filled if slots is None else cache.filled[slots])[:, None]
-        self._check(positions)
-        if cache is None or document is None:
-            return Layout(positions, document, positions, document), None
-        reading = cache.open(positions, document, slots)
-        return Layout(positions, document, reading.seen(cache.positions), reading.seen(cache.documents)), reading
+        return positions, document
 
-    def _check(self, positions: Tensor) -> None:
-        learned = self.arch.decoder.positions
-        if learned is None or positions.device.type == "meta":
+    def _layout(self, stack: Stack, positions: Tensor, document: Tensor | None) -> Layout:
+        self._check(stack, positions)
+        return Layout(positions, document, positions, document, exact=self._exact)
+
+    def _across(self, positions: Tensor, document: Tensor | None, memory: Memory | None) -> Layout | None:
+        if memory is None:
+            return None
+        source = memory.document
+        if document is not None and source is None:
+            source = torch.zeros(len(memory.hidden), memory.hidden.shape[1], dtype=torch.long, device=document.device)
+        return Layout(positions, document, memory.positions, source, across=True)
+
+    def _later(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
+        """Each token one place later, after the one that opens a target."""
+        assert self.arch.start is not None, "an encoder-decoder needs a start token"
+        shifted = tokens.roll(1, 1)
+        first = positions == 0 if positions is not None else torch.arange(tokens.shape[1], device=tokens.device)[None] == 0
+        return torch.where(first, self.arch.start, shifted)
+
+    def _check(self, stack: Stack, positions: Tensor) -> None:
+        learned = stack.positions
+        if not isinstance(learned, Learned) or positions.device.type == "meta":
             return
         longest = int(positions.max()) + 1
         if longest > learned.length:
@@ -102,36 +184,3 @@ class Transformer(nn.Module):
                 f"a sequence of {longest:,} tokens, but this model has learned positions for {learned.length:,}: "
                 f"use at most {learned.length:,} tokens, or a model with rotary positions"
             )
-
-
-class Tied(nn.Module):
-    """Reads the embedding as the last projection and owns no weight itself."""
-
-    def __init__(self, embedding: nn.Embedding):
-        super().__init__()
-        self.__dict__["embedding"] = embedding
-
-    @property
-    def weight(self) -> nn.Parameter:
-        return self.__dict__["embedding"].weight
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.weight)
-
-
-def make_head(spec: Arch, embedding: nn.Embedding) -> nn.Module:
-    match spec.head:
-        case arch.Words(tied=True):
-            return Tied(embedding)
-        case arch.Words():
-            return nn.Linear(spec.decoder.width, spec.vocabulary, bias=False)
-        case arch.Classes(labels):
-            return nn.Linear(spec.decoder.width, len(labels), bias=False)
-
-
-def last_real(hidden: Tensor, document: Tensor | None) -> Tensor:
-    """The hidden state of each row's last token that is no padding, (batch, width)."""
-    if document is None:
-        return hidden[:, -1]
-    places = torch.arange(document.shape[1], device=document.device) * (document != PADDING)
-    return hidden[torch.arange(len(hidden), device=hidden.device), places.argmax(1)]

@@ -1,35 +1,17 @@
 """Blocks, and the trunk that stacks them."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fledge import arch
-from fledge.model import kernels
 from fledge.model.attention import Attention
-from fledge.model.cache import Reading
+from fledge.model.cache import Memory, Reading
+from fledge.model.experts import Experts
+from fledge.model.mlp import Mlp
 from fledge.model.norm import norm
+from fledge.model.positions import positions
 from fledge.model.view import Layout
-
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu, "silu": F.silu}
-
-
-class Mlp(nn.Module):
-    """What each token works out by itself."""
-
-    def __init__(self, spec: arch.Mlp, width: int):
-        super().__init__()
-        self.activation = ACTIVATIONS[spec.activation]
-        self.gate = nn.Linear(width, spec.width, spec.bias) if spec.gated else None
-        self.up = nn.Linear(width, spec.width, spec.bias)
-        self.down = nn.Linear(spec.width, width, spec.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(kernels.working(x))
-        if self.gate is None:
-            return self.down(self.activation(self.up(x)))
-        if self.activation is F.silu:
-            return self.down(kernels.gated_silu(self.gate(x), self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 class Residual(nn.Module):
@@ -48,31 +30,46 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP."""
+    """Attention, then, with an encoder beside it, attention across, then MLP."""
 
     def __init__(self, spec: arch.Block, width: int, dropout: float):
         super().__init__()
-        self.attention = Residual(Attention(spec.attention, width, dropout), spec, width, dropout)
-        self.mlp = Residual(Mlp(spec.mlp, width), spec, width, dropout)
+        first = replace(spec, norm_in=None) if spec.bare_attention else spec
+        self.attention = Residual(Attention(spec.attention, width, dropout), first, width, dropout)
+        self.across = Residual(Attention(spec.across, width, dropout), spec, width, dropout) if spec.across is not None else None
+        mlp = Experts(spec.mlp, width) if isinstance(spec.mlp, arch.Moe) else Mlp(spec.mlp, width)
+        self.mlp = Residual(mlp, spec, width, dropout)
 
-    def forward(self, x: Tensor, *rest) -> Tensor:
-        return self.mlp(self.attention(x, *rest))
+    def forward(self, x: Tensor, own: tuple, across: tuple | None = None) -> Tensor:
+        """`own` is what attention takes beside x: the view and a cache; `across` the view, no cache, and the memory."""
+        x = self.attention(x, *own)
+        if self.across is not None and across is not None:
+            x = self.across(x, *across)
+        return self.mlp(x)
 
 
 class Trunk(nn.Module):
     """A stack of blocks between the embedding and the head."""
 
-    def __init__(self, stack: arch.Stack, dropout: float):
+    def __init__(self, stack: arch.Stack, dropout: float, embedding: int):
         super().__init__()
-        self.positions = nn.Embedding(stack.positions.length, stack.width) if stack.positions is not None else None
+        self.positions = positions(stack.positions, embedding, stack.pattern[0].attention.heads)
+        self.norm_embedding = norm(stack.norm_embedding, embedding)
         self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(embedding, stack.width) if embedding != stack.width else nn.Identity()
         self.blocks = nn.ModuleList(Block(block, stack.width, dropout) for block in stack.blocks)
         self.norm_final = norm(stack.norm_final, stack.width)
-        self._attentions = [block.attention for block in stack.blocks]
+        self._specs = stack.blocks
 
-    def forward(self, x: Tensor, layout: Layout, reading: Reading | None = None) -> Tensor:
-        """Embedded tokens (batch, length, width) to the last hidden states; a reading extends the cache by these tokens."""
-        x = self.dropout(x if self.positions is None else x + self.positions(layout.queries))
-        for i, (block, attention) in enumerate(zip(self.blocks, self._attentions, strict=True)):
-            x = block(x, layout.view(attention), reading.layer(i) if reading is not None else None)
+    def forward(
+        self, x: Tensor, layout: Layout, reading: Reading | None = None, across: Layout | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        """Embedded tokens (batch, length, embedding width) to the last hidden states.
+
+        A reading extends the cache by these tokens; a memory, with the layout of looking across at it, is an encoder's states.
+        """
+        x = self.projection(self.dropout(self.norm_embedding(self.positions(x, layout.queries))))
+        for i, (block, spec) in enumerate(zip(self.blocks, self._specs, strict=True)):
+            own = (layout.view(spec.attention, self.positions), reading.layer(i) if reading is not None else None)
+            x = block(x, own, (across.view(spec.across), None, memory) if across is not None and spec.across is not None else None)
         return self.norm_final(x)

@@ -1,53 +1,65 @@
-"""What a query may see, decided by positions and documents alone, and the rotation that positions give."""
+"""What a query may see, decided by positions and documents alone, and what positions do to queries, keys and scores."""
 
+import math
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from fledge import arch
-from fledge.arch import Rope
 from fledge.model import kernels
 from fledge.model.kernels import Ranges
 from fledge.model.norm import RmsNorm
+from fledge.model.positions import Nowhere, turn
 
 PADDING, EMPTY = -1, -2
 
 
 class View:
-    """One kind of attention in one forward pass: which keys each query sees, and how far it is turned.
+    """One kind of attention in one forward pass: which keys each query sees, how far it is turned, what is added to its scores.
 
     `allowed` is (batch or 1, 1, query, key), true where a query sees a key; `causal` says that it is the plain lower
-    triangle, and `full` that it is all true, so that a kernel needs no mask.
+    triangle, and `full` that it is all true, so that a kernel needs no mask. `bias` is (batch or 1, heads, query, key) or none.
     """
 
-    def __init__(self, layout: "Layout", spec: arch.Attention):
-        self._layout, self._spec = layout, spec
+    def __init__(self, layout: "Layout", spec: arch.Attention, bias: Tensor | None = None):
+        self._layout, self.spec, self.bias = layout, spec, bias
         left, right = spec.sees
-        whole = layout.plain and (left is None or left >= layout.keys.shape[1] - 1)
+        whole = layout.plain and bias is None and (left is None or left >= layout.keys.shape[1] - 1)
         self.causal = whole and right == 0
         self.full = whole and right is None
         self._allowed: Tensor | None = None
-        self._turn = turn(layout.queries, spec.positions, spec.head_size) if spec.positions is not None else None
+        self._mask: Tensor | None = None
+        rope = spec.positions
+        self._turn = turn(layout.queries, rope, rope.turned(spec.head_size), layout.exact) if rope is not None else None
+
+    @property
+    def scale(self) -> float:
+        return 1 / math.sqrt(self.spec.head_size) if self.spec.scale is None else self.spec.scale
 
     @property
     def allowed(self) -> Tensor:
         if self._allowed is None:
-            self._allowed = sees(self._layout, self._spec.sees)
+            self._allowed = sees(self._layout, self.spec.sees)
         return self._allowed
 
     @property
     def mask(self) -> Tensor | None:
         """What a kernel has to be given: nothing where it knows the case itself."""
-        return None if self.causal or self.full else self.allowed
+        if self.causal or self.full:
+            return None
+        if self._mask is None:
+            self._mask = self.allowed if self.bias is None else self.bias.masked_fill(~self.allowed, -math.inf)
+        return self._mask
 
     @cached_property
     def ranges(self) -> Ranges | None:
         """The first key that each query sees and the one after its last, each (1 or batch, query).
 
-        None where it does not see all between, and where the keys are not those of the queries.
+        None where it does not see all between, where the keys are not those of the queries, and where scores are more than scaled products.
         """
-        if self._layout.keys is not self._layout.queries:
+        spec = self.spec
+        if self._layout.keys is not self._layout.queries or self.bias is not None or spec.scale is not None or spec.soft_cap is not None:
             return None
         if self.causal or self.full:
             places = torch.arange(self._layout.keys.shape[1], device=self._layout.keys.device)[None]
@@ -58,6 +70,10 @@ class View:
 
     def rotate(self, x: Tensor, norm: nn.Module) -> Tensor:
         """Heads (batch, query, heads, head_size), normalised and turned by their positions, as (batch, heads, query, head_size)."""
+        if self._turn is not None and (size := 2 * self._turn[0].shape[-1]) < x.shape[-1]:
+            x = norm(x).transpose(1, 2)
+            turned = kernels.turn(x[..., :size], *(part.to(x.dtype) for part in self._turn))
+            return torch.cat((turned, x[..., size:]), -1)
         if isinstance(norm, RmsNorm):
             return kernels.turn_heads(x, norm.weight, norm.epsilon, self._turn)
         return kernels.turn_heads(norm(x), None, 0.0, self._turn)
@@ -66,24 +82,38 @@ class View:
 class Layout:
     """Where the queries and the keys of one forward pass stand: positions (batch or 1, length) and documents (batch, length) of each.
 
-    `plain` promises that every row is one document from position 0 on and that the keys are the queries.
+    Without documents every row is one document from position 0 on and, unless the queries look `across` at other keys, the keys are the
+    queries. Angles are computed in `exact`, fp32 or more.
     """
 
-    def __init__(self, queries: Tensor, query_documents: Tensor | None, keys: Tensor, key_documents: Tensor | None):
+    def __init__(
+        self,
+        queries: Tensor,
+        query_documents: Tensor | None,
+        keys: Tensor,
+        key_documents: Tensor | None,
+        across: bool = False,
+        exact: torch.dtype = torch.float32,
+    ):
         self.queries, self.query_documents = queries, query_documents
         self.keys, self.key_documents = keys, key_documents
+        self.across, self.exact = across, exact
         self.plain = query_documents is None
         self._views: dict[arch.Attention, View] = {}
 
-    def view(self, spec: arch.Attention) -> View:
+    def view(self, spec: arch.Attention, positions: Nowhere | None = None) -> View:
         """The view of one attention, made once for all layers that share its specification."""
         if spec not in self._views:
-            self._views[spec] = View(self, spec)
+            bias = positions.bias(self.queries, self.keys, spec.sees) if positions is not None else None
+            self._views[spec] = View(self, spec, bias)
         return self._views[spec]
 
 
 def sees(layout: Layout, reach: arch.Sees) -> Tensor:
-    """`left <= key position - query position <= right` and the same document: (batch or 1, 1, query, key)."""
+    """`left <= key position - query position <= right` and the same document: (batch or 1, 1, query, key).
+
+    Padding that looks across sees everything, for the source may hold no padding, and a softmax over nothing is no number.
+    """
     distance = layout.keys[:, None, :] - layout.queries[:, :, None]
     left, right = reach
     allowed = torch.ones_like(distance, dtype=torch.bool)
@@ -92,12 +122,6 @@ def sees(layout: Layout, reach: arch.Sees) -> Tensor:
     if right is not None:
         allowed &= distance <= right
     if layout.query_documents is not None and layout.key_documents is not None:
-        allowed = allowed & (layout.query_documents[:, :, None] == layout.key_documents[:, None, :])
+        same = layout.query_documents[:, :, None] == layout.key_documents[:, None, :]
+        allowed = allowed & (same | (layout.query_documents == PADDING)[:, :, None] if layout.across else same)
     return allowed[:, None]
-
-
-def turn(positions: Tensor, rope: Rope, size: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of `position × base^(-2i/size)`, each (batch or 1, 1, query, size / 2), in fp32 (arXiv:2104.09864, eq. 15)."""
-    frequencies = rope.base ** -(torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size)
-    angles = (positions.float()[:, :, None] * frequencies)[:, None]
-    return angles.cos(), angles.sin()

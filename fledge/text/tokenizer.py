@@ -61,6 +61,12 @@ class Tokenizer:
         """The id of the control token spelled `name`, such as `<|im_start|>`; `None` if there is no such token."""
         return self.controls.get(name)
 
+    @cached_property
+    def opening(self) -> list[int]:
+        """The control tokens that this tokenizer puts before a text, such as Llama's `<s>` or BERT's `[CLS]`; none if made here."""
+        encoding = self.backend.encode("a")
+        return encoding.ids[: (*encoding.special_tokens_mask, 0).index(0)]
+
     def encode(self, text: str) -> list[int]:
         """The token ids of `text`; `<|endoftext|>` and the like in it are ordinary characters."""
         return self.backend.encode(_unicode(text), add_special_tokens=False).ids

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fledge.data.batches import IGNORED, Batch
 from fledge.model import Transformer, kernels
+from fledge.model.head import Words
 
 CHUNK = 1024  # tokens whose scores exist at once
 
@@ -40,7 +41,12 @@ class NextWord:
         if len(trained) < batch.labels.size:
             hidden = hidden[torch.from_numpy(trained).to(device)]
         labels = torch.from_numpy(batch.labels.reshape(-1)[trained]).to(device)
-        return ChunkedCrossEntropy.apply(hidden, model.head.weight, labels, self.chunk)
+        head = model.head
+        if not isinstance(head, Words):
+            raise ValueError("words are scored here, but this model has no head for words")
+        if head.bias is not None or head.spec.soft_cap is not None:
+            return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
+        return ChunkedCrossEntropy.apply(head.before(hidden), head.weight, labels, self.chunk)
 
 
 class Classify:

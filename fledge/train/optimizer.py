@@ -19,7 +19,8 @@ def kinds(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     groups: dict[str, dict[str, nn.Parameter]] = {"matrices": {}, "embeddings": {}, "vectors": {}}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = "vectors" if parameter.ndim < 2 else "matrices" if ".blocks." in name else "embeddings"
+            vector = parameter.ndim < 2 or name.endswith("bias")  # experts have a row of biases each
+            kind = "vectors" if vector else "matrices" if ".blocks." in name else "embeddings"
             groups[kind][name] = parameter
     if not any(groups.values()):
         raise ValueError("no parameter of this model is trained: unfreeze at least its head")
@@ -116,7 +117,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for alike in _by_shape(group["params"]):
                 updates = torch.stack([self._nesterov(p, group["momentum"]) for p in alike])
-                updates = orthogonal(updates) * (0.2 * max(updates.shape[-2:]) ** 0.5)
+                updates = orthogonal(updates.flatten(0, -3)).view_as(updates) * (0.2 * max(updates.shape[-2:]) ** 0.5)
                 for parameter, update in zip(alike, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(parameter.dtype), alpha=-group["lr"])
 

@@ -82,7 +82,7 @@ class Proposal:
         return self.tokens / self.tokens_per_second
 
     def sentence(self) -> str:
-        stack = self.arch.decoder
+        stack = self.arch.trunk
         return (
             f"{parameter_count(self.arch) / 1e6:.1f} M parameters (width {stack.width}, depth {stack.depth}), "
             f"{self.plan.steps:,} steps of {self.batch.tokens:,} tokens = {self.epochs:.1f} times the text, "
@@ -219,7 +219,7 @@ def optimizer_for(arch: Arch) -> Muon:
 
     Over 120 steps of 1,024 characters of Shakespeare (width 128, depth 3) Muon reached 2.0 nats where AdamW, at its better rate, had 2.55.
     """
-    scale = (128 / arch.decoder.width) ** 0.5
+    scale = (128 / arch.trunk.width) ** 0.5
     return Muon(rate=round(1.5e-2 * scale, 5), weight_decay=0.0, adamw_rate=round(1e-2 * scale, 5))
 
 
@@ -236,8 +236,8 @@ def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
 
 def training_bytes(arch: Arch, batch: Batch) -> int:
     """Memory of a training step in fp32: weights, gradients, two moments, and about 34 values a token, layer and width for backward."""
-    stack = arch.decoder
-    return 16 * parameter_count(arch) + 4 * batch.rows * batch.context * stack.width * stack.depth * 34
+    layers = sum(stack.width * stack.depth for stack in arch.stacks.values())
+    return 16 * parameter_count(arch) + 4 * batch.rows * batch.context * layers * 34
 
 
 def free_memory() -> float:

@@ -3,6 +3,7 @@
 from fledge.verbs import finetune
 from fledge.verbs.demonstration import demo
 from fledge.verbs.display import show
+from fledge.verbs.importing import import_model
 from fledge.verbs.model import Model, load
 from fledge.verbs.prediction import predict
 from fledge.verbs.preparation import prepare
@@ -10,4 +11,6 @@ from fledge.verbs.pretraining import pretrain
 from fledge.verbs.scoring import evaluate
 from fledge.verbs.writing import chat, generate, stream
 
-__all__ = ["Model", "chat", "demo", "evaluate", "finetune", "generate", "load", "predict", "prepare", "pretrain", "show", "stream"]
+__all__ = [
+    "Model", "chat", "demo", "evaluate", "finetune", "generate", "import_model", "load", "predict", "prepare", "pretrain", "show", "stream",
+]  # fmt: skip

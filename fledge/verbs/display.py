@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fledge.arch import Arch, Words, forward_flops, parameter_count
+from fledge.arch import Arch, forward_flops, parameter_count, parts
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
 from fledge.verbs.preparation import is_corpus
 from fledge.verbs.session import Name
+
+COLUMNS = 80  # of a terminal
 
 
 @dataclass(frozen=True)
@@ -58,56 +61,22 @@ def show(name: Name, /, *, from_: Name | None = None, verify: bool = False, rows
 
 
 def drawing(arch: Arch) -> str:
-    """The parts of an architecture with their shapes and parameters, as lines of text."""
-    stack = arch.decoder
-    positions = (
-        [("learned positions", f"{stack.positions.length:,} x {stack.width}", stack.positions.length * stack.width)]
-        if stack.positions
-        else []
-    )
-    rows = [("embedding", f"{arch.vocabulary:,} x {stack.width}", arch.vocabulary * stack.width), *positions]
-    for i, block in enumerate(stack.pattern):
-        a, m = block.attention, block.mlp
-        times = len(range(i, stack.depth, len(stack.pattern)))
-        grouped = f" ({a.kv_heads} k/v)" if a.kv_heads != a.heads else ""
-        shape = f"{a.heads} heads of {a.head_size}{grouped}, sees {_sees(a.sees)}"
-        rows.append(
-            (
-                f"{times} x attention",
-                f"{shape}{', rotary' if a.positions else ''}",
-                times * stack.width * a.head_size * (2 * a.heads + 2 * a.kv_heads),
-            )
-        )
-        rows.append(
-            (
-                f"{times} x MLP",
-                f"{stack.width} -> {m.width} -> {stack.width}, {'gated ' if m.gated else ''}{m.activation}",
-                times * (2 + m.gated) * stack.width * m.width,
-            )
-        )
-    rest = parameter_count(arch) - sum(count for _, _, count in rows)
-    match arch.head:
-        case Words(tied=True):
-            head = ("head", "the embedding again", 0)
-        case Words():
-            head = ("head", f"{stack.width} -> {arch.vocabulary:,}", arch.vocabulary * stack.width)
-        case _:
-            head = ("head", f"{stack.width} -> {', '.join(arch.labels)}", len(arch.labels) * stack.width)
-    rows += [head, ("norms, biases", "", rest - head[2])]
-    widths = [max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)]
-    digits = len(f"{parameter_count(arch):,}")
-    rows.append(("parameters", "", parameter_count(arch)))
-    lines = [f"{part:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{digits},}" for part, shape, count in rows]
+    """The parts of an architecture in the order of a forward pass, as lines of text: shapes, parameters, operations per token."""
     length = arch.context
-    flops = f"context {length:,} tokens; a forward pass takes {terminal.size(forward_flops(arch, length) / length)} FLOP per token"
-    return "\n".join([*lines, flops])
-
-
-def _sees(reach: tuple[int | None, int | None]) -> str:
-    if reach == (None, None):
-        return "all"
-    left, right = ("all" if side is None else f"{side:,}" for side in reach)
-    return f"{left} before" if right == "0" else f"{left} before, {right} after"
+    found = parts(arch, length)
+    rows = [("", "parameters", "FLOP", "")]
+    for part in found:
+        name = f"{part.times} x {part.name}" if part.times > 1 else part.name
+        rows.append((name, f"{part.parameters:,}", terminal.size(part.flops / length) if part.flops else "", part.shape))
+    rows.append(("all", f"{parameter_count(arch):,}", terminal.size(forward_flops(arch, length) / length), ""))
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
+    lines = []
+    for name, count, flops, shape in rows:
+        before = f"{name:<{widths[0]}}  {count:>{widths[1]}}  {flops:>{widths[2]}}  "
+        lines.append(
+            textwrap.fill(shape, COLUMNS, initial_indent=before, subsequent_indent=" " * len(before)) if shape else before.rstrip()
+        )
+    return "\n".join([*lines, f"FLOP: operations a token, forward, over a context of {length:,} tokens"])
 
 
 def show_model(name: str, verify: bool) -> Shown:

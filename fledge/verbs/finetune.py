@@ -501,7 +501,7 @@ def freeze(model: Transformer, train: Trained) -> None:
         return
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    learning = [model.head] if train == "head" else [model.head, model.decoder.blocks[-1], model.decoder.norm_final]
+    learning = [model.head] if train == "head" else [model.head, model.trunk.blocks[-1], model.trunk.norm_final]
     for part in learning:
         for parameter in part.parameters():
             parameter.requires_grad_(True)

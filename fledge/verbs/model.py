@@ -137,12 +137,16 @@ class Model:
         results = list(self._classify(texts))
         return results[0] if isinstance(text, str) else results
 
-    def logits(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Scores of every next token in fp32: lists of equal length give (batch, length, vocabulary)."""
+    def logits(self, tokens: Sequence[Sequence[int]], target: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """Scores in fp32: lists of equal length give (batch, length, vocabulary); an encoder scores each token itself, a decoder the next.
+
+        A model with an encoder and a decoder takes a source and a target, which begins with the model's start token (`arch.start`).
+        """
         import torch
 
+        given = [torch.tensor(part, device=self.network.embedding.weight.device) for part in (tokens, target) if part is not None]
         with torch.inference_mode():
-            return self.network(torch.tensor(tokens, device=self.network.embedding.weight.device))
+            return self.network(given[0]) if target is None else self.network(given[1], memory=self.network.encode(given[0]))
 
     def _classify(self, texts: list[str]) -> Iterator[dict[str, Any]]:
         from fledge.evaluation.classifier import probabilities
@@ -154,7 +158,7 @@ class Model:
             yield {"label": labels[int(row.argmax())], "scores": dict(zip(labels, row.tolist(), strict=True))}
 
     def _prompt_tokens(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text) or [self.tokenizer.end_of_text]
+        return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.tokenizer.end_of_text]
 
     def _request(self, tokens: list[int], settings: Settings) -> Request:
         from fledge.generation import Request, Sampling

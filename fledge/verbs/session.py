@@ -276,7 +276,7 @@ def _origin(parent: Parent | None) -> dict[str, Any] | None:
 
 def card(name: str, arch: Arch, facts: Mapping[str, Any]) -> str:
     """README.md of a model folder: what it is, what it was trained on and how, how good it is."""
-    stack, run, data = arch.decoder, facts["run"], facts["data"]
+    stack, run, data = arch.trunk, facts["run"], facts["data"]
     parent = facts.get("parent")
     lines = [
         f"# {name}", "",

@@ -13,10 +13,10 @@ from fledge.arch.record import did_you_mean, differences
 from fledge.model import Transformer
 from fledge.text.chat import FORMATS
 from fledge.text.tokenizer import Tokenizer
-from fledge.weights.families import FAMILIES, family_name, family_of, plain
+from fledge.weights.families import FAMILIES, Family, family_name, family_of, plain
 from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, save_tensors, sha256, write_json
 from fledge.weights.hub import resolve
-from fledge.weights.rules import claim, every_layer, read, write
+from fledge.weights.rules import claim, read, write
 from fledge.weights.shell import shell
 from fledge.weights.staging import finish, replacing
 
@@ -45,10 +45,11 @@ class ModelFolder:
         path = resolve(name)
         finish(path)
         config = read_json(path / CONFIG)
-        arch = family_of(config).arch(config)
+        arch = family_of(config).arch(config, _own_names(Stored(path), family_of(config)))
         facts = read_json(path / FACTS) if (path / FACTS).is_file() else {}
-        if "arch" in facts and (differing := differences(plain(arch).to_json(), facts["arch"], "arch")):
+        if "arch" in facts and (differing := differences(plain(arch).to_json(), Arch.from_json(facts["arch"]).to_json(), "arch")):
             raise ValueError(f"{path}: {CONFIG} and {FACTS} disagree ({CONFIG} -> {FACTS}): {'; '.join(differing[:3])}")
+        facts.setdefault("names", config["model_type"])
         tokenizer = Tokenizer.load(path)
         given, stands = facts.get("tokenizer"), tokenizer.fingerprint()
         if given not in (None, stands):
@@ -74,12 +75,12 @@ def open_model(
     folder = ModelFolder.at(name)
     model = shell(folder.arch)
     family = family_of(read_json(folder.path / CONFIG))
-    rules = every_layer(family.table(folder.arch), folder.arch.decoder.depth)
+    rules = family.table(folder.arch)
     shapes = {name: tuple(tensor.shape) for name, tensor in write(rules, model.state_dict())}
     stored = Stored(folder.path)
     try:
-        present = [name for name in stored.place if not _again(name, stored, folder.arch, family.HEAD, family.EMBEDDING, family.BODY)]
-        found = claim(shapes, present, family.BODY, family.IGNORED)
+        present = [name for name in stored.place if name in shapes or not _again(name, stored, family)]
+        found = claim(shapes, present, family.BODY, family.IGNORED, family.OLDER)
         _check(stored, {found[name]: shape for name, shape in shapes.items()}, folder.arch, dtype)
     except ValueError as complaint:
         raise ValueError(f"{folder.path}: {complaint}") from None
@@ -103,24 +104,31 @@ def save_model(
 
     `chat` is the name of a chat format, or the Jinja text of another one's template; `generation` holds fields of
     generation_config.json beside the token ids, which come from the tokenizer and the chat format; `card` is README.md;
-    `facts` go into fledge.json. Raises `ValueError` for parts that do not belong together, `OSError` when the disk refuses;
-    the old model then stays.
+    `facts` go into fledge.json; the family that `names` says in them is kept where it still expresses the model. Raises `ValueError` for
+    parts that do not belong together, `OSError` when the disk refuses; the old model then stays.
     """
     folder, arch = Path(folder), plain(model.arch)
     check_vocabulary(arch, tokenizer)
     template = chat_template(chat, tokenizer) if chat is not None else None
-    name = family_name(arch)
-    rules = every_layer(FAMILIES[name].table(arch), arch.decoder.depth)
+    name = family_name(arch, facts.get("names"))
+    rules = FAMILIES[name].table(arch)
     with replacing(folder, WHOLE, INDEX, SHARDS, TEMPLATE, GENERATION) as stage:
         weights = save_tensors(
             ((name, tensor.detach().to("cpu", dtype)) for name, tensor in write(rules, model.state_dict())), stage, shard_bytes
         )
-        ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.pad}
-        write_json(stage / CONFIG, {**FAMILIES[name].config(arch), "dtype": str(dtype).removeprefix("torch."), **ids})
+        first = (*tokenizer.opening, tokenizer.end_of_text)[0]
+        ids = {"bos_token_id": first, "eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.pad}
+        ids |= {} if arch.start is None else {"decoder_start_token_id": arch.start}
+        config = {**ids, **FAMILIES[name].config(arch), "dtype": str(dtype).removeprefix("torch.")}
+        if config["pad_token_id"] != tokenizer.pad:
+            raise ValueError(
+                f"the model counts positions from pad token {config['pad_token_id']}, but the tokenizer pads with {tokenizer.pad}"
+            )
+        write_json(stage / CONFIG, config)
         tokenizer.save(stage, arch.context)
         if template is not None:
             (stage / TEMPLATE).write_text(template, encoding="utf-8")
-        if isinstance(arch.head, Words):
+        if isinstance(arch.head, Words) and arch.decoder is not None:
             stops = [tokenizer.end_of_text, *(FORMATS[chat].stop_tokens(tokenizer) if chat in FORMATS else [])]
             write_json(stage / GENERATION, {**ids, "eos_token_id": list(dict.fromkeys(stops)), **(generation or {})})
         (stage / CARD).write_text(card + (OWN_NAMES if name == "fledge" else ""), encoding="utf-8")
@@ -164,14 +172,28 @@ def chat_template(chat: str, tokenizer: Tokenizer) -> str:
     return FORMATS[chat].template()
 
 
-def _again(name: str, stored: Stored, arch: Arch, head: str, embedding: str, body: str) -> bool:
-    """Whether this tensor is a tied head that the file stores a second time. Raises `ValueError` when it is another one."""
-    if name != head or arch.head != Words(tied=True):
+def _again(name: str, stored: Stored, family: Family) -> bool:
+    """Whether this tensor is one, such as a tied head, that the file stores a second time. Raises `ValueError` when it is another one."""
+    original = family.REPEATS.get(name) or family.REPEATS.get(family.BODY + name)
+    if original is None:
         return False
-    source = embedding if embedding in stored.place else embedding.removeprefix(body)
-    if source not in stored.place or not torch.equal(stored.tensor(name), stored.tensor(source)):
-        raise ValueError(f"tensor {head} differs from {embedding}, but {CONFIG} says tie_word_embeddings true: set it to false")
+    source = original if original in stored.place else original.removeprefix(family.BODY)
+    if source not in stored.place or not _equal(stored, name, source):
+        raise ValueError(f"tensor {name} differs from {original}, but {CONFIG} says tie_word_embeddings true: set it to false")
     return True
+
+
+def _own_names(stored: Stored, family: Family) -> list[str]:
+    """The tensors of a file but for those that only repeat another."""
+    doubled = {name for name, original in family.REPEATS.items() if {name, original} <= stored.place.keys()}
+    return [name for name in stored.place if name not in doubled or not _equal(stored, name, family.REPEATS[name])]
+
+
+def _equal(stored: Stored, one: str, other: str) -> bool:
+    """Compared in stretches of rows, so that two large tensors are never both in memory."""
+    if stored.shape(one) != stored.shape(other) or stored.dtype(one) != stored.dtype(other):
+        return False
+    return all(torch.equal(a, b) for a, b in zip(stored.tensor(one).split(4096), stored.tensor(other).split(4096), strict=True))
 
 
 def _check(stored: Stored, shapes: Mapping[str, tuple[int, ...]], arch: Arch, dtype: torch.dtype | None) -> None:

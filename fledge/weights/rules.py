@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from fledge.arch import LayerNorm, Norm, RmsNorm
 
 Names = tuple[str, ...]
 
@@ -21,10 +23,10 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Transpose:
-    """(in, out) to (out, in)."""
+    """(..., in, out) to (..., out, in)."""
 
     def forth(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [tensor.T for tensor in tensors]
+        return [tensor.mT for tensor in tensors]
 
     back = forth
 
@@ -43,15 +45,47 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Pile:
+    """Tensors of one shape to one with a first dimension more, one expert each."""
+
+    count: int
+
+    def forth(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.stack(tensors)]
+
+    def back(self, tensors: list[Tensor]) -> list[Tensor]:
+        return list(tensors[0].unbind())
+
+
+@dataclass(frozen=True)
+class Alternate:
+    """One tensor whose second dimension takes two by turns to those two."""
+
+    def forth(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensors[0][:, 0::2], tensors[0][:, 1::2]]
+
+    def back(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.stack(tensors, 2).flatten(1, 2)]
+
+
+@dataclass(frozen=True)
+class OneRow:
+    """(1, n) to (n,)."""
+
+    def forth(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor[0] for tensor in tensors]
+
+    def back(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor[None] for tensor in tensors]
+
+
+@dataclass(frozen=True)
 class Rule:
-    """These tensors of theirs are those of ours, after the steps; `{i}` in the names stands for each layer."""
+    """These tensors of theirs are those of ours, after the steps."""
 
     theirs: Names
     ours: Names
     steps: tuple[Step, ...] = ()
-
-    def at(self, layer: int) -> "Rule":
-        return replace(self, theirs=_numbered(self.theirs, layer), ours=_numbered(self.ours, layer))
 
     def forth(self, tensors: list[Tensor]) -> list[Tensor]:
         for step in self.steps:
@@ -69,9 +103,24 @@ def rule(theirs: str | Names, ours: str | Names, *steps: Step) -> Rule:
     return Rule((theirs,) if isinstance(theirs, str) else theirs, (ours,) if isinstance(ours, str) else ours, steps)
 
 
-def every_layer(rules: Iterable[Rule], depth: int) -> list[Rule]:
-    """The rules with `{i}` written out for layers 0 to `depth` - 1."""
-    return [one for row in rules for one in ([row.at(i) for i in range(depth)] if "{i}" in row.theirs[0] else [row])]
+def alike(theirs: str, ours: str, *kinds: str) -> list[Rule]:
+    """A row for each of the tensors that a part has on both sides, such as `weight` and `bias`."""
+    return [rule(f"{theirs}.{kind}", f"{ours}.{kind}") for kind in kinds]
+
+
+def linear(theirs: str, ours: str, bias: bool) -> list[Rule]:
+    return alike(theirs, ours, "weight", *(["bias"] if bias else []))
+
+
+def normed(theirs: str, ours: str, norm: Norm | None) -> list[Rule]:
+    """The rows of a norm, none of an absent one."""
+    match norm:
+        case LayerNorm(bias=bias):
+            return linear(theirs, ours, bias)
+        case RmsNorm():
+            return linear(theirs, ours, False)
+        case None:
+            return []
 
 
 def read(rules: Iterable[Rule], theirs: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -94,15 +143,18 @@ def write(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> Iterator[tuple[s
         yield from zip(row.theirs, row.back([ours[name] for name in row.ours]), strict=True)
 
 
-def claim(needed: Iterable[str], present: Iterable[str], body: str = "", ignored: str = r"(?!)") -> dict[str, str]:
+def claim(
+    needed: Iterable[str], present: Iterable[str], body: str = "", ignored: str = r"(?!)", older: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Which name of a file answers to each needed name: itself, or itself without the prefix `body`, as a bare trunk is saved.
 
-    Names that match the pattern `ignored` are passed over.
+    `older` are endings of names that were replaced by others since. Names that match the pattern `ignored` are passed over.
     Raises `ValueError` naming a tensor that is missing, twice there, or claimed by no rule.
     """
     needed, found = set(needed), dict[str, str]()
     for name in present:
-        known = next((form for form in (name, body + name) if form in needed), None)
+        newer = next((name.removesuffix(old) + new for old, new in (older or {}).items() if name.endswith(old)), name)
+        known = next((form for form in (name, body + name, newer, body + newer) if form in needed), None)
         if known is None and not re.fullmatch(f"({re.escape(body)})?({ignored})", name):
             lacking = "".join(f" (and lacks {other})" for other in sorted(needed - set(found) - set(present))[:1])
             raise ValueError(f"tensor {name} is there{lacking}, but the model that config.json describes has no such part")
@@ -113,7 +165,3 @@ def claim(needed: Iterable[str], present: Iterable[str], body: str = "", ignored
     for name in sorted(needed - set(found)):
         raise ValueError(f"tensor {name} is missing, but the model that config.json describes has it")
     return found
-
-
-def _numbered(names: Names, layer: int) -> Names:
-    return tuple(name.replace("{i}", str(layer)) for name in names)

@@ -19,9 +19,9 @@ CONTEXT = 32
 
 def windowed(arch: Arch) -> Arch:
     """Every other block sees 8 tokens only."""
-    block = arch.decoder.pattern[0]
+    block = arch.trunk.pattern[0]
     near = replace(block, attention=replace(block.attention, sees=(7, 0)))
-    return replace(arch, decoder=replace(arch.decoder, pattern=(near, block)))
+    return replace(arch, decoder=replace(arch.trunk, pattern=(near, block)))
 
 
 SHAPES = {
@@ -183,8 +183,7 @@ def reciting(text: str, context: int = 64) -> Transformer:
         for name, parameter in model.named_parameters():
             if name.startswith("embedding") or ".o." in name or ".down." in name:
                 parameter.zero_()
-        assert model.decoder.positions is not None
-        model.decoder.positions.weight.copy_(torch.eye(context))
+        model.get_parameter("decoder.positions.weight").copy_(torch.eye(context))
         head = model.get_parameter("head.weight").zero_()
         for position in range(context):
             head[tokens[position] if position < len(tokens) else TOKENIZER.end_of_text, position] = 100.0
@@ -248,7 +247,7 @@ def test_the_context_is_filled_and_not_passed(shape):
 
 def test_modes_and_gradients_are_as_before(model):
     model.train()
-    model.decoder.blocks[0].eval()
+    model.trunk.blocks[0].eval()
     before = [module.training for module in model.modules()]
     engine = Engine(model, TOKENIZER, 2)
     for piece in engine.stream(Request([7], 10, Sampling(0), ())):
@@ -286,8 +285,8 @@ def test_wrong_use_is_refused():
         Engine(Transformer(arch.with_head(Classes(("spam", "ham")))), TOKENIZER)
     with pytest.raises(ValueError, match=r"384 tokens, but the model's vocabulary is 100"):
         Engine(Transformer(qwen3(32, 1, vocabulary=100)), TOKENIZER)
-    block = arch.decoder.pattern[0]
-    both = replace(arch.decoder, pattern=(replace(block, attention=replace(block.attention, sees=(None, None))),))
+    block = arch.trunk.pattern[0]
+    both = replace(arch.trunk, pattern=(replace(block, attention=replace(block.attention, sees=(None, None))),))
     with pytest.raises(ValueError, match="sees tokens that follow"):
         Engine(Transformer(replace(arch, decoder=both)), TOKENIZER)
     assert engine.run([]) == []

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 import torch
 
+from fledge.arch import Yarn
 from fledge.model import Transformer, initialise, kernels
 from fledge.model.kernels.checks import disagreements
 from fledge.model.kernels.library import library
-from fledge.presets import gpt2, qwen3
+from fledge.presets import gpt2, qwen3, shapes
 from fledge.train.objective import NextWord
 from tests.train.toy import CONTEXT, VOCABULARY, rows
 
 KERNELS: Any = library()
 compiled = pytest.mark.skipif(KERNELS is None, reason="no C++ compiler here")
+
+
+SIZES: dict[str, Any] = {"vocabulary": VOCABULARY, "context": CONTEXT}
 
 
 @compiled
@@ -34,7 +38,18 @@ def test_a_wrong_kernel_is_noticed(monkeypatch):
 @compiled
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
-    "shape", [qwen3(32, 2, heads=4, head_size=16, vocabulary=VOCABULARY, context=CONTEXT), gpt2(32, 2, 2, VOCABULARY, CONTEXT)]
+    "shape",
+    [
+        qwen3(32, 2, heads=4, head_size=16, **SIZES),
+        gpt2(32, 2, 2, **SIZES),
+        shapes.gemma2(32, 2, 4, 2, 16, **SIZES),
+        shapes.gemma3(32, 6, 2, 1, 16, window=3, **SIZES),
+        shapes.gpt_oss(32, 2, 4, 2, 4, 2, 16, window=3, **SIZES),
+        shapes.olmo2(32, 2, 4, 2, **SIZES),
+        shapes.llama(32, 2, 4, 2, stretch=Yarn(4.0, 8), experts=4, **SIZES),
+        shapes.modernbert(32, 4, 2, window=4, **SIZES),
+        shapes.bert(32, 2, 2, embedding=24, **SIZES),
+    ],
 )
 def test_a_training_step_has_the_same_gradients(shape, packed):
     batch = rows(5, 1)

@@ -3,6 +3,7 @@ import torch
 
 from fledge.model import Transformer, initialise
 from fledge.presets import gpt2, qwen3
+from fledge.presets.shapes import gpt_oss
 from fledge.train import optimizer
 from fledge.train.optimizer import Optimizer, kinds, orthogonal
 from fledge.train.run import AdamW, Muon
@@ -106,3 +107,20 @@ def test_frozen_parameters_stay(monkeypatch):
         p.requires_grad = False
     with pytest.raises(ValueError, match="unfreeze"):
         optimizer.Optimizer(model, AdamW())
+
+
+def test_each_expert_is_a_matrix_of_its_own():
+    """Muon steps the experts of one parameter as it would step each alone; their rows of biases are vectors."""
+    model = initialise(Transformer(gpt_oss(16, 2, 4, 2, 2, 1, 8, vocabulary=64, context=16)))
+    groups = kinds(model)
+    assert not any(name.endswith(("bias", "sinks")) for name in groups["matrices"])
+    experts = [p for name, p in groups["matrices"].items() if p.ndim == 3]
+    assert len(experts) == 2 * 3
+    fill_gradients(model, 0)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    ours = Optimizer(model, Muon(rate=1.0, adamw_rate=0.0, weight_decay=0.0))
+    ours.step(1.0)
+    for name, p in groups["matrices"].items():
+        if p.ndim == 3 and p.grad is not None:
+            moved = (before[name] - p) / (0.2 * max(p.shape[-2:]) ** 0.5)
+            torch.testing.assert_close(moved, torch.cat([orthogonal(g[None]) for g in p.grad]), rtol=1e-3, atol=1e-4)

@@ -158,7 +158,7 @@ def test_a_gradient_that_is_not_finite_reaches_nothing(tmp_path):
 
     def poison(state):
         if state.step == 7:
-            state.model.decoder.blocks[1].mlp.inner.down.weight.register_hook(lambda gradient: gradient * torch.nan)
+            state.model.trunk.blocks[1].mlp.inner.down.weight.register_hook(lambda gradient: gradient * torch.nan)
             state.kept = {k: v.clone() for k, v in state.model.state_dict().items()} | state.optimizer.tensors()
             state.kept = {k: v.clone() for k, v in state.kept.items()}
             seen.append(state)

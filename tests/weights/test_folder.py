@@ -92,8 +92,8 @@ def test_a_foreign_chat_template_is_kept(tmp_path: Path):
 
 
 def test_own_names_where_no_family_fits(tmp_path: Path):
-    block = replace(ARCH.decoder.pattern[0], norm_out=RmsNorm())
-    given = model(replace(ARCH, decoder=replace(ARCH.decoder, pattern=(block,))))
+    block = replace(ARCH.trunk.pattern[0], norm_out=RmsNorm())
+    given = model(replace(ARCH, decoder=replace(ARCH.trunk, pattern=(block,))))
     save(tmp_path, given)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == "fledge"

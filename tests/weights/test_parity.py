@@ -1,4 +1,4 @@
-"""Tiny random models of `transformers`, perturbed so that no two tensors could be swapped unseen, against ours: both ways."""
+"""Every family against `transformers`: scores, gradients, padding, packing, caches, and both ways through a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -6,192 +6,239 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.text.tokenizer import Tokenizer
-from fledge.weights.families import family_of
+from fledge.model import Transformer, with_new_head
+from fledge.model.view import PADDING
+from fledge.weights.families import classifier, family_of
 from fledge.weights.files import Stored, read_json, save_tensors, sha256
 from fledge.weights.folder import open_model, save_model
-from fledge.weights.rules import every_layer, write
+from fledge.weights.rules import write
+from tests.weights.references import (
+    CASES,
+    CLASSIFIERS,
+    CONTEXT,
+    DECODERS,
+    ENCODERS,
+    LABELS,
+    PAIRS,
+    START,
+    TOKENIZER,
+    References,
+    distance,
+    make,
+    no_casts_to_fp32,
+    padded,
+    references,
+    saved,
+    target,
+    tokens,
+)
 
-TOKENIZER = Tokenizer.bytes()
-VOCABULARY, CONTEXT = TOKENIZER.size, 96
-IDS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": TOKENIZER.pad}
-QWEN3 = {
-    **IDS, "max_position_embeddings": CONTEXT, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
-}  # fmt: skip
-GPT2 = {**IDS, "n_positions": CONTEXT, "n_embd": 32, "n_layer": 3, "n_head": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-LABELS = {"id2label": {0: "ham", 1: "spam", 2: "eggs"}, "label2id": {"ham": 0, "spam": 1, "eggs": 2}}
-CASES = {
-    "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)),
-    "gpt2 untied": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, tie_word_embeddings=False)),
-    "gpt2 narrow": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, n_inner=40, layer_norm_epsilon=1e-3)),
-    "gpt2 relu": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, activation_function="relu")),
-    "gpt2 classes": lambda: transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**GPT2, **LABELS)),
-    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3)),
-    "qwen3 tied": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3, tie_word_embeddings=True)),
-    "qwen3 bias": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3, attention_bias=True, rms_norm_eps=1e-3)),
-    "qwen3 base": lambda: transformers.Qwen3ForCausalLM(
-        transformers.Qwen3Config(**QWEN3, rope_parameters={"rope_theta": 1e6, "rope_type": "default"}, hidden_act="gelu")
-    ),
-    "qwen3 window": lambda: transformers.Qwen3ForCausalLM(
-        transformers.Qwen3Config(**QWEN3, use_sliding_window=True, sliding_window=5, max_window_layers=1)
-    ),
-    "qwen3 classes": lambda: transformers.Qwen3ForSequenceClassification(transformers.Qwen3Config(**QWEN3, **LABELS)),
+__all__ = ["references"]
+AT_THE_FIRST = {("left", f"{family} classes") for family in ("bert", "roberta", "distilbert", "electra")}
+FROM_BOTH = [case for case in CLASSIFIERS if case.split()[0] in ("bart", "t5")]
+GENERATING = [*DECODERS, *PAIRS]
+USUAL = [case for case in GENERATING if " " not in case]  # one of each family
+OPENERS = {
+    "classes": transformers.AutoModelForSequenceClassification,
+    "pairs": transformers.AutoModelForSeq2SeqLM,
+    "decoder": transformers.AutoModelForCausalLM,
+    "words": transformers.AutoModelForMaskedLM,
+    "replaced": transformers.AutoModelForPreTraining,
+    "hidden": transformers.AutoModel,
 }
-LANGUAGE_MODELS = [name for name in CASES if "classes" not in name]
-CLASSIFIERS = [name for name in CASES if "classes" in name]
 
 
-def reference(case: str, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    model = CASES[case]().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return model
+def rest(cases: list[str]) -> list[Any]:
+    """Variations of a family that only the slow tests go through."""
+    return [case if case in USUAL else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
-def saved(model: transformers.PreTrainedModel, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    TOKENIZER.save(folder)
-    return folder
+def ends(case: str, ids: Tensor) -> Tensor:
+    """The reference of a classifier with two trunks reads where the text ends with an end-of-text token."""
+    return torch.cat((ids[:, :-1], torch.zeros_like(ids[:, -1:])), 1) if case in FROM_BOTH else ids
 
 
-def tokens(rows: int = 4, length: int = 24, seed: int = 1) -> torch.Tensor:
-    return torch.randint(110, VOCABULARY - 40, (rows, length), generator=torch.Generator().manual_seed(seed))
+def ours_of(case: str, model: Transformer, ids: Tensor, positions: Tensor | None = None, document: Tensor | None = None) -> Tensor:
+    if case in PAIRS:
+        return model(target(len(ids)), memory=model.encode(ids, positions, document))
+    return model(ids, positions, document)
 
 
-def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """The largest difference, as a share of the range of the reference's logits."""
-    return float((ours - theirs).abs().max() / (theirs.max() - theirs.min()))
+def theirs_of(case: str, model: Any, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    more: dict[str, Any] = {} if mask is None else {"attention_mask": mask.long()}
+    if case in PAIRS:
+        more["decoder_input_ids"] = target(len(ids))
+    elif positions is not None and case not in FROM_BOTH:
+        offset = TOKENIZER.pad + 1 if case.startswith("roberta") else 0
+        more["position_ids"] = positions + offset * (mask if mask is not None else 1)
+    found = model(ids, **more)
+    return found.logits if hasattr(found, "logits") else found.last_hidden_state
 
 
-def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {name: gradient for name, gradient in found.items() if gradient is not None}
-
-
-def padded(side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of 24, 17, 9 and 1 real tokens and their mask; what stands in the padding is <|pad|>."""
-    ids, lengths = tokens(), torch.tensor([24, 17, 9, 1])[:, None]
-    places = torch.arange(24)[None]
-    mask = places < lengths if side == "right" else places >= 24 - lengths
-    return torch.where(mask, ids, TOKENIZER.pad), mask
-
-
-@pytest.mark.parametrize("case", LANGUAGE_MODELS)
-def test_equal_logits(case: str, tmp_path: Path):
-    theirs = reference(case)
-    ours, _, _ = open_model(saved(theirs, tmp_path))
-    ids = tokens()
-    with torch.no_grad():
-        assert distance(ours(ids), theirs(ids).logits) <= 2e-6
-
-
-@pytest.mark.parametrize("case", LANGUAGE_MODELS)
-def test_equal_logits_in_fp64(case: str, tmp_path: Path):
-    theirs = reference(case)
-    ours, _, _ = open_model(saved(theirs, tmp_path), dtype=torch.float64)
-    ids = tokens()
-    with torch.no_grad():
-        error = distance(ours(ids), theirs.double()(ids).logits)
-    assert error <= (1e-12 if "gpt2" in case else 1e-6)  # Qwen 3's norms and rotations are fp32 in the reference
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("case", LANGUAGE_MODELS)
-def test_equal_logits_with_padding(case: str, side: str, tmp_path: Path):
-    theirs = reference(case)
-    ours, _, _ = open_model(saved(theirs, tmp_path))
-    ids, mask = padded(side)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    with torch.no_grad():
-        expected = theirs(ids, attention_mask=mask.long(), position_ids=positions).logits
-        got = ours(ids, positions, torch.where(mask, 0, -1))
-    assert distance(got[mask], expected[mask]) <= 2e-6
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("case", CLASSIFIERS)
-def test_classifiers_read_the_last_real_token(case: str, side: str, tmp_path: Path):
-    theirs = reference(case)
-    ours, _, _ = open_model(saved(theirs, tmp_path))
-    assert ours.arch.labels == ("ham", "spam", "eggs")
-    ids, mask = padded(side)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    with torch.no_grad():
-        expected = theirs(ids, attention_mask=mask.long(), position_ids=positions).logits
-        assert distance(ours(ids, positions, torch.where(mask, 0, -1)), expected) <= 2e-6
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Zero where a parameter has no part in the scores."""
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_gradient_of_one_step(case: str, tmp_path: Path):
-    theirs = reference(case)
-    ours, _, _ = open_model(saved(theirs, tmp_path))
-    ids = tokens()
-    for scores in (ours(ids), theirs(ids).logits):
-        labels = torch.arange(4) % 3 if scores.dim() == 2 else ids.roll(-1, 1)
-        F.cross_entropy(scores.flatten(0, -2), labels.flatten()).backward()
-    rules = every_layer(family_of(theirs.config.to_dict()).table(ours.arch), ours.arch.decoder.depth)
-    got = dict(write(rules, gradients(ours)))
-    expected = gradients(theirs)
-    assert set(got) == set(expected)
+@torch.no_grad()
+def test_equal_scores(case: str, references: References):
+    ids = ends(case, tokens())
+    expected = theirs_of(case, references.theirs(case), ids)
+    assert distance(ours_of(case, references.ours(case), ids), expected) <= 2e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_equal_scores_in_fp64(case: str, references: References):
+    ids = ends(case, tokens())
+    with no_casts_to_fp32():
+        exact = make(case).double()
+        exact.load_state_dict(references.theirs(case).state_dict())
+        if hasattr(exact, "set_experts_implementation"):
+            exact.set_experts_implementation("eager")  # their grouped product knows no fp64
+        expected = theirs_of(case, exact, ids)
+    assert distance(ours_of(case, references.ours(case, torch.float64), ids), expected) <= 1e-12
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_bf16_is_as_near_to_fp32_as_the_reference(case: str, references: References):
+    ids = ends(case, tokens())
+    exact = theirs_of(case, references.theirs(case), ids)
+    rounded = make(case)
+    rounded.load_state_dict(references.theirs(case).state_dict())
+    theirs = theirs_of(case, rounded.bfloat16(), ids).float()
+    ours = ours_of(case, references.ours(case, torch.bfloat16), ids)
+    assert (ours - exact).square().mean().sqrt() <= 1.25 * (theirs - exact).square().mean().sqrt()
+
+
+# With two trunks the reference's classifiers take the same number of end-of-text tokens in each row, and those that read the first
+# place do so even where it is padding.
+PADDED = [(case, side) for case in CASES for side in ("left", "right") if case not in FROM_BOTH and (side, case) not in AT_THE_FIRST]
+
+
+@pytest.mark.parametrize(("case", "side"), PADDED)
+@torch.no_grad()
+def test_equal_scores_with_padding(case: str, side: str, references: References):
+    ids, mask = padded(side)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    if case in PAIRS:
+        positions = torch.arange(24)[None].expand(4, -1)  # they count from the padding on
+    ours = ours_of(case, references.ours(case), ids, positions, torch.where(mask, 0, PADDING))
+    expected = theirs_of(case, references.theirs(case), ids, mask, positions)
+    chosen = mask if ours.shape[:2] == mask.shape and case not in PAIRS else slice(None)
+    assert distance(ours[chosen], expected[chosen]) <= 2e-6
+
+
+@pytest.mark.parametrize("case", [case for case in [*DECODERS, *ENCODERS] if case in USUAL or case in ENCODERS])
+@torch.no_grad()
+def test_packed_documents_are_as_the_reference_reads_them_apart(case: str, references: References):
+    lengths = [7, 1, 16]
+    parts = tokens(1, sum(lengths)).split(lengths, 1)
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    document = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+    expected = torch.cat([theirs_of(case, references.theirs(case), part) for part in parts], 1)
+    assert distance(references.ours(case)(torch.cat(parts, 1), positions, document), expected) <= 2e-6
+
+
+@pytest.mark.parametrize("case", PAIRS)
+@torch.no_grad()
+def test_packed_pairs_are_as_the_reference_reads_them_apart(case: str, references: References):
+    """Two sources in one row, two targets in another: each target looks across at its own source alone."""
+    model, theirs = references.ours(case), references.theirs(case)
+    sources, targets = tokens(1, 20).split([13, 7], 1), (target(1, 5), target(1, 9))
+    expected = torch.cat([theirs(s, decoder_input_ids=t).logits for s, t in zip(sources, targets, strict=True)], 1)
+
+    def packed(parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        lengths = [part.shape[1] for part in parts]
+        places = torch.cat([torch.arange(n) for n in lengths])[None]
+        return torch.cat(parts, 1), places, torch.repeat_interleave(torch.arange(2), torch.tensor(lengths))[None]
+
+    memory = model.encode(*packed(sources))
+    assert distance(model(*packed(targets), memory=memory), expected) <= 2e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_gradient_of_one_step(case: str, references: References, tmp_path: Path):
+    """By the names that a file has: the reference saves its gradients as if they were weights."""
+    theirs = make(case)
+    theirs.load_state_dict(references.theirs(case).state_dict())
+    ours = references.ours(case)
+    ids = ends(case, tokens())
+    for scores in (ours_of(case, ours, ids), theirs_of(case, theirs, ids)):
+        toward = torch.randn(scores.shape, generator=torch.Generator().manual_seed(3))
+        (scores * toward).sum().backward()
+    got = dict(write(family_of(theirs.config.to_dict()).table(ours.arch), gradients(ours)))
+    with torch.no_grad():
+        for name, gradient in gradients(theirs).items():
+            theirs.get_parameter(name).copy_(gradient)
+    theirs.save_pretrained(tmp_path)
+    expected = load_file(tmp_path / "model.safetensors")
+    expected.pop("final_logits_bias", None)  # a buffer there
+    assert expected.keys() == got.keys() - {"final_logits_bias"}
     for name, gradient in expected.items():
         assert (got[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), name
 
 
+def opener(case: str) -> Any:
+    if case in CLASSIFIERS:
+        return OPENERS["classes"]
+    if case in PAIRS:
+        return OPENERS["pairs"]
+    if case in ENCODERS:
+        return OPENERS[{"minilm": "hidden", "electra": "replaced"}.get(case.split()[0], "words")]
+    return OPENERS["decoder"]
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_saved_by_us_it_opens_in_transformers(case: str, tmp_path: Path):
-    theirs = reference(case)
-    ours, _, _ = open_model(saved(theirs, tmp_path / "theirs"))
-    save_model(tmp_path / "ours", ours, TOKENIZER, None, {}, None, "# tiny")
-    opener = transformers.AutoModelForSequenceClassification if ours.arch.labels else transformers.AutoModelForCausalLM
-    again, report = opener.from_pretrained(tmp_path / "ours", output_loading_info=True)
+def test_written_again_the_tensors_are_the_same_bit_for_bit_and_transformers_opens_them(case: str, references: References, tmp_path: Path):
+    theirs, folder = references.theirs(case), references.folder(case)
+    ours, _, facts = open_model(folder)
+    save_model(tmp_path, ours, TOKENIZER, None, facts, None, "# tiny")
+    first, second = Stored(folder), Stored(tmp_path)
+    assert set(first.place) == set(second.place)
+    for name in first.place:
+        assert torch.equal(first.tensor(name).view(torch.uint8), second.tensor(name).view(torch.uint8)), name
+    assert read_json(tmp_path / "config.json")["model_type"] == theirs.config.model_type
+    again, report = opener(case).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     assert type(again) is type(theirs)
-    ids, _ = padded("right")
+    ids = ends(case, tokens())
     with torch.no_grad():
-        assert torch.equal(again.eval()(ids).logits, theirs(ids).logits)
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
-    assert tokenizer("The sky")["input_ids"] == TOKENIZER.encode("The sky")
-    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (TOKENIZER.end_of_text, TOKENIZER.pad)
+        assert torch.equal(theirs_of(case, again.eval(), ids), theirs_of(case, theirs, ids))
     if ours.arch.labels:
         assert again.config.id2label == LABELS["id2label"]
-
-
-@pytest.mark.parametrize("case", LANGUAGE_MODELS)
-def test_the_same_64_greedy_tokens(case: str, tmp_path: Path):
-    ours, _, _ = open_model(saved(reference(case), tmp_path / "theirs"))
-    save_model(tmp_path / "ours", ours, TOKENIZER, None, {}, {"max_new_tokens": 64}, "# tiny")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
-    prompt = tokens(1, 8)
-    expected = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, eos_token_id=None)
-    row = prompt
-    with torch.no_grad():
-        for _ in range(64):
-            row = torch.cat((row, ours(row)[:, -1].argmax(-1, keepdim=True)), 1)
-    assert row.tolist() == expected.tolist()
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_written_again_the_file_is_the_same_bit_for_bit(case: str, tmp_path: Path):
-    folder = saved(reference(case), tmp_path / "theirs")
-    ours, _, _ = open_model(folder)
-    save_model(tmp_path / "ours", ours, TOKENIZER, None, {}, None, "# tiny")
-    theirs, again = Stored(folder), Stored(tmp_path / "ours")
-    assert set(theirs.place) == set(again.place)
-    for name in theirs.place:
-        assert torch.equal(theirs.tensor(name).view(torch.uint8), again.tensor(name).view(torch.uint8)), name
-    model, _, _ = open_model(tmp_path / "ours")
+    model, _, _ = open_model(tmp_path)
+    assert model.arch == ours.arch
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor.view(torch.uint8), ours.state_dict()[name].view(torch.uint8)), name
 
 
+@pytest.mark.parametrize("case", rest(GENERATING))
+@torch.no_grad()
+def test_the_same_256_greedy_tokens_with_a_cache(case: str, references: References, tmp_path: Path):
+    ours, _, facts = open_model(references.folder(case))
+    save_model(tmp_path, ours, TOKENIZER, None, facts, {"max_new_tokens": 256}, "# tiny")
+    theirs = opener(case).from_pretrained(tmp_path)
+    prompt = tokens(1, 8)
+    expected = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, eos_token_id=None)[0]
+    memory = ours.encode(prompt) if case in PAIRS else None
+    row = torch.tensor([[START]]) if case in PAIRS else prompt
+    cache, written = ours.cache(1, CONTEXT), row[0].tolist()
+    for _ in range(256):
+        row = ours(row, cache=cache, memory=memory)[:, -1].argmax(-1, keepdim=True)
+        written.append(int(row))
+    assert written == expected.tolist()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_kept_bit_for_bit(dtype: torch.dtype, tmp_path: Path):
-    theirs = reference("gpt2").to(dtype)
+    theirs = make("gpt2").to(dtype)
     ours, _, _ = open_model(saved(theirs, tmp_path / "theirs"))
     assert {parameter.dtype for parameter in ours.parameters()} == {dtype}
     save_model(tmp_path / "ours", ours, TOKENIZER, None, {}, None, "# tiny", dtype=dtype)
@@ -202,8 +249,8 @@ def test_half_precision_is_kept_bit_for_bit(dtype: torch.dtype, tmp_path: Path):
         assert torch.equal(got, expected), name
 
 
-def test_a_bare_trunk_and_old_buffers_are_read(tmp_path: Path):
-    theirs = reference("gpt2")
+def test_a_bare_trunk_and_old_buffers_are_read(references: References, tmp_path: Path):
+    theirs = references.theirs("gpt2")
     bare = {name.removeprefix("transformer."): tensor for name, tensor in theirs.transformer.state_dict().items()}
     for i in range(3):
         bare |= {f"h.{i}.attn.bias": torch.ones(1, 1, 8, 8), f"h.{i}.attn.masked_bias": torch.tensor(-1e4)}
@@ -213,8 +260,61 @@ def test_a_bare_trunk_and_old_buffers_are_read(tmp_path: Path):
         assert distance(ours(tokens()), theirs(tokens()).logits) <= 2e-6
 
 
-def test_a_tied_head_may_be_stored_twice_but_not_differ(tmp_path: Path):
-    theirs = reference("gpt2")
+@torch.no_grad()
+def test_what_older_copies_of_bert_hold_is_read(references: References, tmp_path: Path):
+    """Gains and biases called gamma and beta, the head stored twice, a pooler and a guess of the next sentence beside it."""
+    theirs = references.theirs("bert")
+    folder = saved(theirs, tmp_path)
+    stored = load_file(folder / "model.safetensors")
+    older = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t for name, t in stored.items()
+    }
+    older["cls.predictions.decoder.weight"] = stored["bert.embeddings.word_embeddings.weight"].clone()
+    older |= {"bert.pooler.dense.weight": torch.ones(32, 32), "bert.pooler.dense.bias": torch.ones(32)}
+    older |= {"cls.seq_relationship.weight": torch.ones(2, 32), "cls.seq_relationship.bias": torch.ones(2)}
+    save_tensors(older.items(), folder)
+    ours, _, _ = open_model(folder)
+    assert distance(ours(tokens()), theirs(tokens()).logits) <= 2e-6
+
+
+@torch.no_grad()
+def test_segments_are_told_apart(references: References):
+    types = (torch.arange(24) > 9).long()[None].expand(4, -1)
+    expected = references.theirs("bert")(tokens(), token_type_ids=types).logits
+    assert distance(references.ours("bert")(tokens(), types=types), expected) <= 2e-6
+    assert distance(references.ours("bert")(tokens()), expected) > 1e-3
+
+
+@torch.no_grad()
+def test_sentence_embeddings_are_those_of_sentence_transformers(references: References):
+    """The mean over what is no padding, of length one: what modules.json of the published MiniLM lists (Pooling, Normalize)."""
+    from fledge.model.head import pooled
+
+    ids, mask = padded("right")
+    states = references.theirs("minilm")(ids, attention_mask=mask.long()).last_hidden_state
+    expected = F.normalize((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+    document = torch.where(mask, 0, PADDING)
+    hidden = references.ours("minilm")(ids, (mask.cumsum(1) - 1).clamp(min=0), document)
+    torch.testing.assert_close(F.normalize(pooled(hidden, document, "mean"), dim=-1), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "qwen3", "gemma3", "bert", "roberta", "distilbert", "electra", "modernbert", "bart", "t5"])
+def test_a_classifier_made_of_a_model_opens_as_its_familys(case: str, references: References, tmp_path: Path):
+    model, _, facts = open_model(references.folder(case))
+    made = with_new_head(model, classifier(model.arch, ["ham", "spam"], facts["names"]), seed=1).eval()
+    save_model(tmp_path, made, TOKENIZER, None, facts, None, "# tiny")
+    theirs: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert theirs.config.model_type == references.theirs(case).config.model_type
+    assert theirs.config.id2label == {0: "ham", 1: "spam"}
+    ids = tokens()
+    if case in ("bart", "t5"):
+        ids = ends(f"{case} classes", ids)
+    with torch.no_grad():
+        assert distance(made(ids), theirs_of(f"{case} classes", theirs, ids)) <= 2e-6
+
+
+def test_a_tied_head_may_be_stored_twice_but_not_differ(references: References, tmp_path: Path):
+    theirs = references.theirs("gpt2")
     folder = saved(theirs, tmp_path)
     tensors = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     save_tensors(tensors.items(), folder)
@@ -226,8 +326,26 @@ def test_a_tied_head_may_be_stored_twice_but_not_differ(tmp_path: Path):
         open_model(folder)
 
 
+@torch.no_grad()
+def test_whether_t5_is_tied_its_file_tells(references: References, tmp_path: Path):
+    """Whatever config.json says: an equal copy is the embedding, another tensor is a head of its own."""
+    theirs = references.theirs("t5")
+    folder = saved(theirs, tmp_path)
+    copies = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    stored = {**load_file(folder / "model.safetensors"), **{name: theirs.shared.weight.clone() for name in copies}}
+    save_tensors(stored.items(), folder)
+    ours, _, _ = open_model(folder)
+    assert ours.head.weight is ours.embedding.weight
+    expected = theirs(tokens(), decoder_input_ids=target()).logits
+    assert distance(ours(target(), memory=ours.encode(tokens())), expected) <= 2e-6
+    save_tensors({**stored, "lm_head.weight": 2 * theirs.shared.weight}.items(), folder)
+    ours, _, _ = open_model(folder)
+    assert ours.head.weight is not ours.embedding.weight
+    assert distance(ours(target(), memory=ours.encode(tokens())), 2 * expected) <= 2e-6
+
+
 def test_training_an_opened_model_leaves_its_file_alone(tmp_path: Path):
-    folder = saved(reference("qwen3 tied"), tmp_path)
+    folder = saved(make("qwen3 tied"), tmp_path)
     before = sha256(folder / "model.safetensors")
     model, _, _ = open_model(folder)
     assert model.head.weight is model.embedding.weight

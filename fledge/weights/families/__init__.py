@@ -1,17 +1,23 @@
 """The published families, one row each: how a config.json becomes an `Arch`, and whose tensor is whose.
 
-A family is a module with `arch(config)`, `config(arch)` and `table(arch)`; `BODY` is the prefix that a headless copy leaves
-out, `IGNORED` a pattern of tensors that hold nothing learned, `HEAD` and `EMBEDDING` two names that a tied model may both store.
+A family has `arch(config, names)`, `config(arch)` and `table(arch)`; `names` are the tensors of a file, for what config.json leaves open.
+`BODY` is the prefix that a headless copy leaves out, `IGNORED` a pattern of tensors that hold nothing learned, `REPEATS` those that
+may be stored a second time, `OLDER` endings of names that were replaced since.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fledge.arch import Arch
+from fledge.arch import Arch, Classes, Transform, Words
 from fledge.arch.record import did_you_mean
-from fledge.weights.families import gpt2, own, qwen3
+from fledge.weights.families import gpt2, modernbert, own, t5
+from fledge.weights.families.bart import Bart, Marian
+from fledge.weights.families.bert import Bert, DistilBert, Electra, Roberta
+from fledge.weights.families.experts import GptOss, Mixtral, Qwen3Moe
 from fledge.weights.families.fields import shortest
+from fledge.weights.families.gemma import Gemma2, Gemma3
+from fledge.weights.families.llama import Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLM3
 from fledge.weights.rules import Rule
 
 
@@ -23,37 +29,61 @@ class Family(Protocol):
     def IGNORED(self) -> str: ...
 
     @property
-    def HEAD(self) -> str: ...
+    def REPEATS(self) -> Mapping[str, str]: ...
 
     @property
-    def EMBEDDING(self) -> str: ...
+    def OLDER(self) -> Mapping[str, str]: ...
 
-    def arch(self, config: Mapping[str, Any], /) -> Arch: ...
+    def arch(self, config: Mapping[str, Any], names: Collection[str] = (), /) -> Arch: ...
 
     def config(self, given: Arch, /) -> dict[str, Any]: ...
 
     def table(self, given: Arch, /) -> list[Rule]: ...
 
 
-FAMILIES: dict[str, Family] = {"gpt2": gpt2, "qwen3": qwen3, "fledge": own}
+NAMED = (
+    Llama, Qwen3, Qwen2, Mistral, Phi3, Olmo2, SmolLM3, Gemma2, Gemma3, Mixtral, Qwen3Moe, GptOss,
+    Bert, Roberta, DistilBert, Electra, Bart, Marian,
+)  # fmt: skip
+# Where several families express an Arch the first one is written.
+FAMILIES: dict[str, Family] = {
+    "gpt2": gpt2,
+    **{kind.name: kind() for kind in NAMED},
+    "modernbert": modernbert,
+    "t5": t5,
+    "fledge": own,
+}
 
 
 def expresses(family: Family, arch: Arch) -> bool:
-    """Whether the family's config.json says all of this `Arch`: written and read again, nothing is lost."""
+    """Whether the family's config.json and names say all of this `Arch`: written and read again, nothing is lost."""
     try:
-        return plain(family.arch(family.config(arch))) == plain(arch)
+        names = [name for row in family.table(arch) for name in row.theirs]
+        return plain(family.arch(family.config(arch), names)) == plain(arch)
     except ValueError:
         return False
 
 
 def plain(arch: Arch) -> Arch:
-    """The same model with the shortest pattern of blocks."""
-    return replace(arch, decoder=replace(arch.decoder, pattern=shortest(arch.decoder.blocks)))
+    """The same model with the shortest patterns of blocks."""
+    return arch.with_stacks(lambda stack: replace(stack, pattern=shortest(stack.blocks)))
 
 
-def family_name(arch: Arch) -> str:
-    """The first family that expresses this `Arch`; `fledge` when no published one does."""
-    return next((name for name, family in FAMILIES.items() if family is not own and expresses(family, arch)), "fledge")
+def family_name(arch: Arch, preferred: str | None = None) -> str:
+    """The preferred family where it expresses this `Arch`, else the first one that does; `fledge` when no published one does."""
+    names = [*([preferred] if preferred in FAMILIES else []), *FAMILIES]
+    return next((name for name in names if FAMILIES[name] is not own and expresses(FAMILIES[name], arch)), "fledge")
+
+
+def classifier(arch: Arch, labels: Sequence[str], preferred: str | None = None) -> Classes:
+    """The head that its family, the preferred one first, gives to a classifier of these labels; a plain one where none has any."""
+    pretrained = arch.head.transform if isinstance(arch.head, Words) else None
+    transforms = [pretrained, *(Transform(name) for name in ("tanh", "relu", "gelu"))]
+    heads = [Classes(tuple(labels))]
+    heads += [Classes(tuple(labels), reads, transform, bias=True) for transform in transforms for reads in ("first", "last") if transform]
+    named = [(family_name(arch.with_head(head), preferred), head) for head in heads]
+    found = [head for name, head in named if name == preferred] + [head for name, head in named if name != "fledge"]
+    return (found or heads)[0]
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

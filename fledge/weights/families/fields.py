@@ -1,14 +1,37 @@
 """Fields of a config.json that several families share, read and written."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from fledge.arch import Activation, Block, Classes, Words
+from fledge.arch import (
+    Activation,
+    Arch,
+    Attention,
+    Block,
+    ByWavelength,
+    Classes,
+    Head,
+    Interpolated,
+    Mlp,
+    Norm,
+    Rope,
+    Stack,
+    Stretch,
+    Words,
+    Yarn,
+)
 
 # Names in transformers' ACT2FN. gelu_new and gelu_pytorch_tanh are one formula; a family writes the one its published configs have.
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu",
+    "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "gelu_sigmoid", "relu": "relu", "silu": "silu",
+    "swish": "silu", "tanh": "tanh",
 }  # fmt: skip
+STRETCHES: dict[str, set[str]] = {  # rope_type: its fields, beside rope_theta and partial_rotary_factor
+    "default": set(),
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+    "yarn": {"factor", "beta_fast", "beta_slow", "attention_factor", "truncate", "original_max_position_embeddings"},
+}
 
 
 def need(config: Mapping[str, Any], name: str, kind: type = int) -> Any:
@@ -28,6 +51,11 @@ def typed(config: Mapping[str, Any], name: str, default: Any, kind: type) -> Any
     return value
 
 
+def optional(config: Mapping[str, Any], name: str, default: Any, kind: type) -> Any:
+    """A field whose null means that there is no such thing; left out it is the default."""
+    return None if config.get(name, default) is None else typed(config, name, default, kind)
+
+
 def refuse(config: Mapping[str, Any], **allowed: Any) -> None:
     """`ValueError` for a field that is neither left out nor as this family can express it."""
     for name, value in allowed.items():
@@ -42,40 +70,169 @@ def activation(config: Mapping[str, Any], name: str, default: str) -> Activation
     return ACTIVATIONS[value]
 
 
-def activation_name(value: Activation, tanh: Literal["gelu_new", "gelu_pytorch_tanh"]) -> str:
+def activation_name(value: Activation, tanh: str = "gelu_pytorch_tanh") -> str:
     assert value in get_args(Activation)
-    return tanh if value == "gelu_tanh" else value
+    return {"gelu_tanh": tanh, "gelu_sigmoid": "quick_gelu"}.get(value, value)
 
 
-def head(config: Mapping[str, Any], tied: bool) -> Words | Classes:
-    """A classifier's labels where `architectures` says so, else a language model's head; `tied` is the family's default."""
-    architecture = str((typed(config, "architectures", [], list) or [""])[0])
-    if architecture.endswith("ForSequenceClassification"):
-        if config.get("problem_type") not in (None, "single_label_classification"):
-            raise ValueError(
-                f"config.json: problem_type is {config['problem_type']!r}, but fledge classifies with single_label_classification"
-            )
-        names = typed(config, "id2label", {str(i): f"LABEL_{i}" for i in range(typed(config, "num_labels", 2, int))}, dict)
-        if sorted(names) != sorted(map(str, range(len(names)))):
-            raise ValueError(f"config.json: id2label numbers its labels {', '.join(names)}, but they must run from 0 to {len(names) - 1}")
-        return Classes(tuple(label for _, label in sorted((int(i), str(label)) for i, label in names.items())))
-    if architecture and not architecture.endswith(("LMHeadModel", "ForCausalLM", "Model")):
-        raise ValueError(f"config.json: architectures is {architecture}, but fledge opens language models and ...ForSequenceClassification")
-    return Words(typed(config, "tie_word_embeddings", tied, bool))
+def divided(config: Mapping[str, Any], width: str, heads: str) -> tuple[int, int, int]:
+    """The width, the heads and the size of each; `ValueError` where they do not divide."""
+    whole, parts = need(config, width), need(config, heads)
+    if parts < 1 or whole % parts:
+        raise ValueError(f"config.json: {width} {whole} does not divide into {heads} {parts}")
+    return whole, parts, whole // parts
 
 
-def head_fields(given: Words | Classes, language_model: str, classifier: str) -> dict[str, Any]:
+def architecture(config: Mapping[str, Any]) -> str:
+    """The class that the model was saved as; nothing where it is not said."""
+    return str((typed(config, "architectures", [], list) or [""])[0])
+
+
+def labels(config: Mapping[str, Any], default: int = 2) -> tuple[str, ...]:
+    """The labels of a classifier that is trained on one label a text."""
+    if config.get("problem_type") not in (None, "single_label_classification"):
+        raise ValueError(f"config.json: problem_type is {config['problem_type']!r}, but fledge classifies with single_label_classification")
+    names = typed(config, "id2label", {str(i): f"LABEL_{i}" for i in range(typed(config, "num_labels", default, int))}, dict)
+    if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+        raise ValueError(f"config.json: id2label numbers its labels {', '.join(names)}, but they must run from 0 to {len(names) - 1}")
+    return tuple(label for _, label in sorted((int(i), str(label)) for i, label in names.items()))
+
+
+def head(config: Mapping[str, Any], tied: bool, soft_cap: float | None = None) -> Words | Classes:
+    """Of a decoder: a classifier's labels where `architectures` says so, else scores for words; `tied` is the family's default."""
+    name = architecture(config)
+    if name.endswith("ForSequenceClassification"):
+        return Classes(labels(config))
+    if name and not name.endswith(("LMHeadModel", "ForCausalLM", "Model")):
+        raise ValueError(f"config.json: architectures is {name}, but fledge opens language models and ...ForSequenceClassification")
+    return Words(typed(config, "tie_word_embeddings", tied, bool), soft_cap=soft_cap)
+
+
+def head_fields(given: Head, language_model: str, classifier: str) -> dict[str, Any]:
     """`architectures` and what goes with them; the inverse of `head`."""
-    if isinstance(given, Words):
-        return {"architectures": [language_model], "tie_word_embeddings": given.tied}
+    match given:
+        case Words(tied):
+            return {"architectures": [language_model], "tie_word_embeddings": tied}
+        case Classes(names):
+            return {"architectures": [classifier], **label_fields(names), "tie_word_embeddings": False}
+    raise ValueError(f"{language_model} has no head of kind {type(given).__name__}")
+
+
+def label_fields(names: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "architectures": [classifier],
-        "id2label": {str(i): label for i, label in enumerate(given.labels)},
-        "label2id": {label: i for i, label in enumerate(given.labels)},
-        "num_labels": len(given.labels),
+        "id2label": {str(i): label for i, label in enumerate(names)},
+        "label2id": {label: i for i, label in enumerate(names)},
+        "num_labels": len(names),
         "problem_type": "single_label_classification",
-        "tie_word_embeddings": False,
     }
+
+
+def rope(config: Mapping[str, Any], base: float, **more: Any) -> Rope:
+    """Rotary positions as transformers 5 writes them, `rope_parameters`, or before it: `rope_theta` beside `rope_scaling`.
+
+    `more` are fields that a family keeps elsewhere. Raises `ValueError` for a kind, or a field of one, that fledge does not know.
+    """
+    name = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
+    outside = {key: config[key] for key in ("rope_theta", "partial_rotary_factor") if config.get(key) is not None}
+    return rope_of({**outside, **typed(config, name, {}, dict), **more}, name, base, config)
+
+
+def rope_of(given: Mapping[str, Any], name: str, base: float, config: Mapping[str, Any]) -> Rope:
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind not in STRETCHES:
+        raise ValueError(f"config.json: {name} has rope_type {kind!r}, but fledge knows {', '.join(STRETCHES)}")
+    stray = sorted(set(given) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"} - STRETCHES[kind])
+    if stray:
+        raise ValueError(f"config.json: {name} is of type {kind} with {', '.join(stray)}, which fledge does not know there")
+    trained = typed(given, "original_max_position_embeddings", config.get("max_position_embeddings"), int)
+    stretch: Stretch | None = None
+    match kind:
+        case "linear":
+            stretch = Interpolated(need(given, "factor", float))
+        case "llama3":
+            low, high = need(given, "low_freq_factor", float), need(given, "high_freq_factor", float)
+            stretch = ByWavelength(need(given, "factor", float), trained, low, high)
+        case "yarn":
+            fast, slow = typed(given, "beta_fast", 32.0, float), typed(given, "beta_slow", 1.0, float)
+            whole, attention = typed(given, "truncate", True, bool), optional(given, "attention_factor", None, float)
+            stretch = Yarn(need(given, "factor", float), trained, fast, slow, whole, attention)
+    return Rope(typed(given, "rope_theta", base, float), stretch, typed(given, "partial_rotary_factor", 1.0, float))
+
+
+def rope_fields(given: Rope) -> dict[str, Any]:
+    """The inverse of `rope_of`."""
+    fields: dict[str, Any] = {"rope_theta": given.base, "rope_type": "default"}
+    if given.portion != 1:
+        fields["partial_rotary_factor"] = given.portion
+    match given.stretch:
+        case Interpolated(factor):
+            fields |= {"rope_type": "linear", "factor": factor}
+        case ByWavelength(factor, trained, low, high):
+            fields |= {
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                "original_max_position_embeddings": trained,
+            }  # fmt: skip
+        case Yarn(factor, trained, fast, slow, whole, attention):
+            fields |= {
+                "rope_type": "yarn", "factor": factor, "beta_fast": fast, "beta_slow": slow, "truncate": whole,
+                "original_max_position_embeddings": trained, **({} if attention is None else {"attention_factor": attention}),
+            }  # fmt: skip
+    return fields
+
+
+def windows(config: Mapping[str, Any], types: list[str], window: int | None) -> list[tuple[int | None, int]]:
+    """How far the queries of each layer see, by `layer_types` or else the given ones; their window counts the query itself."""
+    types = typed(config, "layer_types", types, list)
+    depth = need(config, "num_hidden_layers")
+    if len(types) != depth:
+        raise ValueError(f"config.json: layer_types has {len(types)} layers, but num_hidden_layers is {depth}")
+    reach: dict[str, tuple[int | None, int]] = {"full_attention": (None, 0)}
+    if window is not None:
+        reach["sliding_attention"] = (window - 1, 0)
+    for i, kind in enumerate(types):
+        if kind not in reach:
+            raise ValueError(
+                f"config.json: layer_types[{i}] is {kind!r} with sliding_window {window}, but here it is one of {', '.join(reach)}"
+            )
+    return [reach[kind] for kind in types]
+
+
+def window_fields(stack: Stack) -> dict[str, Any]:
+    """The inverse of `windows` where all windows are alike."""
+    lefts = [block.attention.sees[0] for block in stack.blocks]
+    return {
+        "layer_types": ["full_attention" if left is None else "sliding_attention" for left in lefts],
+        "sliding_window": min((left + 1 for left in lefts if left is not None), default=None),
+    }
+
+
+def eps(norm: Norm | None, default: float) -> float:
+    return norm.eps if norm is not None else default
+
+
+def only(given: Arch, trunk: str) -> Stack:
+    """The one stack of an `Arch`; `ValueError` where it has another or both."""
+    if list(given.stacks) != [trunk]:
+        raise ValueError(f"the family has {trunk}s only, but this one has {' and '.join(given.stacks)}")
+    return given.stacks[trunk]
+
+
+def both(given: Arch) -> tuple[Stack, Stack]:
+    """Encoder and decoder; `ValueError` where one is missing."""
+    if given.encoder is None or given.decoder is None:
+        raise ValueError("the family has an encoder and a decoder")
+    return given.encoder, given.decoder
+
+
+def dense(block: Block) -> Mlp:
+    if not isinstance(block.mlp, Mlp):
+        raise ValueError("the family has no experts")
+    return block.mlp
+
+
+def turned(attention: Attention, base: float = 10_000.0) -> Rope:
+    """The rotary positions of an attention; those of a family that cannot do without them where there are none."""
+    return attention.positions or Rope(base)
 
 
 def shortest(blocks: tuple[Block, ...]) -> tuple[Block, ...]:

@@ -1,0 +1,49 @@
+"""What each token works out by itself."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fledge import arch
+from fledge.model import kernels
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_sigmoid": lambda x: x * (1.702 * x).sigmoid(),  # Hendrycks and Gimpel, 2016, arXiv:1606.08415, section 2
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": F.tanh,
+}
+
+
+def matrix(*shape: int) -> nn.Parameter:
+    """A weight that no `nn.Linear` holds, at the start that `initialise` gives to most."""
+    return nn.Parameter(nn.init.normal_(torch.empty(shape), 0.0, 0.02))
+
+
+def gated(gate: Tensor | None, up: Tensor, spec: arch.Mlp) -> Tensor:
+    """`act(up)`, or with a gate `act(gate) * up`, both within the limit of `spec`."""
+    activation = ACTIVATIONS[spec.activation]
+    if gate is None:
+        return activation(up)
+    if activation is F.silu and spec.limit is None and not spec.up_offset:
+        return kernels.gated_silu(gate, up)
+    if spec.limit is not None:
+        gate, up = gate.clamp(max=spec.limit), up.clamp(-spec.limit, spec.limit)
+    return activation(gate) * (up + spec.up_offset if spec.up_offset else up)
+
+
+class Mlp(nn.Module):
+    """Two linear maps around a nonlinearity, gated or not."""
+
+    def __init__(self, spec: arch.Mlp, width: int):
+        super().__init__()
+        self.spec = spec
+        self.gate = nn.Linear(width, spec.width, spec.bias) if spec.gated else None
+        self.up = nn.Linear(width, spec.width, spec.bias)
+        self.down = nn.Linear(spec.width, width, spec.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(kernels.working(x))
+        return self.down(gated(None if self.gate is None else self.gate(x), self.up(x), self.spec))

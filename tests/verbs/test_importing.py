@@ -1,0 +1,77 @@
+"""`import`: from a folder that transformers wrote, from llama2.c's file, and from nowhere."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import fledge
+from tests.weights.references import TOKENIZER, make, saved, target, tokens
+
+
+def test_a_folder_in_shards_becomes_one_of_ours(tmp_path, command):
+    theirs = make("mixtral").to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    TOKENIZER.save(tmp_path / "theirs")
+    assert len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 2
+    said = command("import", tmp_path / "theirs", "--out", tmp_path / "ours", "--json")
+    assert said.json["family"] == "mixtral"
+    again: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert again.dtype == torch.bfloat16
+    for name, parameter in theirs.named_parameters():
+        assert torch.equal(again.get_parameter(name), parameter), name
+    assert json.loads((tmp_path / "ours" / "fledge.json").read_text())["parent"]["name"] == str(tmp_path / "theirs")
+    assert fledge.load(str(tmp_path / "ours")).generate("The", max_tokens=3)
+
+
+def test_a_family_is_kept_though_another_says_the_same(tmp_path):
+    """Phi-3 without a window is a Llama but for how its tensors are cut."""
+    theirs = make("phi3")
+    theirs.config.sliding_window = None
+    assert fledge.import_model(saved(theirs, tmp_path / "theirs"), out=tmp_path / "ours").family == "phi3"
+
+
+def test_logits_of_a_source_and_a_target(tmp_path):
+    theirs = make("t5 1.1")
+    model = fledge.load(str(saved(theirs, tmp_path)))
+    source, written = tokens(2, 7), target(2, 5)
+    with torch.no_grad():
+        expected = theirs(source, decoder_input_ids=written).logits
+    assert torch.equal(model.logits(source.tolist(), written.tolist()), expected)
+    with pytest.raises(ValueError, match="reads a source and writes a target"):
+        model.logits(source.tolist())
+    with pytest.raises(ValueError, match="writes a target for a source"):
+        model.generate("The sky")
+
+
+def test_llama2c(data, tmp_path, command):
+    said = command("import", data / "weights" / "stories260K.bin", "--out", tmp_path)
+    assert said.code == 0
+    assert "llama" in said.out
+    story = command("generate", tmp_path, "Once upon a time", "--max-tokens", 40)
+    assert story.out.startswith(", there was a little girl named Lily. She loved to play outside in the park.")
+
+
+def test_wrong_use_is_said(tmp_path, command):
+    said = command("import", "openai-community/gpt2-of-nobody", "--out", tmp_path / "m")
+    assert said.code == 2
+    assert "Put config.json, model.safetensors, tokenizer.json and tokenizer_config.json" in said.err
+    assert not (tmp_path / "m").exists()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    assert "is a pickle" in command("import", tmp_path / "pytorch_model.bin", "--out", tmp_path / "m").err
+    assert "leave it out" in command("import", tmp_path, "--out", tmp_path / "m", "--tokenizer", "t.bin").err
+
+
+DRAWN = {"gemma-2-2b": "sees 4095 left, 0 right", "t5-small": "distance bias", "gpt-oss-20b": "4 of 32 experts"}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_preset_is_drawn_in_parts(name, command):
+    said = command("show", name)
+    assert said.code == 0
+    assert DRAWN[name] in said.out
+    counts = [int(found.replace(",", "")) for found in re.findall(r"  (\d[\d,]*)(?:  +\S+)?$", said.out, re.MULTILINE)]
+    assert sum(counts[:-1]) == counts[-1] == fledge.show(name).facts["parameters"]
