@@ -80,7 +80,7 @@ def run_steps(
             optimizer.step(state.norm)
         optimizer.zero_grad()
         state.step += 1
-        state.tokens += sum(part.tokens.size for part in parts)
+        state.tokens += sum(part.size for part in parts)
         for act in after_step:
             act(state)
         if not model.training:
