@@ -13,7 +13,7 @@ from fledge.data.batches import Batch, draw
 from fledge.model import Transformer, kernels
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
-from fledge.train.run import Constant, Cosine, Machine, Plan, Stable
+from fledge.train.run import Machine, Plan, Schedule
 from fledge.train.schedule import factor
 
 BatchAt = Callable[[int], list[Batch]]
@@ -50,7 +50,7 @@ def run_steps(
     state: State,
     objective: Objective,
     batch_at: BatchAt,
-    schedule: Stable | Cosine | Constant,
+    schedule: Schedule,
     machine: Machine,
     after_step: Sequence[Hook],
 ) -> State:

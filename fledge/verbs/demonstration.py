@@ -11,7 +11,7 @@ from fledge.verbs import terminal
 from fledge.verbs.finetune import Classified, ClassifierJob, Instructed, InstructJob
 from fledge.verbs.machine import look
 from fledge.verbs.preparation import corpus_of
-from fledge.verbs.pretraining import Budget, Pretrained, planned, raise_model
+from fledge.verbs.pretraining import Budget, Pretrained, Validation, planned, raise_model
 from fledge.verbs.session import begun_run, command, open_parent, seconds_of
 
 if TYPE_CHECKING:
@@ -237,6 +237,7 @@ def pretrained(corpus: Corpus, out: Path, budget: Budget, machine: Machine, aske
 
 
 def show_rivals(base: Pretrained, rivals: tuple[Rival, ...]) -> None:
+    assert isinstance(base.validation, Validation)
     bits = base.validation.bits_per_byte
     rows = sorted([("this model", bits), *((rival.name, rival.bits_per_byte.value) for rival in rivals)], key=lambda row: row[1])
     terminal.say("Bits per byte of the held-out modules, each scored whole (less is better):")

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from fledge.arch import Classes
 from fledge.data.batches import Batch, Source
+from fledge.data.corpus import Shards
+from fledge.data.noise import MaskedWords
 from fledge.model import Transformer, initialise, with_new_head
 from fledge.presets import gpt2, qwen3
-from fledge.presets.shapes import bert, t5, transformer
+from fledge.presets.shapes import bert, modernbert, t5, transformer
+from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import ChunkedCrossEntropy, Classify, NextWord
 from fledge.train.optimizer import Optimizer
@@ -170,3 +173,20 @@ def test_one_objective_learns_from_all_with_every_gradient(shape):
             torch.testing.assert_close(ours[name], p.grad, msg=lambda text, name=name: f"{name}: {text}")
     with torch.no_grad():  # neither smoothing nor balance where it only measures
         torch.testing.assert_close(objective(model.eval(), batch), F.cross_entropy(scores, labels.flatten(), reduction="sum"))
+
+
+def test_it_learns_to_unmask_sums():
+    """All sums of two digits, a word of each hidden: what is hidden of a sum that is nearly whole is found by adding."""
+    tokenizer = Tokenizer.characters(["0123456789+=."]).framing(opening=True, closing=True)
+    sums = [f"{a}+{b}={a + b:02}" for a in range(10) for b in range(10)]
+    parts = [np.array([*tokenizer.encode(text), tokenizer.end_of_text]) for text in sums]
+    shards = Shards([np.concatenate(parts)], [np.column_stack([np.arange(100) * len(parts[0]), np.full(100, 6)])])
+    batches = MaskedWords(shards, tokenizer, 72, 8, separate_documents=True)
+    model = initialise(Transformer(modernbert(64, 2, 4, vocabulary=tokenizer.size, context=72)), seed=0)
+    state = State(0, Plan(250), model, Optimizer(model, Muon(rate=1e-2, adamw_rate=1e-2, weight_decay=0.0)))
+    run_steps(state, NextWord(), batches.batch_at, Constant(), Machine(), [])
+    asked = torch.tensor([tokenizer.framed(tokenizer.encode(text)) for text in sums])
+    answers = asked[:, 6].clone()
+    asked[:, 6] = tokenizer.mask or 0
+    with torch.no_grad():
+        assert (model.eval()(asked)[:, 6].argmax(-1) == answers).float().mean() > 0.9
