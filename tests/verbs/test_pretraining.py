@@ -92,7 +92,6 @@ def test_what_is_hidden_is_learned_and_opens_elsewhere(base, tmp_path, command, 
 def test_the_time_is_enough_for_every_family(base, tmp_path, objective):
     done = fledge.pretrain([str(base / "run" / "corpus")], out=tmp_path / "m", objective=objective, time="12s")
     assert done.steps > 10
-    assert done.seconds < 20
     assert isinstance(done.validation, Guessed)
 
 
