@@ -250,8 +250,8 @@ class PairsJob:
         lengths = sorted(len(tokens) + frame for side in sides for tokens in side)
         context = min(self.parent.arch.context, max(8, lengths[int(0.99 * (len(lengths) - 1))]))
         pairs = len(self.training.sources)
-        rows = max(1, min(256, pairs, round(TOKENS / (2 * sum(lengths) / len(lengths)))))
-        per_epoch = max(1, round(pairs / rows))
+        rows = int(settings.get("batch.rows", max(1, min(256, pairs, round(TOKENS / (2 * sum(lengths) / len(lengths)))))))
+        per_epoch = max(1, round(pairs / (rows * int(settings.get("batch.accumulate", 1)))))
         steps = self.epochs * per_epoch
         optimizer = anew(self.parent.arch.trunk.width) if self.anew else finetuning_optimizer(self.parent.optimizer)
         schedule = InverseRoot(min(4000, max(1, steps // 10))) if self.anew else Stable(min(50, per_epoch), 0.5)

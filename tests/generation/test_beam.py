@@ -24,7 +24,7 @@ BOTH = {
     "bart": bart(32, 1, 4, **SMALL, start=0),
 }
 DECODER = qwen3(32, 2, 4, 2, 8, vocabulary=400, context=32)
-SOURCES = ["blue", "a much longer source text", "x", "The sky"]
+SOURCES = ["blue", "a longer source text", "x", "The sky"]
 
 
 def requests(arch: Arch, most: int = 12, **more) -> list[Request]:
