@@ -22,9 +22,20 @@ def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
 @pytest.mark.parametrize(
     "verb",
     [
-        "demo", "prepare", "pretrain", "finetune classify", "finetune instruct", "finetune pairs", "evaluate", "generate", "chat", "predict",
-        "embed", "import", "show",
-    ],  # fmt: skip
+        "demo",
+        "prepare",
+        "pretrain",
+        "finetune classify",
+        "finetune instruct",
+        "finetune pairs",
+        "evaluate",
+        "generate",
+        "chat",
+        "predict",
+        "embed",
+        "import",
+        "show",
+    ],
 )
 def test_every_argument_is_explained(capsys, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "200")
