@@ -37,7 +37,7 @@ def main() -> None:
                 train, out=out, from_=Path(folder, name), time=options.tune, validation=0.03, seed=options.seed, set=["save.patience=0"]
             )
             kind = "denoise-pretrained" if name == "base" else "untrained before"
-            written[kind] = fledge.load(out).generate(dialogues, beams=options.beams, max_tokens=100)
+            written[kind] = fledge.load(out).targets(dialogues, beams=options.beams, max_tokens=100)
     scores = {name: {found.measure: to_json(found.interval) for found in rouge(texts, references)} for name, texts in written.items()}
     run = {
         "pretrained": to_json(pretrained), "rows": len(held_out), "scores": scores,

@@ -104,6 +104,17 @@ class Model:
         texts = [completion.text for completion in self._written(requests, settings)]
         return texts[0] if isinstance(prompt, str) else texts
 
+    def targets(self, sources: Sequence[str], **settings: Unpack[Settings]) -> list[str]:
+        """What a model with an encoder and a decoder writes for each source, read up to its context as in training.
+
+        Raises `ValueError` for a model with one of them alone.
+        """
+        if len(self.arch.stacks) < 2:
+            raise ValueError("this model reads no source: use generate to go on from a text")
+        read = [self.tokenizer.framed(self.tokenizer.encode(text), self.arch.context) for text in sources]
+        requests = [self._request(tokens or [self.tokenizer.end_of_text], settings) for tokens in read]
+        return [completion.text for completion in self._written(requests, settings)]
+
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The continuation of a prompt piece by piece, as it is made."""
         request = self._request(self._prompt_tokens(prompt), settings)

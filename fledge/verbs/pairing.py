@@ -240,7 +240,7 @@ class PairsJob:
         return done
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
-        """The run: about 4,096 tokens a step, as long as the model and 99 % of the sides need; from random weights with the warm-up
+        """The run: about 4,096 tokens a step, as long as the model and 99.9 % of the sides need; from random weights with the warm-up
         and the fall of the 2017 Transformer."""
         from fledge.train.plan import finetuning_optimizer, optimizer_for
         from fledge.train.run import Batch, Data, InverseRoot, Plan, Run, Save, Stable
@@ -248,7 +248,7 @@ class PairsJob:
         sides = [self.parent.tokenizer.encode_batch(list(side)) for side in (self.training.sources, self.training.targets)]
         frame = len(self.parent.tokenizer.framed([])) + 1
         lengths = sorted(len(tokens) + frame for side in sides for tokens in side)
-        context = min(self.parent.arch.context, max(8, lengths[int(0.99 * (len(lengths) - 1))]))
+        context = min(self.parent.arch.context, max(8, lengths[int(0.999 * (len(lengths) - 1))]))
         pairs = len(self.training.sources)
         rows = int(settings.get("batch.rows", max(1, min(256, pairs, round(TOKENS / (2 * sum(lengths) / len(lengths)))))))
         per_epoch = max(1, round(pairs / (rows * int(settings.get("batch.accumulate", 1)))))
@@ -271,7 +271,7 @@ class PairsJob:
         if not installed():
             terminal.say("  BLEU and ROUGE need sacrebleu and rouge-score: pip install 'fledge[eval]', then fledge evaluate")
             some = some.part(range(min(EXAMPLES, len(some.sources))))
-        written = writer.generate(some.sources, max_tokens=context)
+        written = writer.targets(some.sources, max_tokens=context)
         examples = tuple(Written(*row) for row in zip(some.sources[:EXAMPLES], some.targets, written, strict=False))
         return ((bleu(written, some.targets), *rouge(written, some.targets)) if installed() else ()), examples
 

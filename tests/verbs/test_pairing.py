@@ -41,6 +41,9 @@ def test_it_learns_to_write_digits_backwards(translator):
     assert right >= 90
     assert sum(text == one[::-1] for text, one in zip(model.generate(asked, beams=4), asked, strict=True)) >= right - 2
     assert "".join(model.stream(asked[0])) == model.generate(asked[0])
+    assert model.targets([asked[0], "1" * 600], beams=1)[0] == written[0]
+    with pytest.raises(ValueError, match="shorten it by 89"):
+        model.generate("1" * 600)
     with pytest.raises(ValueError, match="do not sample"):
         model.generate(asked[0], temperature=0.5)
 
