@@ -272,7 +272,7 @@ class Pairs(Bucketed):
     """Source texts with their targets: the encoder reads the one, the decoder learns to write the other, from the token `start` on.
 
     Both are framed as the tokenizer does, and a target always ends. A side longer than `context` tokens keeps its head; `truncated`
-    counts the pairs with one.
+    counts the pairs with one, `longest_target` the tokens of the longest target.
     """
 
     def __init__(
@@ -295,6 +295,7 @@ class Pairs(Bucketed):
         self.truncated = sum(
             len(tokenizer.framed(a)) > context or len(tokenizer.framed(b)) + len(end) > context for a, b in zip(read, write, strict=True)
         )
+        self.longest_target = max(map(len, self._targets))
         lengths = [len(a) + len(b) for a, b in zip(self._sources, self._targets, strict=True)]
         super().__init__(lengths, batch, seed, accumulate)
         self._start, self._pad = start, tokenizer.pad

@@ -41,10 +41,11 @@ from fledge.verbs.session import (
 if TYPE_CHECKING:
     from fledge.data.parallel import Parallel
     from fledge.evaluation.generated import TextScore
+    from fledge.model import Transformer
     from fledge.text import Tokenizer
     from fledge.train.run import Machine, Run
 
-MEASURED = 500  # held-out pairs that are written out at the end
+MEASURED = 200  # held-out pairs that are written out at the end
 EXAMPLES = 5
 TOKENS = 4096  # a step, sources and targets together, about
 SEARCHING = {"do_sample": False, "num_beams": 4, "length_penalty": 1.0}
@@ -219,7 +220,8 @@ class PairsJob:
         data = {"pairs": len(training.sources), "held out": len(held_out.sources)}
         data |= {"source_column": training.source_column, "target_column": training.target_column}
         parent = None if self.anew else self.parent
-        writer = ModelWriter(out, tokenizer, run, data=data, parent=parent, generation=SEARCHING, more={"reads": context})
+        writing = {**SEARCHING, "max_new_tokens": batches.longest_target}
+        writer = ModelWriter(out, tokenizer, run, data=data, parent=parent, generation=writing)
         with terminal.bar("Training", run.plan.steps) as bar:
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
@@ -227,7 +229,7 @@ class PairsJob:
             )  # fmt: skip
         best = writer.best()
         with on_machine(machine):
-            scores, examples = self.measured(best, context)
+            scores, examples = self.measured(best, writing)
         facts = {score.measure: {**to_json(score.interval), "signature": score.signature} for score in scores}
         writer.save(best, {"validation": result.validation, **facts})
         measured = min(MEASURED, len(held_out.sources))
@@ -261,17 +263,17 @@ class PairsJob:
         )  # fmt: skip
         return applied(run, settings)
 
-    def measured(self, model, context: int) -> tuple[tuple[TextScore, ...], tuple[Written, ...]]:
+    def measured(self, model: Transformer, writing: dict[str, Any]) -> tuple[tuple[TextScore, ...], tuple[Written, ...]]:
         """The scores of what the model writes for the first held-out sources; none, said, where the libraries are missing."""
         from fledge.evaluation.generated import bleu, installed, rouge
         from fledge.verbs.model import Model
 
         some = self.held_out.part(range(min(MEASURED, len(self.held_out.sources))))
-        writer = Model(model, self.parent.tokenizer, {"generation": SEARCHING, "reads": context})
+        writer = Model(model, self.parent.tokenizer, {"generation": writing})
         if not installed():
             terminal.say("  BLEU and ROUGE need sacrebleu and rouge-score: pip install 'fledge[eval]', then fledge evaluate")
             some = some.part(range(min(EXAMPLES, len(some.sources))))
-        written = writer.targets(some.sources, max_tokens=context)
+        written = writer.targets(some.sources)
         examples = tuple(Written(*row) for row in zip(some.sources[:EXAMPLES], some.targets, written, strict=False))
         return ((bleu(written, some.targets), *rouge(written, some.targets)) if installed() else ()), examples
 

@@ -109,7 +109,7 @@ def pair_scores(
         for line in pairs.said():
             terminal.say(f"  {line}")
         more: Settings = {"beams": beams} if beams is not None else {}
-        written = model.targets(pairs.sources, max_tokens=model.facts.get("reads", model.arch.context), **more)
+        written = model.targets(pairs.sources, **more)
         for found in (bleu(written, pairs.targets, lowercase), *rouge(written, pairs.targets)):
             at = found.interval
             scores.append(Score(name, found.measure, at.value, (at.low, at.high), found.signature))
