@@ -62,7 +62,9 @@ def test_new_head_keeps_the_rest():
     assert torch.equal(back(torch.tensor([[1, 2, 3]])), model(torch.tensor([[1, 2, 3]])))
 
 
-@pytest.mark.parametrize(("transform", "kept"), [(Transform("gelu", LayerNorm(1e-5), bias=False), True), (Transform("tanh"), False)])
+@pytest.mark.parametrize(
+    ("transform", "kept"), [(Transform("gelu", LayerNorm(1e-5, bias=False), bias=False), True), (Transform("tanh"), False)]
+)
 def test_an_equal_transform_is_kept(transform, kept):
     model = initialise(Transformer(modernbert(16, 2, 2, vocabulary=20, context=16)))
     classifier = with_new_head(model, Classes(("a", "b"), "mean", transform, bias=True), seed=1)
