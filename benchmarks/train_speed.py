@@ -6,6 +6,7 @@ Beside each stands the share of this machine's own limit: how fast it multiplies
 import statistics
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from fledge.arch import Arch
 from fledge.data.batches import Batch
 from fledge.model import Transformer, initialise, kernels
 from fledge.presets import gpt2, qwen3
-from fledge.train.loop import State, run_steps, settings_of
+from fledge.train.loop import State, on_machine, run_steps
 from fledge.train.objective import NextWord
 from fledge.train.optimizer import Optimizer
 from fledge.train.plan import optimizer_for, this_machine, training_flops
@@ -40,7 +41,7 @@ class Trained:
         self.seconds: list[float] = []
 
     def step(self) -> None:
-        with settings_of(self.machine):
+        with on_machine(self.machine):
             began = time.perf_counter()
             run_steps(self.state, NextWord(), lambda step: [self.batch], Constant(), self.machine, [])
             self.seconds.append(time.perf_counter() - began)
@@ -61,7 +62,7 @@ def matrix_rate(dtype: torch.dtype, width: int, seconds: float = 1.0) -> float:
 def main() -> None:
     options = arguments(__doc__, rounds=15, threads=0)
     here = this_machine(threads=options.threads)
-    runs = []
+    runs: list[dict[str, Any]] = []
     for name, (arch, rows, context) in SHAPES.items():
         for muon in (True, False):
             variants = {

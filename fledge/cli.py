@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
@@ -34,6 +35,7 @@ app = App(
     default_parameter=Parameter(negative=(), show_default=stated),
     result_action="return_value",
 )
+app.meta.suppress_keyboard_interrupt = app.suppress_keyboard_interrupt = False  # `main` says how to go on
 finetune = App(name="finetune", help="Turn a copy of a pretrained model into a classifier or an assistant.", sort_key=3)
 app.command(finetune)
 finetune.command(verbs.finetune.classify)
@@ -110,9 +112,9 @@ def sentence(failed: Exception) -> str:
     """What went wrong, and what to do about it."""
     match failed:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
-            return f"the disk is full ({failed}); what was saved before is whole: free some space and give the same command again"
+            return f"the disk is full ({failed.strerror}); what was saved before is whole: free some space and give the same command again"
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS, filename=str(name)):
-            return f"no permission to write or read {name}: choose another place, or change its permissions"
+            return f"no permission to {denied(name)}: choose another place, or change its permissions"
         case OSError(errno=errno.ENOENT, filename=str(name)):
             return f"{name} does not exist"
         case NotADirectoryError(filename=str(name)) | FileExistsError(filename=str(name)):
@@ -120,6 +122,16 @@ def sentence(failed: Exception) -> str:
         case IsADirectoryError(filename=str(name)):
             return f"{name} is a folder, but a file is needed"
     return str(failed)
+
+
+def denied(name: str) -> str:
+    """What is not allowed where: with the file itself if it is there, else with the nearest folder above that is."""
+    if os.path.isfile(name) and not os.access(name, os.R_OK):
+        return f"read {name}"
+    if os.path.isfile(name) and not os.access(name, os.W_OK):
+        return f"write {name}"
+    folder = next(str(place) for place in (Path(name), *Path(name).absolute().parents) if os.path.isdir(place))
+    return f"{'write in' if os.access(folder, os.R_OK | os.X_OK) else 'look into'} {folder}"
 
 
 def complain(words: str, code: int) -> int:

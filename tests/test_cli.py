@@ -2,12 +2,15 @@
 
 import errno
 import json
+import os
 import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
 
 from fledge import cli, verbs
+from fledge.verbs import display, pretraining
 
 
 def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
@@ -64,11 +67,10 @@ class Stop(Exception):
         (ValueError("a reason"), 2, "a reason"),
         (FileNotFoundError(errno.ENOENT, "x", "a/b"), 2, "a/b does not exist"),
         (NotADirectoryError(errno.ENOTDIR, "x", "a/b"), 2, "a/b cannot be made"),
-        (PermissionError(errno.EACCES, "x", "a/b"), 1, "no permission to write or read a/b"),
+        (PermissionError(errno.EACCES, "x", "a/b"), 1, "no permission to"),
         (OSError(errno.EROFS, "x", "a/b"), 1, "no permission"),
-        (OSError(errno.ENOSPC, "x"), 1, "the disk is full"),
+        (OSError(errno.ENOSPC, "x"), 1, "the disk is full (x); what was saved before is whole"),
         (FloatingPointError("the loss is nan"), 1, "the loss is nan"),
-        (KeyboardInterrupt(), 130, "stopped"),
         (Stop("saved."), 143, "saved.\n  "),
     ],
 )
@@ -81,6 +83,44 @@ def test_exit_codes(capsys, monkeypatch, ending, code, words):
     said = capsys.readouterr().err
     assert said.startswith("fledge: ")
     assert words in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "words"),
+    [
+        (0o555, "shut/new", "write in {}/shut"),
+        (0o555, "shut/new/below/it", "write in {}/shut"),
+        (0o000, "shut/file", "look into {}/shut"),
+        (0o000, "shut", "look into {}/shut"),
+        (0o200, "file", "read {}/file"),
+        (0o400, "file", "write {}/file"),
+    ],
+)
+def test_what_is_not_allowed_is_named_where_it_is_not(tmp_path, mode, name, words):
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "shut" / "file").touch()
+    (tmp_path / "file").touch()
+    place = tmp_path / name.split("/")[0]
+    place.chmod(mode)
+    try:
+        if os.access(place, os.R_OK | os.W_OK):
+            pytest.skip("this user may read and write everything")
+        assert cli.denied(str(tmp_path / name)) == words.format(tmp_path)
+    finally:
+        place.chmod(0o700)
+
+
+def test_stopped_before_there_is_anything_to_save(capsys, monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "look", interrupt)
+    words = ["pretrain", "a file.txt", "--out", str(tmp_path / "m"), "--steps", "3"]
+    assert cli.main(words) == 130
+    assert shlex.split(capsys.readouterr().err.splitlines()[-1])[1:] == words
+    monkeypatch.setattr(display, "drawing", interrupt)
+    assert cli.main(["show", "gpt2"]) == 130
+    assert capsys.readouterr().err.endswith("fledge: stopped.\n")
 
 
 def test_a_crash_is_not_swallowed(monkeypatch):

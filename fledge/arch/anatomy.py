@@ -96,9 +96,9 @@ def _attention_part(name: str, times: int, a: Attention, width: int, length: int
     small = a.bias * (q + 2 * kv) + a.bias_out * width + a.sinks * a.heads
     small += norm_parameters(a.q_norm, over[0]) + norm_parameters(a.k_norm, over[1])
     flops = 2 * length * weights + 4 * q * seen_pairs(a.sees, length)
-    shared = f", {a.kv_heads} for keys and values" if a.kv_heads != a.heads else ""
+    shared = f" ({a.kv_heads} k/v)" if a.kv_heads != a.heads else ""
     rotary = ", rotary" if a.positions else ""
-    shape = f"{a.heads} heads of {a.head_size}{shared}, sees {sight(a.sees)}{rotary}"
+    shape = f"{a.heads} heads{shared} of {a.head_size}, {sight(a.sees)}{rotary}"
     return Part(name, shape, times, times * (weights + small), times * flops)
 
 
@@ -160,5 +160,12 @@ def seen_pairs(sees: Sees, length: int) -> int:
 
 
 def sight(sees: Sees) -> str:
-    left, right = ("all" if side is None else str(side) for side in sees)
-    return f"{left} left, {right} right"
+    match sees:
+        case (None, None):
+            return "sees all"
+        case (None, 0):
+            return "causal"
+        case (int(left), 0):
+            return f"window {left + 1:,}"
+        case left, right:
+            return f"sees {'all' if left is None else left} left, {'all' if right is None else right} right"

@@ -15,14 +15,14 @@ import numpy as np
 
 from fledge.arch.record import differences, from_json, to_json
 from fledge.data.files import Progress
-from fledge.data.sources import Document, Rejected
+from fledge.data.sources import Document, Rejected, noted, remarks
 from fledge.data.tables import counted
 from fledge.text.tokenizer import Tokenizer
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 SHARD_TOKENS = 1 << 26
 BATCH_CHARACTERS = 1 << 21
-EXAMPLES = 100
 LEAST_CUT = 256  # characters of a document that are worth holding out
 T = TypeVar("T")
 
@@ -51,13 +51,9 @@ class Summary:
     def said(self) -> list[str]:
         """Sentences to print."""
         said = [f"{counted(self.documents, 'document')} from {counted(self.files, 'file')}, {self.bytes:,} bytes of text"]
-        said += [f"the text of {path} is its column {column!r} (another: --text-column)" for path, column in self.columns.items()]
         if self.duplicates:
             said.append(f"{counted(self.duplicates, 'duplicate')} removed")
-        if self.rejected:
-            said.append("rejected: " + ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.items()))
-        if self.replaced:
-            said.append(f"{counted(self.replaced, 'invalid UTF-8 sequence')} replaced")
+        said += remarks(self.columns, self.rejected, self.rejections, self.replaced)
         said.append(
             f"{self.train_tokens:,} tokens to train on, {self.validation_tokens:,} to validate; "
             f"{self.bytes_per_token:.2f} bytes per token with a vocabulary of {self.vocabulary:,}"
@@ -150,6 +146,7 @@ def prepare(
     seed: int = 0,
     progress: Progress | None = None,
     shard_tokens: int = SHARD_TOKENS,
+    replace_other: bool = False,
 ) -> Corpus:
     """Writes the corpus folder `out` from `documents`, which are held in memory meanwhile.
 
@@ -157,10 +154,11 @@ def prepare(
     `validation`: the share of documents held out, chosen by their contents, or a function that says which. Of a single
     document, and where few or uneven ones would make the held-out part more than three times too large or small, the end of the
     longest is cut off, at the end of a line if there is one near. Documents equal up to white space count once.
-    A folder made from the same documents with the same settings is returned as it is.
+    A folder made from the same documents with the same settings is returned as it is; a corpus made otherwise, or a damaged one,
+    is replaced if `replace_other` says so.
 
     Raises `ValueError` when nothing is left to read, when one side of the split would be empty, or when `out` holds anything else
-    (with the differences); nothing is overwritten. Whatever happens, `out` is either whole or not there.
+    (with the differences); nothing else is overwritten. Whatever happens, `out` is either whole or not there.
     """
     out = Path(out)
     unique, tally = _unique(documents)
@@ -176,7 +174,11 @@ def prepare(
         "held_out": _fingerprint(held_out),
     }
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        return _standing(out, settings)
+        try:
+            return _standing(out, settings)
+        except ValueError:
+            if not (replace_other and (out / MANIFEST).is_file()):
+                raise
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = _trained(tokenizer, [document.text for document in train], progress)
     building = out.parent / f".{out.name}.unfinished"
@@ -199,7 +201,7 @@ def prepare(
         (building / "corpus.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         _seal(building)
         if out.exists():
-            out.rmdir()
+            shutil.rmtree(out)
         os.replace(building, out)
         _sync(out.parent)
     except BaseException:
@@ -222,29 +224,18 @@ def share(text: str, seed: int) -> float:
 
 
 def _unique(documents: Iterable[Document | Rejected]) -> tuple[list[Document], Summary]:
+    every = list(documents)
     unique: dict[bytes, Document] = {}
-    rejected: Counter[str] = Counter()
-    examples: list[str] = []
-    items = replaced = 0
-    files, columns = set(), {}
-    for item in documents:
-        items += 1
-        files.add(item.source)
-        if isinstance(item, Rejected):
-            rejected[item.reason] += 1
-            if len(examples) < EXAMPLES:
-                examples.append(str(item))
-            continue
-        replaced += item.replaced
-        if item.column is not None:
-            columns[item.source] = item.column
-        unique.setdefault(content_hash(item.text), item)
+    for item in every:
+        if isinstance(item, Document):
+            unique.setdefault(content_hash(item.text), item)
+    columns, rejected, examples, replaced = noted(every)
     if not unique:
         raise ValueError("there is no text to prepare" + "".join(f"\n  {example}" for example in examples[:5]))
     kept = list(unique.values())
-    size = sum(len(document.text.encode()) for document in kept)
-    duplicates = items - len(kept) - rejected.total()
-    return kept, Summary(len(files), items, len(kept), duplicates, dict(rejected), tuple(examples), replaced, columns, size, 0, 0, 0)
+    files, size = len({item.source for item in every}), sum(len(document.text.encode()) for document in kept)
+    duplicates = len(every) - len(kept) - sum(rejected.values())
+    return kept, Summary(files, len(every), len(kept), duplicates, rejected, examples, replaced, columns, size, 0, 0, 0)
 
 
 def _split(documents: list[Document], validation: float | Callable[[Document], bool], seed: int) -> tuple[list[Document], list[Document]]:
@@ -294,7 +285,7 @@ def _fingerprint(documents: list[Document]) -> str:
 
 
 def _standing(out: Path, settings: dict[str, Any]) -> Corpus:
-    if not (out / "manifest.json").is_file():
+    if not (out / MANIFEST).is_file():
         raise ValueError(f"{out} exists and is no corpus: choose another --out")
     corpus = Corpus.open(out)
     changed = differences(corpus.settings, settings)
@@ -325,8 +316,8 @@ def _write(folder: Path, split: str, encoded: Iterator[tuple[np.ndarray, int]], 
         names.append(f"{split}-{len(names):05}")
         lengths = [len(tokens) for tokens, _ in shard]
         starts = np.cumsum([0, *lengths[:-1]])
-        np.concatenate([tokens for tokens, _ in shard]).tofile(folder / f"{names[-1]}.bin")
-        np.column_stack([starts, [size for _, size in shard]]).astype("<i8").tofile(folder / f"{names[-1]}.idx")
+        (folder / f"{names[-1]}.bin").write_bytes(np.concatenate([tokens for tokens, _ in shard]).data)
+        (folder / f"{names[-1]}.idx").write_bytes(np.column_stack([starts, [size for _, size in shard]]).astype("<i8").data)
         total += sum(lengths)
     return names, total
 
@@ -368,7 +359,7 @@ def _seal(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         files[path.name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
         _sync(path)
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     _sync(manifest)
     _sync(folder)
@@ -378,30 +369,30 @@ def _verified(folder: Path) -> dict[str, Any]:
     """What `corpus.json` says, after each file that the manifest or it names was found as it was written."""
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist: make it with fledge prepare SOURCE --out {folder}")
-    if not (folder / "manifest.json").is_file():
-        raise ValueError(f"{folder} is no corpus: it has no manifest.json")
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} is no corpus: it has no {MANIFEST}")
     try:
-        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         wanted = {name: (entry["sha256"], entry["bytes"]) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{folder / 'manifest.json'} is damaged: prepare the corpus again") from None
+        raise ValueError(f"{folder / MANIFEST} is damaged: prepare the corpus again") from None
     for name, (sha256, size) in wanted.items():
         path = folder / name
         if Path(name).name != name:
-            raise ValueError(f"{folder / 'manifest.json'} names {name!r}, which is outside its folder")
+            raise ValueError(f"{folder / MANIFEST} names {name!r}, which is outside its folder")
         if not path.is_file():
             raise ValueError(f"{path} is missing: prepare the corpus again")
         if path.stat().st_size != size or _sha256(path) != sha256:
-            raise ValueError(f"{path} is damaged: it differs from manifest.json; prepare the corpus again")
+            raise ValueError(f"{path} is damaged: it differs from {MANIFEST}; prepare the corpus again")
     if "corpus.json" not in wanted:
-        raise ValueError(f"{folder / 'manifest.json'} does not name corpus.json: prepare the corpus again")
+        raise ValueError(f"{folder / MANIFEST} does not name corpus.json: prepare the corpus again")
     facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     if facts["format"] != FORMAT:
         raise ValueError(f"{folder} has corpus format {facts['format']}, but this fledge reads {FORMAT}: prepare the corpus again")
     shards = [f"{shard}.{ending}" for split in facts["splits"].values() for shard in split for ending in ("bin", "idx")]
     for name in [*shards, "tokenizer.json"]:
         if name not in wanted:
-            raise ValueError(f"{folder / 'manifest.json'} does not name {name}: prepare the corpus again")
+            raise ValueError(f"{folder / MANIFEST} does not name {name}: prepare the corpus again")
     return facts
 
 

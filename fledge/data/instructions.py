@@ -136,7 +136,8 @@ class Lint:
             (self.unended, "whose last answer loses its end: the model would not learn to stop there"),
         ):
             if lines:
-                said.append(f"{len(lines):,} {what} (lines {', '.join(map(str, lines[:5]))}{', ...' if len(lines) > 5 else ''})")
+                where = "line" if len(lines) == 1 else "lines"
+                said.append(f"{len(lines):,} {what} ({where} {', '.join(map(str, lines[:5]))}{', ...' if len(lines) > 5 else ''})")
         return said
 
 
@@ -147,8 +148,8 @@ def is_whole(conversation: Conversation) -> bool:
     )
 
 
-def tokenized(conversations: Sequence[Conversation], form: ChatFormat, tokenizer: Tokenizer) -> list[Turns]:
-    """The tokens of each conversation, none for those that are not whole.
+def tokenized(conversations: Sequence[Conversation], form: ChatFormat, tokenizer: Tokenizer, everything: bool = False) -> list[Turns]:
+    """The tokens of each conversation, none for those that are not whole; trained on are the answers, or `everything`.
 
     Raises `ValueError` naming the line where messages are out of order, or if the format cannot be used with the tokenizer.
     """
@@ -156,7 +157,8 @@ def tokenized(conversations: Sequence[Conversation], form: ChatFormat, tokenizer
     found = []
     for conversation in conversations:
         try:
-            found.append(form.encode(tokenizer, list(conversation.messages)) if is_whole(conversation) else Turns([], []))
+            whole = is_whole(conversation)
+            found.append(form.encode(tokenizer, list(conversation.messages), everything=everything) if whole else Turns([], []))
         except ValueError as complaint:
             raise ValueError(f"line {conversation.line}: {complaint}") from None
     return found
@@ -182,8 +184,8 @@ def lint(conversations: Sequence[Conversation], turns: Sequence[Turns], context:
             duplicated.append(conversation.line)
         seen.add(key)
         learnt = [token for token, on in zip(turn.tokens[: context + 1], turn.trained, strict=False) if on]
-        last = max((place for place, on in enumerate(turn.trained) if on), default=None)
-        if last is None or last > context or turn.tokens[last] not in ends:
+        taught = zip(turn.tokens, turn.trained, strict=True)
+        if max((place for place, (token, on) in enumerate(taught) if on and token in ends), default=context + 1) > context:
             unended.append(conversation.line)
         ended |= any(token in ends for token in learnt)
         tokens += min(len(turn.tokens), context + 1)

@@ -98,9 +98,9 @@ def _check(path: str, column: str, labels: list[str], lines: list[int], names: t
     once = [name for name in names if counts[name] == 1]
     if once:
         where = lines[labels.index(once[0])]
+        more = f" (so are {counted(len(once) - 1, 'other')})" if len(once) > 1 else ""
         raise ValueError(
-            f"{path}, line {where}: label {once[0]!r} is seen once (so are {len(once) - 1} others)"
-            " and cannot be both learnt and tested: add rows of it, or remove it"
+            f"{path}, line {where}: label {once[0]!r} is seen once{more} and cannot be both learnt and tested: add rows of it, or remove it"
         )
 
 

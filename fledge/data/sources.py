@@ -3,14 +3,15 @@
 import codecs
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 from fledge.arch.record import did_you_mean
 from fledge.data.files import SNIFFED, Progress, decoded, mended, opened, require
-from fledge.data.tables import SAMPLE, columns_of, guess_text, is_table, known_column, rows
+from fledge.data.tables import SAMPLE, columns_of, counted, guess_text, is_table, known_column, rows
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def _read(
         try:
             for item in _rows(path, text_column) if is_table(path) else _whole(path):
                 if named and isinstance(item, Rejected) and item.reason in FATAL:
-                    raise ValueError(str(item))
+                    raise ValueError(f"{item}: {FATAL[item.reason]}")
                 yield item
         except OSError as error:
             if named:
@@ -75,7 +76,34 @@ def _read(
             progress("read", done, total)
 
 
-FATAL = ("empty file", "binary", "broken row")
+# What keeps a file that was named from being read at all, and what to do about it.
+FATAL = {
+    "empty file": "give one that holds text",
+    "binary": "give text, or a table of texts",
+    "broken row": "mend this row, or remove it",
+}
+EXAMPLES = 100  # of what was rejected that are kept
+SHOWN = 3  # of them that are said
+
+
+def noted(items: Sequence[Document | Rejected]) -> tuple[dict[str, str], dict[str, int], tuple[str, ...], int]:
+    """The column of each table, how many items were rejected for which reason, some of them, and the invalid characters replaced."""
+    kept = [item for item in items if isinstance(item, Document)]
+    rejected = [item for item in items if isinstance(item, Rejected)]
+    columns = {item.source: item.column for item in kept if item.column is not None}
+    reasons = dict(Counter(item.reason for item in rejected))
+    return columns, reasons, tuple(str(item) for item in rejected[:EXAMPLES]), sum(item.replaced for item in kept)
+
+
+def remarks(columns: Mapping[str, str], rejected: Mapping[str, int], examples: Sequence[str], replaced: int) -> list[str]:
+    """What `noted` found, as sentences to print."""
+    said = [f"the text of {path} is its column {column!r} (another: --text-column)" for path, column in columns.items()]
+    if rejected:
+        said.append("rejected: " + ", ".join(f"{count:,} {reason}" for reason, count in rejected.items()))
+        said += [f"  {example}" for example in examples[:SHOWN]] + ["  ..."] * (sum(rejected.values()) > SHOWN)
+    if replaced:
+        said.append(f"{counted(replaced, 'invalid UTF-8 sequence')} replaced")
+    return said
 
 
 def _whole(path: str) -> Iterator[Document | Rejected]:

@@ -74,10 +74,12 @@ class WordBaseline:
 
 def verdict(difference: Interval, ours: str, theirs: str, measure: str = "macro-F1") -> str:
     """One sentence which of two methods to use, from the paired difference `ours - theirs`; the simpler `theirs` if it may be chance."""
-    bounds = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    if difference.low > 0:
-        return f"Use {ours}: on the same rows its {measure} is {difference.value:.3f} above that of {theirs} ({bounds})."
-    if difference.high < 0:
-        return f"Use {theirs}: on the same rows its {measure} is {-difference.value:.3f} above that of {ours} ({bounds})."
-    gap = f"the difference in {measure}, {difference.value:+.3f}, may be chance ({bounds})"
+    value, low, high = difference.value, difference.low, difference.high
+    if low > 0:
+        return f"Use {ours}: on the same rows its {measure} is {value:.3f} above that of {theirs} (95 % interval {low:.3f} to {high:.3f})."
+    if high < 0:
+        return (
+            f"Use {theirs}: on the same rows its {measure} is {-value:.3f} above that of {ours} (95 % interval {-high:.3f} to {-low:.3f})."
+        )
+    gap = f"the difference in {measure}, {value:+.3f}, may be chance (95 % interval {low:+.3f} to {high:+.3f})"
     return f"Use {theirs}, the smaller and quicker one: {ours} ran on the same rows, and {gap}."

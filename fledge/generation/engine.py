@@ -38,8 +38,10 @@ class Request:
             raise ValueError("a request has no tokens to go on from: give a prompt, or begin with the tokenizer's end-of-text token")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}, but at least 1 is needed")
-        if isinstance(self.stop_strings, str) or not all(self.stop_strings):
-            raise ValueError(f"stop_strings is {self.stop_strings!r}, but a list of strings is needed, none of them empty")
+        if isinstance(self.stop_strings, str):
+            raise ValueError(f"stop is the text {self.stop_strings!r}, but a list of texts is needed: [{self.stop_strings!r}]")
+        if not all(self.stop_strings):
+            raise ValueError("a text to stop at is empty: give some text, or leave it out")
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,7 @@ def save(folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapp
     needed = sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
-            errno.ENOSPC, f"a checkpoint needs {needed:,} bytes and {free:,} are free: make room, older checkpoints are whole", str(final)
-        )
+        raise OSError(errno.ENOSPC, f"a checkpoint needs {needed:,} bytes and {free:,} are free", str(final))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     try:
@@ -58,9 +56,7 @@ def save(folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapp
         shutil.rmtree(new, ignore_errors=True)
         if isinstance(failure, OSError) and failure.errno != errno.ENOSPC:
             raise
-        raise OSError(
-            errno.ENOSPC, f"a checkpoint of {needed:,} bytes could not be written ({failure}): make room, older ones are whole", str(final)
-        ) from None
+        raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes could not be written ({failure})", str(final)) from None
     remove(final)
     new.rename(final)
     _sync(folder)

@@ -142,7 +142,7 @@ def signals_held() -> Iterator[list[int]]:
 
 
 @contextmanager
-def settings_of(machine: Machine) -> Iterator[None]:
+def on_machine(machine: Machine) -> Iterator[None]:
     """Threads and determinism as the machine says; torch's settings and random state come back afterwards."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     devices = [torch.device(machine.device)] if torch.device(machine.device).type == "cuda" else []

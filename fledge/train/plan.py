@@ -14,7 +14,7 @@ from fledge.arch import Arch, forward_flops, parameter_count
 from fledge.data.batches import Batch as Tokens
 from fledge.model import Transformer, initialise, kernels
 from fledge.presets import qwen3
-from fledge.train.loop import BatchAt, State, run_steps, settings_of
+from fledge.train.loop import BatchAt, State, on_machine, run_steps
 from fledge.train.objective import NextWord, Objective
 from fledge.train.optimizer import Optimizer
 from fledge.train.run import AdamW, Batch, Constant, Machine, Muon, Plan, Run, Stable
@@ -24,7 +24,8 @@ LADDER = (
     (64, 2),
     (64, 4),
     (128, 3),
-    (128, 5),
+    (128, 4),
+    (128, 6),
     (192, 4),
     (192, 6),
     (256, 4),
@@ -41,9 +42,8 @@ DRIFT = 0.05  # of the steps left: the least change of speed that changes the pl
 FEWEST_STEPS = 40  # below this nothing is learned
 
 # Bits per byte after D bytes through N parameters: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022, arXiv:2203.15556.
-# B and BETA are laid through a run on the standard library (1.6 M parameters, 1.4 MB read, Muon: 1.97), the limit so that GPT-2 124M
-# after 100 GB comes out near its 0.9 bits on OpenWebText; it is an expectation for code, and prose takes about a third more at this size.
-E, A, ALPHA, B, BETA = 0.75, 63.0, 0.34, 415.0, 0.45
+# Laid through runs on the standard library: docs/decisions/0011-what-the-plan-expects.md. It is an expectation for code; prose takes more.
+E, A, ALPHA, B, BETA = 0.5, 39.0, 0.34, 33_800.0, 0.7
 REPEATS_WORTH = 15.4  # epochs after which repeating is worth nothing more: Muennighoff et al., 2023, arXiv:2305.16264
 
 
@@ -124,7 +124,7 @@ def probe(
     archs = archs or [default_arch(width, depth, vocabulary, batch.context) for width, depth in ((64, 2), (128, 4), (256, 4))]
     random = np.random.default_rng(0)
     points, start = [], time.monotonic()
-    with settings_of(machine):
+    with on_machine(machine):
         for i, arch in enumerate(archs):
             tokens = random.integers(arch.vocabulary, size=(batch.rows, batch.context + 1))
             part = Tokens(tokens=tokens[:, :-1].copy(), labels=tokens[:, 1:].copy())
@@ -148,7 +148,7 @@ def steps_within(seconds: float, run: Run, model: Transformer, objective: Object
     twin = copy.deepcopy(model).to(run.machine.device)
     state = State(0, Plan(1), twin, Optimizer(twin, run.optimizer))
     took = []
-    with settings_of(run.machine):
+    with on_machine(run.machine):
         for step in range(3):
             began = time.monotonic()
             state.plan = Plan(step + 1)

@@ -13,7 +13,7 @@ import torch
 from fledge.data.batches import Batch
 from fledge.model import Transformer
 from fledge.train import checkpoint
-from fledge.train.loop import Hook, State, Stopped, precision, run_steps, settings_of, signals_held
+from fledge.train.loop import Hook, State, Stopped, on_machine, precision, run_steps, signals_held
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
 from fledge.train.plan import revised_total
@@ -90,12 +90,12 @@ def train(
     else:
         refuse_changes(place, settings(begun), settings(run))
         run = begun
-    with Diary(place, started, bytes_per_token, say) as diary, signals_held() as noted, settings_of(run.machine):
+    with Diary(place, started, bytes_per_token, say) as diary, signals_held() as noted, on_machine(run.machine):
         model.to(run.machine.device)
         state = State(0, run.plan, model, Optimizer(model, run.optimizer))
         keeper = Keeper(diary, run, evaluate, best_of, export)
         if keeper.resume(state):
-            diary.tell(f"This run is finished: {state.step:,} steps in {diary.seconds():.0f} s. Give another --out to start anew.")
+            diary.tell(f"This run is finished: {state.step:,} steps in {state.seconds:.0f} s. Give another --out to start anew.")
             return keeper.result(state)
 
         def obey_signals(state: State) -> None:

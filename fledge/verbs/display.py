@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 from fledge.arch import Arch, forward_flops, parameter_count, parts
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
+from fledge.verbs.preparation import is_corpus
 from fledge.verbs.session import Name
+
+COLUMNS = 80  # of a terminal
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ def show(name: Name, /, *, from_: Name | None = None, verify: bool = False, rows
     """Show an architecture, a model folder, a corpus, or with --from which tokens of training data are trained on.
 
     Args:
-        name: a preset, a model folder, a corpus folder, or a file of instructions (with --from).
+        name: a preset, a model folder or hub id, a corpus folder, or a file of instructions (with --from).
         from_: the model whose tokenizer and chat format read the file.
         verify: compare the weights with the hash that was stored when they were saved.
         rows: how many conversations of a file to show.
@@ -42,10 +46,10 @@ def show(name: Name, /, *, from_: Name | None = None, verify: bool = False, rows
     name, path = str(name), Path(name)
     if from_ is not None:
         return show_conversations(name, from_, rows)
-    if (path / "corpus.json").is_file():
+    if is_corpus(name):
         return show_corpus(path)
-    if (path / "config.json").is_file():
-        return show_model(path, verify)
+    if (path / "config.json").is_file() or ("/" in name and not path.exists()):
+        return show_model(name, verify)
     if path.exists():
         raise ValueError(f"{name} is neither a model nor a corpus folder; to see how a file is trained on: fledge show {name} --from MODEL")
     if name not in PRESETS:
@@ -60,38 +64,42 @@ def drawing(arch: Arch) -> str:
     """The parts of an architecture in the order of a forward pass, as lines of text: shapes, parameters, operations per token."""
     length = arch.context
     found = parts(arch, length)
-    rows = [("", "", "parameters", "FLOP a token")]
+    rows = [("", "parameters", "FLOP", "")]
     for part in found:
         name = f"{part.times} x {part.name}" if part.times > 1 else part.name
-        rows.append((name, part.shape, f"{part.parameters:,}", terminal.size(part.flops / length) if part.flops else ""))
-    rows.append(("all", "", f"{parameter_count(arch):,}", terminal.size(forward_flops(arch, length) / length)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}  {flops:>{widths[3]}}".rstrip()
-        for name, shape, count, flops in rows
-    ]
-    return "\n".join([*lines, f"context {length:,} tokens, over which the operations are counted"])
+        rows.append((name, f"{part.parameters:,}", terminal.size(part.flops / length) if part.flops else "", part.shape))
+    rows.append(("all", f"{parameter_count(arch):,}", terminal.size(forward_flops(arch, length) / length), ""))
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
+    lines = []
+    for name, count, flops, shape in rows:
+        before = f"{name:<{widths[0]}}  {count:>{widths[1]}}  {flops:>{widths[2]}}  "
+        lines.append(
+            textwrap.fill(shape, COLUMNS, initial_indent=before, subsequent_indent=" " * len(before)) if shape else before.rstrip()
+        )
+    return "\n".join([*lines, f"FLOP: operations a token, forward, over a context of {length:,} tokens"])
 
 
-def show_model(path: Path, verify: bool) -> Shown:
+def show_model(name: str, verify: bool) -> Shown:
     from fledge.weights import ModelFolder
     from fledge.weights import verify as verify_weights
 
-    folder = ModelFolder.at(path)
+    folder = ModelFolder.at(name)
     lines = [drawing(folder.arch)]
     if verify:
-        verify_weights(path)
+        verify_weights(folder.path)
         lines.append("the weights are those that were saved")
     known = {key: folder.facts[key] for key in ("parent", "data", "scores", "chat", "generation") if folder.facts.get(key)}
     lines += [f"{key}: {_flat(value)}" for key, value in known.items()]
-    return Shown("model", str(path), {"arch": to_json(folder.arch), "parameters": parameter_count(folder.arch), **known}, "\n".join(lines))
+    return Shown("model", name, {"arch": to_json(folder.arch), "parameters": parameter_count(folder.arch), **known}, "\n".join(lines))
 
 
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_flat(item)}" for key, item in value.items() if item not in (None, [], {}))
+    if isinstance(value, list) and len(value) > 4:
+        return f"{len(value):,} items"
     if isinstance(value, list):
-        return " to ".join(_flat(item) for item in value) if [type(item) for item in value] == [float, float] else f"{len(value)} items"
+        return (" to " if [type(item) for item in value] == [float, float] else ", ").join(map(_flat, value))
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 

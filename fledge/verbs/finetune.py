@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +16,14 @@ from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import classified_page, instructed_page
 from fledge.verbs.session import (
+    Column,
+    Duration,
     ModelWriter,
     Name,
     Parent,
     Place,
+    PresetName,
+    Settings,
     applied,
     arch_of,
     asked_of,
@@ -27,6 +32,7 @@ from fledge.verbs.session import (
     open_parent,
     open_writer,
     preset_of,
+    refuse_other_data,
     seconds_of,
     settings_of,
 )
@@ -46,7 +52,7 @@ if TYPE_CHECKING:
 Trained = Literal["all", "last-block", "head"]
 Balance = Literal["labels", "rows"]
 Format = Literal["chatml", "llama3", "alpaca", "plain"]
-ANSWERING = {"do_sample": True, "temperature": 0.3, "top_p": 0.9}
+ANSWERING = {"do_sample": True, "temperature": 0.3, "top_p": 0.9, "repetition_penalty": 1.15}
 EXAMPLES = 5
 AFTER = 0.1  # of the time, for what comes after the last step
 
@@ -67,6 +73,7 @@ class Classified:
     steps: int
     tokens: int
     seconds: float
+    validation: dict[str, float]
     labels: tuple[str, ...]
     methods: tuple[Method, ...]
     difference: Interval
@@ -89,14 +96,14 @@ def classify(
     *,
     out: Place,
     from_: Name | None = None,
-    arch: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    arch: PresetName | None = None,
+    text_column: Column | None = None,
+    label_column: Column | None = None,
     train: Trained = "all",
     balance: Balance = "labels",
     epochs: int = 4,
-    time: str | None = None,
-    set: list[str] | None = None,
+    time: Duration | None = None,
+    set: Settings | None = None,
     seed: int = 0,
     device: str = "auto",
     dtype: Dtype = "auto",
@@ -162,6 +169,7 @@ class ClassifierJob:
         from fledge.data.batches import LabelledTexts, class_weights
         from fledge.evaluation.metrics import accuracy, confusion, macro_f1
         from fledge.model import with_new_head
+        from fledge.train.loop import on_machine
         from fledge.train.objective import Classify
         from fledge.train.training import train, validate
 
@@ -169,6 +177,7 @@ class ClassifierJob:
         names, tokenizer = training.names, self.parent.tokenizer
         begun = begun_run(out, asked)
         run = begun or self.planned(machine, settings)
+        refuse_other_data(out, run, fingerprint(training))
         batches = LabelledTexts(
             training.texts, training.labels, tokenizer, run.batch.context, run.batch.rows, machine.seed, run.batch.accumulate
         )
@@ -187,7 +196,8 @@ class ClassifierJob:
                 "macro_f1": float(macro_f1(matrix)),
             }
 
-        model = with_new_head(self.parent.network, Classes(names), machine.seed)
+        trunk = self.parent.with_arch(replace(run.arch, head=self.parent.arch.head)).network
+        model = with_new_head(trunk, Classes(names), machine.seed)
         freeze(model, self.train)
         rivals = self.rivals(test)
         if begun is None and self.seconds is not None:
@@ -205,7 +215,8 @@ class ClassifierJob:
                 after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
         best = writer.best()
-        methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
+        with on_machine(machine):
+            methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
         score = methods[-1].score
         writer.save(
             best,
@@ -215,7 +226,9 @@ class ClassifierJob:
                 "verdict": sentence,
             },
         )
-        done = Classified(str(out), result.steps, result.tokens, result.seconds, names, methods, difference, sentence)
+        done = Classified(
+            str(out), result.steps, result.tokens, result.seconds, result.validation, names, methods, difference, sentence
+        )  # fmt: skip
         classified_page(done, out).write(out / "run" / "report.html")
         return done
 
@@ -230,7 +243,7 @@ class ClassifierJob:
         arch = replace(self.parent.arch, head=Classes(training.names))
         per_epoch = max(1, round(len(training.texts) / 16))
         run = Run(
-            arch, Data((), fingerprint(training.texts), "classify"), Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
+            arch, Data((), fingerprint(training), "classify"), Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
             Stable(min(50, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(evaluate=max(1, per_epoch // 2), patience=4), machine,
         )  # fmt: skip
         return applied(run, settings)
@@ -286,6 +299,7 @@ class Instructed:
     steps: int
     tokens: int
     seconds: float
+    validation: dict[str, float]
     conversations: int
     before: float
     after: float
@@ -318,8 +332,8 @@ def instruct(
     everything: bool = False,
     validation: float = 0.1,
     epochs: int = 3,
-    time: str | None = None,
-    set: list[str] | None = None,
+    time: Duration | None = None,
+    set: Settings | None = None,
     seed: int = 0,
     device: str = "auto",
     dtype: Dtype = "auto",
@@ -358,6 +372,9 @@ def instruct(
     terminal.say(f"  {len(whole.conversations):,} conversations in the layout {whole.layout}")
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     training, held_out = instructions.split(whole.conversations, validation, seed)
+    held_out = [conversation for conversation in held_out if instructions.is_whole(conversation)]
+    if not held_out:
+        raise ValueError(f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more of them")
     parent = open_writer(from_)
     job = InstructJob(training, held_out, parent, format or default_format(parent), everything, epochs, seconds)
     return job.run(out, machine, settings, asked, started)
@@ -387,25 +404,29 @@ class InstructJob:
         from fledge.data.instructions import lint, tokenized
         from fledge.evaluation.language import answer_score
         from fledge.text import FORMATS
+        from fledge.train.loop import on_machine
         from fledge.train.objective import NextWord
         from fledge.train.training import train, validate
 
-        form, tokenizer, model = FORMATS[self.format], self.parent.tokenizer, self.parent.network
-        turns = tokenized(self.training, form, tokenizer)
+        form, tokenizer = FORMATS[self.format], self.parent.tokenizer
+        turns = tokenized(self.training, form, tokenizer, self.everything)
         begun = begun_run(out, asked)
         run = begun or self.planned(turns, machine, settings)
+        refuse_other_data(out, run, fingerprint(self.training))
+        model = self.parent.with_arch(run.arch).network
         for line in lint(self.training, turns, run.batch.context, form.stop_tokens(tokenizer)).said():
             terminal.say(f"  {line}")
         batches = Conversations(turns, run.batch.context, run.batch.rows, machine.seed, run.batch.accumulate)
         checked = self.answers(form, run)
         measuring = clock.monotonic()
-        before = min(answer_score(model, part).perplexity.value for part in (checked, self.answers(FORMATS["plain"], run)))
+        with on_machine(machine):
+            before = min(answer_score(model, part).perplexity.value for part in (checked, self.answers(FORMATS["plain"], run)))
         said_before = self.examples(model, None)
         objective = NextWord()
         if begun is None and self.seconds is not None:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
-        data = {"conversations": len(self.training), "held out": len(self.held_out), "format": self.format}
+        data = {"conversations": len(batches.kept), "held out": len(self.held_out), "format": self.format}
         writer = ModelWriter(out, tokenizer, run, data=data, parent=self.parent, chat=self.format, generation=ANSWERING, more=self.more)
         with terminal.bar("Training", run.plan.steps) as bar:
             result = train(
@@ -413,13 +434,16 @@ class InstructJob:
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
         best = writer.best()
-        after = answer_score(best, checked).perplexity.value
+        with on_machine(machine):
+            after = answer_score(best, checked).perplexity.value
         examples = tuple(
             Example(c.prompt, c.messages[-1].content, was, now)
             for c, was, now in zip(self.held_out, said_before, self.examples(best, self.format), strict=False)
         )
         writer.save(best, {"perplexity of held-out answers": {"before": before, "after": after}})
-        done = Instructed(str(out), result.steps, result.tokens, result.seconds, len(self.training), before, after, examples)
+        done = Instructed(
+            str(out), result.steps, result.tokens, result.seconds, result.validation, len(batches.kept), before, after, examples
+        )  # fmt: skip
         instructed_page(done, self, out).write(out / "run" / "report.html")
         return done
 
@@ -433,7 +457,7 @@ class InstructJob:
         rows = max(1, 2048 // context)
         per_epoch = max(1, round(sum(min(len(turn.tokens), context) for turn in turns) / (rows * context)))
         run = Run(
-            arch, Data((), fingerprint([c.prompt for c in self.training]), "instruct"), Batch(rows, 1, context),
+            arch, Data((), fingerprint(self.training), "instruct"), Batch(rows, 1, context),
             finetuning_optimizer(self.parent.optimizer),
             Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(patience=3), machine,
         )  # fmt: skip
@@ -447,15 +471,15 @@ class InstructJob:
         return list(Conversations(tokenized(self.held_out, form, self.parent.tokenizer), run.batch.context, run.batch.rows).in_order())
 
     def examples(self, model: Transformer, chat: str | None) -> list[str]:
-        """What the model says to the first held-out questions: in the chat format, or after the bare question."""
+        """What the model says to the first held-out questions as `chat` would: in the chat format, or after the bare question."""
         from fledge.verbs.model import Model
 
-        speaker = Model(model, self.parent.tokenizer, {"chat": chat})
+        speaker = Model(model, self.parent.tokenizer, {"chat": chat, "generation": ANSWERING})
         questions = [conversation.prompt for conversation in self.held_out[:EXAMPLES]]
         ask: Callable[[str], str] = (
-            (lambda q: speaker.chat([{"role": "user", "content": q}], max_tokens=60, temperature=0.0))
+            (lambda q: speaker.chat([{"role": "user", "content": q}], max_tokens=60, seed=0))
             if chat is not None
-            else (lambda q: speaker.generate(f"{q}\n\n", max_tokens=60, temperature=0.0))
+            else (lambda q: speaker.generate(f"{q}\n\n", max_tokens=60, seed=0))
         )
         return [ask(question) for question in questions]
 
@@ -493,11 +517,9 @@ def fresh_parent(arch: str, settings: dict[str, str], seed: int) -> Parent:
     return Parent(arch, initialise(Transformer(made), seed), tokenizer, {})
 
 
-def fingerprint(texts: Sequence[str]) -> str:
-    """SHA-256 over all texts in their order."""
+def fingerprint(data: Labelled | Sequence[Conversation]) -> str:
+    """SHA-256 of all that is learned from, in its order, as JSON."""
     import hashlib
 
-    whole = hashlib.sha256()
-    for text in texts:
-        whole.update(hashlib.sha256(text.encode()).digest())
-    return whole.hexdigest()
+    rows = to_json([c.messages for c in data]) if isinstance(data, Sequence) else [data.texts, data.labels, data.names]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

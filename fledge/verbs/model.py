@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
+from fledge.arch.record import did_you_mean
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -87,6 +89,8 @@ class Model:
         Raises `ValueError` for a prompt longer than the model's context.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            return []
         requests = [self._request(self._prompt_tokens(text), settings) for text in prompts]
         texts = [completion.text for completion in self._engine(requests).run(requests)]
         return texts[0] if isinstance(prompt, str) else texts
@@ -112,6 +116,9 @@ class Model:
             raise ValueError(
                 "this model was not trained to converse: fine-tune it with `fledge finetune instruct`, or use `fledge generate`"
             )
+        strange = next((m for m in messages if not {"role", "content"} <= m.keys()), None)
+        if strange is not None:
+            raise ValueError(f"a message is {dict(strange)!r}, but role and content are needed")
         conversation = [Message(m["role"], m["content"]) for m in messages]
         tokens = form.encode(self.tokenizer, conversation, answer=True).tokens
         request = self._request(tokens, settings)
@@ -156,10 +163,15 @@ class Model:
     def _request(self, tokens: list[int], settings: Settings) -> Request:
         from fledge.generation import Request, Sampling
 
+        for name in settings:
+            if name not in Settings.__annotations__:
+                raise TypeError(f"{name} is no setting{did_you_mean(name, Settings.__annotations__)}")
         merged: dict[str, Any] = {**self._defaults(), **{name: value for name, value in settings.items() if value is not None}}
         form = self.chat_format
         ends = form.stop_tokens(self.tokenizer) if form is not None else [self.tokenizer.end_of_text]
-        stops = (*merged.pop("stop", ()), *(form.stop_strings if form is not None else ()))
+        given = merged.pop("stop", ())
+        given = [given] if isinstance(given, str) else given  # one text is no list of its letters
+        stops = (*given, *(form.stop_strings if form is not None else ()))
         return Request(tokens, merged.pop("max_tokens", MAX_TOKENS), Sampling(**merged), tuple(ends), stops)
 
     def _defaults(self) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fledge.verbs import terminal
 from fledge.verbs.model import Dtype, load
-from fledge.verbs.session import Name, Place
+from fledge.verbs.session import Column, Name, Place
 
 if TYPE_CHECKING:
     from fledge.verbs.model import Model
@@ -48,7 +48,7 @@ def predict(
     *,
     file: Place | None = None,
     lines: bool = False,
-    text_column: str | None = None,
+    text_column: Column | None = None,
     out: Place | None = None,
     device: str = "auto",
     dtype: Dtype = "float32",
@@ -78,7 +78,17 @@ def predict(
         assert text is not None
         return Prediction(**load(model, device, dtype, threads).predict(text))
     rows, column = read_rows(str(file), text_column, lines)
-    return classified(load(model, device, dtype, threads), rows, column, out)
+    if out is None:
+        return classified(load(model, device, dtype, threads), rows, column)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = out.with_name(out.name + ".new")
+    try:
+        with new.open("w", encoding="utf-8", newline="") as opened:  # before the work: it may not be allowed
+            done = classified(load(model, device, dtype, threads), rows, column, opened, out.suffix)
+        new.replace(out)
+    finally:
+        new.unlink(missing_ok=True)
+    return replace(done, out=str(out))
 
 
 def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dict[str, Any]], str]:
@@ -86,17 +96,17 @@ def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dic
 
     Raises `ValueError` naming the line of a row without text.
     """
-    from fledge.data.sources import Document, read
-    from fledge.data.tables import SAMPLE, counted, guess_text, is_table, table
+    from fledge.data.sources import Document, noted, read, remarks
+    from fledge.data.tables import SAMPLE, guess_text, is_table, table
 
     if Path(file).is_dir():
         raise ValueError(f"{file} is a folder: give a table or a text file")
     if not is_table(file):
-        texts = [item for item in read([file]) if isinstance(item, Document)]
-        for item in texts:
-            if item.replaced:
-                terminal.say(f"  {counted(item.replaced, 'invalid UTF-8 sequence')} replaced")
-        return [{"text": text} for item in texts for text in (item.text.splitlines() if lines else [item.text]) if text.strip()], "text"
+        items = list(read([file]))
+        for line in remarks(*noted(items)):
+            terminal.say(f"  {line}")
+        texts = [item.text for item in items if isinstance(item, Document)]
+        return [{"text": text} for whole in texts for text in (whole.splitlines() if lines else [whole]) if text.strip()], "text"
     whole = table(file, [text_column] if text_column else [])
     column = whole.column(text_column, "--text-column") if text_column else guess_text(whole.path, whole.rows[:SAMPLE], [])
     terminal.say(f"  classifying column {column!r} of {len(whole.rows):,} rows")
@@ -106,7 +116,8 @@ def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dic
     return [row.values for row in whole.rows], column
 
 
-def classified(model: "Model", rows: list[dict[str, Any]], column: str, out: Path | None) -> Predictions:
+def classified(model: "Model", rows: list[dict[str, Any]], column: str, out: TextIO | None = None, suffix: str = ".csv") -> Predictions:
+    """The labels of the rows; with `out` the rows are written there with their labels, as lines of JSON or as CSV."""
     found = model.predict([str(row[column]) for row in rows])
     labels = tuple(row["label"] for row in found)
     counts = {label: labels.count(label) for label in model.arch.labels}
@@ -116,13 +127,10 @@ def classified(model: "Model", rows: list[dict[str, Any]], column: str, out: Pat
         {**row, "predicted": one["label"], "probability": round(one["scores"][one["label"]], 4)}
         for row, one in zip(rows, found, strict=True)
     ]
-    new = out.with_name(out.name + ".new")
-    with new.open("w", encoding="utf-8", newline="") as file:
-        if out.suffix == ".jsonl":
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in full)
-        else:
-            writer = csv.DictWriter(file, dict.fromkeys(name for row in full for name in row))
-            writer.writeheader()
-            writer.writerows(full)
-    new.replace(out)
-    return Predictions(len(rows), counts, labels, str(out))
+    if suffix == ".jsonl":
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in full)
+    else:
+        writer = csv.DictWriter(out, dict.fromkeys(name for row in full for name in row))
+        writer.writeheader()
+        writer.writerows(full)
+    return Predictions(len(rows), counts, labels)

@@ -1,13 +1,14 @@
 """`prepare`: text as a person has it becomes a corpus."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fledge.verbs import terminal
-from fledge.verbs.session import Place, texts_of
+from fledge.verbs.session import Column, Place, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +43,7 @@ def prepare(
     out: Place,
     vocab: int | None = None,
     tokenizer: str | None = None,
-    text_column: str | None = None,
+    text_column: Column | None = None,
     validation: float = 0.1,
     seed: int = 0,
 ) -> Prepared:
@@ -72,7 +73,7 @@ def prepare(
 def is_corpus(source: str | Path | Sequence[str | Path]) -> bool:
     """Whether one folder is named and is a corpus."""
     names = texts_of(source)
-    return len(names) == 1 and (Path(names[0]) / "corpus.json").is_file()
+    return len(names) == 1 and os.path.isfile(Path(names[0]) / "corpus.json")  # false too where nothing may be looked at
 
 
 def corpus_from(
@@ -83,8 +84,12 @@ def corpus_from(
     text_column: str | None,
     validation: float,
     seed: int,
+    replace_other: bool = False,
 ) -> "Corpus":
-    """The corpus of what `source` names: opened when it is a corpus folder itself, else prepared in `out`, saying what was found."""
+    """The corpus of what `source` names: opened when it is a corpus folder itself, else prepared in `out`, saying what was found.
+
+    With `replace_other` it takes the place of a corpus in `out` that was made otherwise.
+    """
     from fledge.data.corpus import Corpus
     from fledge.data.sources import read
     from fledge.text import Tokenizer
@@ -100,10 +105,12 @@ def corpus_from(
         raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
     with terminal.bar("Reading", 1) as bar:
         documents = list(read(names, text_column, progress=lambda stage, done, total: bar.to(done, total=total)))
-    return corpus_of(documents, out, chosen_tokenizer(tokenizer, vocab), validation, seed)
+    return corpus_of(documents, out, chosen_tokenizer(tokenizer, vocab), validation, seed, replace_other)
 
 
-def corpus_of(documents: "Iterable[Document | Rejected]", out: Path, tokenizer, validation, seed: int) -> "Corpus":
+def corpus_of(
+    documents: "Iterable[Document | Rejected]", out: Path, tokenizer, validation, seed: int, replace_other: bool = False
+) -> "Corpus":
     """The corpus of documents, prepared in `out` with a bar and a summary on the terminal."""
     from fledge.data.corpus import prepare
     from fledge.data.sources import Document
@@ -112,7 +119,11 @@ def corpus_of(documents: "Iterable[Document | Rejected]", out: Path, tokenizer, 
     if tokenizer is None:
         tokenizer = vocabulary_for(sum(len(item.text) for item in documents if isinstance(item, Document)))
     with terminal.bar("Preparing", 1) as bar:
-        corpus = prepare(documents, out, tokenizer, validation, seed, progress=lambda stage, done, total: bar.to(done, stage, total))
+
+        def progress(stage: str, done: int, total: int) -> None:
+            bar.to(done, stage, total)
+
+        corpus = prepare(documents, out, tokenizer, validation, seed, progress, replace_other=replace_other)
     for line in corpus.summary.said():
         terminal.say(f"  {line}")
     if corpus.reused:

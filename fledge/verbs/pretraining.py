@@ -15,11 +15,15 @@ from fledge.verbs.machine import look
 from fledge.verbs.pages import pretrained_page
 from fledge.verbs.preparation import corpus_from
 from fledge.verbs.session import (
+    Column,
+    Duration,
     Every,
     ModelWriter,
     Name,
     Place,
+    PresetName,
     Samples,
+    Settings,
     applied,
     arch_of,
     asked_of,
@@ -27,6 +31,7 @@ from fledge.verbs.session import (
     begun_run,
     open_writer,
     preset_of,
+    refuse_other_data,
     seconds_of,
     settings_of,
     texts_of,
@@ -42,9 +47,10 @@ if TYPE_CHECKING:
     from fledge.verbs.session import Parent
 
 DEFAULT_TIME = "10m"
+SMALLEST = "fledge-1m"  # of the presets in the default shape
 SAMPLE_EVERY = 20.0  # seconds
 VALIDATION_TOKENS = 65_536  # scored while training goes on; the end scores everything
-PROBE_SHARE = 0.04  # of the time
+PROBE_SHARE = 0.02  # of the time
 RESERVE = 0.05  # of the time, for what comes after the last step
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
@@ -84,17 +90,17 @@ def pretrain(
     /,
     *,
     out: Place,
-    time: str | None = None,
+    time: Duration | None = None,
     steps: int | None = None,
     tokens: int | None = None,
-    arch: str | None = None,
+    arch: PresetName | None = None,
     from_: Name | None = None,
     tokenizer: str | None = None,
     vocab: int | None = None,
-    text_column: str | None = None,
+    text_column: Column | None = None,
     validation: float = 0.1,
     prompt: str | None = None,
-    set: Sequence[str] | None = None,
+    set: Settings | None = None,
     seed: int = 0,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -111,7 +117,7 @@ def pretrain(
         time: how long everything may take, such as 30m or 2h; size, batch, rates and steps follow from it (10m when nothing is said).
         steps: instead of a time: that many steps.
         tokens: instead of a time: that many tokens.
-        arch: a preset, such as gpt2 or fledge-7m; without it the plan chooses a size.
+        arch: a preset, such as gpt2 or fledge-7m; without it the plan chooses a size, or fledge-1m serves where it has no time to.
         from_: continue this model instead of starting from random weights.
         tokenizer: bytes, characters, gpt2, a hub id, or a folder or file that holds one; by default one is trained on the text.
         vocab: the size of the tokenizer that is trained.
@@ -144,12 +150,18 @@ def pretrain(
     parent = open_writer(from_) if from_ is not None else None
     from fledge.train.plan import this_machine
 
+    if arch is None and from_ is None and any(name.startswith("arch.") for name in settings):
+        arch = SMALLEST
+        terminal.say(f"  --set arch.* without --arch: of the preset {SMALLEST}")
     preset = preset_of(arch) if arch is not None else None
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     named = str(from_) if from_ is not None else tokenizer
-    corpus = corpus_from(texts_of(text), out / "run" / "corpus", vocab, named, text_column, validation, seed)
+    own = out / "run" / "corpus"
+    corpus = corpus_from(texts_of(text), own, vocab, named, text_column, validation, seed, replace_other=begun is None)
     run = begun
-    if run is None:
+    if run is not None:
+        refuse_other_data(out, run, fingerprint(corpus))
+    else:
         given = parent.arch if parent is not None else None
         if preset is not None:
             given = arch_of(preset, settings, corpus.tokenizer.size)
@@ -210,12 +222,12 @@ def fingerprint(corpus: Corpus) -> str:
 
 
 def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machine: Machine, described: Data) -> Run:
-    """The run for a number of steps or tokens; without an `arch` the smallest default shape of the presets."""
+    """The run for a number of steps or tokens; without an `arch` in the smallest default shape."""
     from fledge.presets import PRESETS
     from fledge.train.plan import optimizer_for
     from fledge.train.run import Plan, Run, Save, Stable
 
-    arch = arch or PRESETS["fledge-1m"].arch(vocabulary=corpus.tokenizer.size)
+    arch = arch or PRESETS[SMALLEST].arch(vocabulary=corpus.tokenizer.size)
     steps = budget.steps or max(1, (budget.tokens or 0) // batch.tokens)
     return Run(
         arch,
@@ -235,6 +247,7 @@ def raise_model(
     """Train as `run` says, showing what the model writes as it learns; the folder `out` is the model from the first save on."""
     from fledge.data.batches import Windows
     from fledge.model import Transformer, initialise
+    from fledge.train.loop import on_machine
     from fledge.train.objective import NextWord
     from fledge.train.training import train, validate
 
@@ -244,7 +257,7 @@ def raise_model(
             f"the text has {corpus.train.tokens:,} tokens to train on, but one context of {context:,} needs {context + 1:,}: "
             f"give more text, or --set batch.context={max(1, (corpus.train.tokens - 1) // 2)}"
         )
-    model = parent.network if parent is not None else initialise(Transformer(run.arch), run.machine.seed)
+    model = parent.with_arch(run.arch).network if parent is not None else initialise(Transformer(run.arch), run.machine.seed)
     batches = Windows(corpus.train, context, rows, run.machine.seed, separate, run.batch.accumulate)
     held_out = list(first_tokens(Windows(corpus.validation, context, rows, separate_documents=separate).in_order(), VALIDATION_TOKENS))
     objective = NextWord()
@@ -261,7 +274,8 @@ def raise_model(
             asked=asked, started=started, say=bar.say,
         )  # fmt: skip
     best = writer.best()
-    validation = score(best, corpus)
+    with on_machine(run.machine):
+        validation = score(best, corpus)
     writer.save(best, {"validation": to_json(validation)})
     done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation)
     pretrained_page(done, out).write(out / "run" / "report.html")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fledge.verbs import terminal
 from fledge.verbs.model import Dtype, Model, load
 from fledge.verbs.preparation import is_corpus
-from fledge.verbs.session import texts_of
+from fledge.verbs.session import Column, texts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +47,8 @@ def evaluate(
     /,
     *,
     on: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    text_column: Column | None = None,
+    label_column: Column | None = None,
     device: str = "auto",
     dtype: Dtype = "float32",
     threads: int = 0,
@@ -57,10 +57,9 @@ def evaluate(
 
     Args:
         model: one or more model folders or hub ids; all are measured on the same data.
-        on: a text file, a folder, a corpus (its held-out part), or for classifiers a table with labels; without it, the
-            held-out part of the corpus that the model was trained on.
-        text_column: the column of the texts of a table; guessed when not given.
-        label_column: the column of the labels of a table; guessed when not given.
+        on: text, a corpus (its held-out part), or for classifiers a table with labels; by default what the model's own corpus held out.
+        text_column: the column of the texts of a table; guessed and said when not given.
+        label_column: the column of the labels of a table; guessed and said when not given.
         device: auto, cpu or cuda.
         dtype: of the weights and products.
         threads: CPU threads; 0 leaves the number to torch.
@@ -116,13 +115,16 @@ def closed(tokens: list[int], end: int) -> np.ndarray:
 def held_out_texts(on: str, text_column: str | None) -> list[str]:
     """The documents of a source, or the held-out ones of a corpus."""
     from fledge.data.corpus import Corpus
-    from fledge.data.sources import Document, read
+    from fledge.data.sources import Document, noted, read, remarks
 
     if is_corpus(on):
         corpus = Corpus.open(on)
         shards = corpus.validation
         return [corpus.tokenizer.decode(shards.document(i)[0].tolist()) for i in range(shards.documents)]
-    texts = [item.text for item in read([on], text_column) if isinstance(item, Document)]
+    items = list(read([on], text_column))
+    for line in remarks(*noted(items)):
+        terminal.say(f"  {line}")
+    texts = [item.text for item in items if isinstance(item, Document)]
     if not texts:
         raise ValueError(f"{on} holds no text to measure on")
     return texts

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from fledge.arch import parameter_count
-from fledge.arch.record import from_json, parse, to_json, with_setting
+from fledge.arch.record import did_you_mean, differences, from_json, parse, to_json, with_setting
 from fledge.verbs import terminal
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 Place = Annotated[Path | str, Parameter(metavar="PATH")]  # a file or folder
 Name = Annotated[str | Path, Parameter(metavar="MODEL")]  # of a model: its folder, or its id on the hub
+Duration = Annotated[str, Parameter(metavar="TIME")]
+PresetName = Annotated[str, Parameter(metavar="PRESET")]
+Column = Annotated[str, Parameter(metavar="NAME")]
+Settings = Annotated[Sequence[str], Parameter(metavar="NAME=VALUE")]
 SAMPLE_TOKENS = 48
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -34,18 +39,22 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def seconds_of(text: str | float) -> float:
     """A duration such as `90s`, `30m`, `1.5h`, `2d` or `1h30m` in seconds; a plain number is seconds.
 
+    Raises `ValueError` for what is no duration, and for none at all.
+
     >>> seconds_of("1h30m")
     5400.0
     """
-    if not isinstance(text, str):
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if "".join(number + unit for number, unit in parts) == text and parts:
-        return sum(float(number) * UNITS[unit] for number, unit in parts)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", str(text))
     try:
-        return float(text)
+        whole = parts and "".join(number + unit for number, unit in parts) == text
+        seconds = sum(float(number) * UNITS[unit] for number, unit in parts) if whole else float(text)
     except ValueError:
-        raise ValueError(f"a time of {text!r} is not understood: give for example 90s, 30m, 1h30m or 2d") from None
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise ValueError(f"a time of {text!r} is not understood: give for example 90s, 30m, 1h30m or 2d")
+    if seconds <= 0:
+        raise ValueError(f"a time of {text} is none: give for example 90s, 30m, 1h30m or 2d")
+    return seconds
 
 
 def settings_of(pairs: Sequence[str] | Mapping[str, Any] | None) -> dict[str, str]:
@@ -68,7 +77,6 @@ def applied(run: Run, settings: Mapping[str, str]) -> Run:
 
 def preset_of(name: str) -> Preset:
     """The preset `name`, said to start from random weights where trained ones can be had; `ValueError` with the nearest for another."""
-    from fledge.arch.record import did_you_mean
     from fledge.presets import PRESETS
 
     if name not in PRESETS:
@@ -79,9 +87,17 @@ def preset_of(name: str) -> Preset:
 
 
 def arch_of(preset: Preset, settings: dict[str, str], vocabulary: int) -> Arch:
-    """The preset for a vocabulary; takes the dials it knows (`arch.depth=4`) out of `settings`."""
+    """The preset for a vocabulary; takes the dials it knows (`arch.depth=4`) out of `settings`.
+
+    Raises `ValueError` for a setting that is neither a dial of the preset nor a field of what it makes, with the nearest of both.
+    """
     dials = {key[5:]: parse(settings.pop(key)) for key in list(settings) if key.startswith("arch.") and key[5:] in preset.dial_names}
-    return preset.arch(**{"vocabulary": vocabulary, **dials})
+    arch = preset.arch(**{"vocabulary": vocabulary, **dials})
+    known = {field.name for field in fields(arch)}
+    for name in (key.split(".")[1] for key in settings if key.startswith("arch.")):
+        if name not in known:
+            raise ValueError(f"arch.{name} is unknown{did_you_mean(name, sorted({*known, *preset.dial_names}))}")
+    return arch
 
 
 def texts_of(given: str | Path | Sequence[str | Path]) -> list[str]:
@@ -91,11 +107,15 @@ def texts_of(given: str | Path | Sequence[str | Path]) -> list[str]:
 
 def asked_of(arguments: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, Any]:
     """What was typed, as JSON: a run goes on only with the same."""
-    return {
-        name: [str(item) for item in value] if isinstance(value, (list, tuple)) else str(value) if isinstance(value, Path) else value
-        for name, value in arguments.items()
-        if name not in leave_out and value is not None
-    }
+
+    def plain(name: str, value: Any) -> Any:
+        if name == "set":
+            return settings_of(value)
+        if isinstance(value, (list, tuple)):
+            return [str(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(name, value) for name, value in arguments.items() if name not in leave_out and value is not None}
 
 
 def begun_run(out: Path, asked: Mapping[str, Any]) -> Run | None:
@@ -112,6 +132,12 @@ def begun_run(out: Path, asked: Mapping[str, Any]) -> Run | None:
     return begun
 
 
+def refuse_other_data(out: Path, begun: Run, fingerprint: str) -> None:
+    """Raise `ValueError` when the run in `out` was begun on data of another fingerprint than what the same names hold now."""
+    if begun.data.fingerprint != fingerprint:
+        raise ValueError(f"{out / 'run'} holds a run on other data, which has changed since: give the data as it was, or another --out")
+
+
 @dataclass(frozen=True)
 class Parent:
     """The model that another one starts from."""
@@ -125,6 +151,23 @@ class Parent:
     def arch(self) -> Arch:
         return self.network.arch
 
+    def with_arch(self, arch: Arch) -> Parent:
+        """The same weights under settings that hold none, such as another drop-out.
+
+        Raises `ValueError` for an `arch` that needs other weights.
+        """
+        from fledge.model import Transformer
+
+        network = Transformer(arch)
+        try:
+            network.load_state_dict(self.network.state_dict())
+        except RuntimeError:  # names or shapes
+            changed = "; ".join(differences(to_json(self.arch), to_json(arch), "arch"))
+            raise ValueError(
+                f"{self.name} has no weights for {changed}: set what needs none, such as arch.dropout, or start afresh with --arch"
+            ) from None
+        return replace(self, network=network)
+
     @property
     def optimizer(self) -> AdamW | Muon | None:
         """What it was pretrained with, if that is known."""
@@ -135,12 +178,18 @@ class Parent:
 
 
 def open_parent(name: str | Path) -> Parent:
-    """The model to start from, in fp32."""
+    """The model to start from, in fp32, its weights compared with their hash where the folder holds one.
+
+    Raises `ValueError` when they have changed since they were saved.
+    """
     import torch
 
-    from fledge.weights import open_model
+    from fledge.weights import ModelFolder, open_model, verify
 
-    return Parent(str(name), *open_model(name, dtype=torch.float32))
+    folder = ModelFolder.at(name)
+    if folder.facts.get("weights"):
+        verify(folder.path)
+    return Parent(str(name), *open_model(folder.path, dtype=torch.float32))
 
 
 def open_writer(name: str | Path) -> Parent:

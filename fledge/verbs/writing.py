@@ -82,7 +82,8 @@ def few_shot(shots: str | Path, prompt: str) -> str:
 
 def one_line(settings: Settings) -> Settings:
     """Settings with which an answer ends where its line does, as those of the examples do."""
-    return {**settings, "stop": [*(settings.get("stop") or ()), "\n"]}
+    stop = settings.get("stop") or ()
+    return {**settings, "stop": [*([stop] if isinstance(stop, str) else stop), "\n"]}
 
 
 @dataclass(frozen=True)

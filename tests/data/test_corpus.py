@@ -114,10 +114,25 @@ def test_standing_corpus_is_returned_or_refused(tmp_path):
             changed()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("dear")
-    with pytest.raises(ValueError, match="exists and is no corpus"):
-        prepare(documents(20), tmp_path / "other")
+    for replace_other in (False, True):
+        with pytest.raises(ValueError, match="exists and is no corpus"):
+            prepare(documents(20), tmp_path / "other", replace_other=replace_other)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "other"]
+
+
+def test_another_corpus_is_replaced_if_asked(tmp_path):
+    prepare(documents(30), tmp_path / "c", 512)
+    assert prepare(documents(30), tmp_path / "c", 512, replace_other=True).reused
+    for damaged in (False, True):
+        if damaged:
+            (tmp_path / "c" / "train-00000.bin").write_bytes(b"")
+        replaced = prepare(documents(20 + damaged), tmp_path / "c", Tokenizer.bytes(), replace_other=True)
+        clean = prepare(documents(20 + damaged), tmp_path / f"clean{damaged}", Tokenizer.bytes())
+        assert not replaced.reused
+        assert {path.name: path.read_bytes() for path in replaced.folder.iterdir()} == {
+            path.name: path.read_bytes() for path in clean.folder.iterdir()
+        }
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -94,6 +94,7 @@ def test_lint_counts_every_fault_with_its_lines():
     assert found.trained == sum((batch.labels != IGNORED).sum() for batch in batches)
     said = "\n".join(found.said())
     assert "3 without a question or an answer, left out (lines 2, 3, 6)" in said
+    assert "1 longer than the context, cut (line 5)" in said
     with pytest.raises(ValueError, match="in none of 6 conversations an end of turn is trained on within 5 tokens"):
         lint(rows, turns, 5, ENDS)
 
@@ -106,6 +107,18 @@ def test_end_of_turn_is_the_last_label_of_every_answer():
         lint(rows, turns, 400, form.stop_tokens(TOKENIZER))
         labels = [label for batch in Conversations(turns, 400, 4).in_order() for label in batch.labels[batch.labels != IGNORED]]
         assert sum(label in form.stop_tokens(TOKENIZER) for label in labels) == 20
+
+
+def test_everything_is_trained_on_if_asked():
+    rows = [talk(f"question {i}", f"answer {i}", i) for i in range(20)]
+    for name in ("chatml", "alpaca", "plain"):
+        form = FORMATS[name]
+        answers, all_of_it = (tokenized(rows, form, TOKENIZER, everything=everything) for everything in (False, True))
+        assert [turn.tokens for turn in answers] == [turn.tokens for turn in all_of_it]
+        assert all(all(turn.trained) for turn in all_of_it)
+        found = [lint(rows, turns, 400, form.stop_tokens(TOKENIZER)) for turns in (answers, all_of_it)]
+        assert found[0].unended == found[1].unended == ()
+        assert found[0].trained < found[1].trained == found[1].tokens
 
 
 def test_split_keeps_equal_questions_together():

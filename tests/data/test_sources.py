@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fledge.data.files import opened
-from fledge.data.sources import Document, Rejected, find, read
+from fledge.data.sources import Document, Rejected, find, noted, read, remarks
 
 WORDS = ["the", "cat", "sat", "größe", "日本", "don't", "<|endoftext|>", "3.14"]
 
@@ -113,6 +113,8 @@ def test_a_named_file_must_be_readable(tmp_path, name, data, said):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=said):
         list(read([str(tmp_path / name)]))
+    items = list(read([str(tmp_path)]))
+    assert remarks(*noted(items))[-1].startswith(f"  {tmp_path / name}")
     (tmp_path / "good.txt").write_text("good")
     kept = [item for item in read([str(tmp_path)]) if isinstance(item, Document)]
     assert "good" in [document.text for document in kept]

@@ -1,3 +1,4 @@
+import re
 import sys
 
 import numpy as np
@@ -44,6 +45,8 @@ def test_the_verdict_is_one_sentence_that_follows_the_interval(difference, start
     assert sentence.startswith(start)
     assert sentence.endswith(").")
     assert "\n" not in sentence
+    value, low, high = map(float, re.findall(r"[-+]?\d+\.\d+", sentence))
+    assert low <= value <= high
 
 
 def test_without_scikit_learn_the_command_is_named(monkeypatch):

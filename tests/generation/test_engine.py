@@ -273,9 +273,9 @@ def test_wrong_use_is_refused():
         Request([])
     with pytest.raises(ValueError, match="at least 1"):
         Request([1], max_tokens=0)
-    with pytest.raises(ValueError, match="a list of strings"):
+    with pytest.raises(ValueError, match="a list of texts"):
         Request([1], stop_strings="stop")
-    with pytest.raises(ValueError, match="none of them empty"):
+    with pytest.raises(ValueError, match="is empty"):
         Request([1], stop_strings=("",))
     with pytest.raises(ValueError, match="vocabulary has 0 to 399"):
         engine.run([Request([400])])

@@ -278,7 +278,7 @@ def test_a_full_disk_leaves_the_older_checkpoints_whole(tmp_path, monkeypatch):
         if state.step == 8:
             monkeypatch.setattr(checkpoint, "save_file", full)
 
-    with pytest.raises(OSError, match="make room, older ones are whole"):
+    with pytest.raises(OSError, match="could not be written"):
         go(run, tmp_path, after_step=[fill])
     monkeypatch.undo()
     assert saved(tmp_path).step == 6

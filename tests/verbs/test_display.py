@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import fledge
+from fledge.presets import PRESETS
 
 
 def test_a_preset_a_model_and_a_corpus(base, command):
@@ -23,6 +24,15 @@ def test_the_loss_lens_marks_the_answers(assistant, questions, command):
     assert said.code == 0
     assert "⟦0!<|im_end|>⟧" in said.out
     assert said.out.count("⟦") == 2  # one in the legend
+
+
+def test_every_preset_fits_a_terminal_and_its_column_adds_up():
+    for name, preset in PRESETS.items():
+        text = fledge.show(name).text
+        assert max(map(len, text.splitlines())) <= 80
+        column = slice(text.index("parameters") + len("parameters") - 20, text.index("parameters") + len("parameters"))
+        counts = [int(line[column].split()[-1].replace(",", "")) for line in text.splitlines()[1:-1] if line[column].split()[-1:]]
+        assert counts[-1] == sum(counts[:-1]) == preset.parameters
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json", "config.json"])
@@ -54,6 +64,15 @@ def test_an_unknown_name_gets_the_nearest(command, name, words):
     said = command("show", name)
     assert said.code == 2
     assert f"did you mean {words}" in said.err
+
+
+def test_a_path_is_no_preset(tmp_path, command):
+    said = command("show", tmp_path / "nothing")
+    assert said.code == 2
+    assert "nothing does not exist" in said.err
+    hub = command("show", "somebody/some-model")
+    assert hub.code == 2
+    assert "https://huggingface.co/somebody/some-model" in hub.err
 
 
 def test_a_file_needs_a_model(questions, command):

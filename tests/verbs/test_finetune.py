@@ -44,6 +44,22 @@ def test_classify_says_what_it_found_ends_in_json_and_goes_on(base, messages, tm
     assert 'balance: "labels" -> "rows"' in other.err
 
 
+@pytest.mark.parametrize("verb", ["classify", "instruct"])
+def test_a_run_keeps_its_data(base, tmp_path, command, verb):
+    """The same command with a file that holds something else now neither goes on nor starts anew."""
+    rows = [{"prompt": f"text {i}", "completion": "ab"[i % 2], "text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
+    path = tmp_path / "rows.json"
+    for changed in ({}, {"completion": "c", "label": "a"}):
+        path.write_text(json.dumps([*rows[:-1], {**rows[-1], **changed}]))
+        flags = ["--text-column", "text", "--label-column", "label"] if verb == "classify" else []
+        said = command("finetune", verb, path, "--out", tmp_path / "m", "--from", base, "--epochs", 1, *flags, "--json")
+        if changed:
+            assert said.code == 2
+            assert "other data" in said.err
+        else:
+            assert said.json["validation"]["loss"] > 0
+
+
 def test_random_weights_need_a_preset(messages, tmp_path, command):
     words = ["finetune", "classify", messages, "--out", tmp_path / "c"]
     nothing = command(*words)
@@ -98,6 +114,22 @@ def test_alpaca_rows_in_the_alpaca_format(base, tmp_path, command):
     assert said.json["conversations"] + 4 <= 22
     assert fledge.load(tmp_path / "a").facts["chat"] == "alpaca"
     assert command("finetune", "instruct", tmp_path / "rows.json", "--out", tmp_path / "b", "--from", base, "--format", "alpca").code == 2
+
+
+def test_rows_without_an_answer_are_left_out_on_both_sides(base, tmp_path, command):
+    whole = [{"instruction": f"Say {i}.", "output": f"{i}"} for i in range(20)]
+    holes = [{"instruction": "" if i % 2 else f"Say nothing {i}.", "output": "something" if i % 2 else " "} for i in range(40)]
+    (tmp_path / "rows.json").write_text(json.dumps([*whole, *holes]))
+    words = ["finetune", "instruct", tmp_path / "rows.json", "--from", base, "--epochs", 1, "--validation", 0.4]
+    said = command(*words, "--out", tmp_path / "a", "--json")
+    assert said.code == 0
+    assert "without a question or an answer, left out" in said.err
+    assert said.json["conversations"] < 20
+    assert all(example["question"] and example["answer"] for example in said.json["examples"])
+    (tmp_path / "rows.json").write_text(json.dumps(holes))
+    nothing = command(*words, "--out", tmp_path / "b")
+    assert nothing.code == 2
+    assert "give more of them" in nothing.err
 
 
 @pytest.mark.parametrize(

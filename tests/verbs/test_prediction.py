@@ -27,6 +27,10 @@ def test_a_file_its_lines_and_tables(classifier, messages, tmp_path, command):
         assert said.code == 0
         assert said.json["rows"] == 80
         assert sum(said.json["counts"].values()) == 80
+    below = command("predict", classifier, "--file", messages, "--out", tmp_path / "new" / "folder" / "out.jsonl")
+    assert below.code == 0
+    assert (tmp_path / "new" / "folder" / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["out.jsonl"]
     with (tmp_path / "out.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -58,10 +62,12 @@ def test_bad_files_are_one_sentence(classifier, tmp_path, command, name, content
     assert not said.out
 
 
-def test_a_language_model_is_no_classifier(base, command):
-    said = command("predict", base, "hello")
-    assert said.code == 2
-    assert "fledge finetune classify" in said.err
+def test_a_language_model_is_no_classifier(base, messages, tmp_path, command):
+    for words in (["hello"], ["--file", messages, "--out", tmp_path / "out.csv"]):
+        said = command("predict", base, *words)
+        assert said.code == 2
+        assert "fledge finetune classify" in said.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_function_takes_paths_and_texts(classifier, messages):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import resource
 from dataclasses import replace
 
 import pytest
@@ -61,6 +62,7 @@ def test_globs_folders_and_what_is_rejected(tmp_path, command):
     assert said.json["duplicates"] == 1
     assert said.json["rejected"] == {"binary": 1, "empty file": 1}
     assert "18 invalid UTF-8 sequences replaced" in said.err
+    assert f"{tmp_path / 'sub' / 'picture.png'}: binary" in said.err
 
 
 @pytest.mark.parametrize("name", ["bytes", "characters", "gpt2"])
@@ -116,6 +118,18 @@ def test_a_few_uneven_notes_are_split_by_size(tmp_path, text):
         made = fledge.prepare([str(tmp_path / "*.*")], out=tmp_path / f"corpus-{seed}", tokenizer="bytes", seed=seed)
         assert made.documents == 3
         assert made.validation_tokens == pytest.approx(0.1 * made.bytes, rel=0.6)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, text, command):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # the shards are larger
+    try:
+        full = command("prepare", text, "--out", tmp_path / "c", "--tokenizer", "bytes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert full.code == 1
+    assert "the disk is full" in full.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_corpus_is_not_prepared_again(tmp_path, text, command):

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,10 +40,10 @@ def test_again_says_finished_and_other_settings_are_refused(base, text, command)
     again = command(*steps, "--steps", 40, "--threads", 1)
     assert again.code == 0
     assert "This run is finished" in again.err
-    other = command(*steps, "--steps", 50, "--seed", 1)
+    other = command(*steps, "--steps", 50, "--seed", 1, "--set", "save.keep=3", "--set", "batch.rows=5")
     assert other.code == 2
-    assert "steps: 40 -> 50" in other.err
-    assert "seed: 0 -> 1" in other.err
+    changed = "steps: 40 -> 50", "seed: 0 -> 1", 'set.save.keep: null -> "3"', 'set.batch.rows: "4" -> "5"'
+    assert {line.strip() for line in other.err.splitlines()[1:-1]} == set(changed)
     assert weights(base) == before
 
 
@@ -56,6 +57,60 @@ def test_muon_tokens_and_a_parent(base, text, tmp_path, command):
     assert json.loads((tmp_path / "m" / "run" / "run.json").read_text())["optimizer"]["kind"] == "Muon"
     went_on = fledge.pretrain([str(base / "run" / "corpus")], out=tmp_path / "n", from_=str(base), steps=3, set=["batch.rows=4"])
     assert went_on.validation.bits_per_byte < muon.json["validation"]["bits_per_byte"]
+
+
+def test_the_smallest_shape_serves_where_only_its_dials_are_set(base, tmp_path, command):
+    said = command("pretrain", base / "run" / "corpus", "--out", tmp_path / "m", "--steps", 2, *TINY_FLAGS[4:], "--json")
+    assert said.code == 0
+    assert "fledge-1m" in said.err
+    assert fledge.load(tmp_path / "m").arch == fledge.load(base).arch
+
+
+def test_a_parent_keeps_its_weights_and_takes_what_needs_none(base, messages, questions, tmp_path, command):
+    """Drop-out that is asked for happens, wherever a model goes on, and what does not fit its weights is refused."""
+    verbs = {"pretrain": base / "run" / "corpus", "finetune classify": messages, "finetune instruct": questions}
+    for verb, data in verbs.items():
+        words = [*verb.split(), data, "--from", base, "--set", "batch.rows=2", "--set", "batch.context=128"]
+        words += ["--steps", 2] if verb == "pretrain" else ["--epochs", 1]
+        made = []
+        for dropout in (0.0, 0.5):
+            out = tmp_path / f"{verb} {dropout}"
+            assert command(*words, "--out", out, "--set", f"arch.dropout={dropout}").code == 0
+            made.append(weights(out))
+        assert made[0] != made[1]
+        misfit = command(*words, "--out", tmp_path / "misfit", "--set", "arch.decoder.depth=2")
+        assert misfit.code == 2
+        assert "arch.decoder.depth: 1 -> 2" in misfit.err
+        assert not (tmp_path / "misfit" / "run" / "run.json").exists()
+
+
+def test_changed_weights_are_no_parent(base, messages, questions, tmp_path, command):
+    shutil.copytree(base, tmp_path / "m")
+    damaged = bytearray(weights(base))
+    damaged[-3] ^= 1
+    (tmp_path / "m" / "model.safetensors").write_bytes(damaged)
+    verbs = {"pretrain": base / "run" / "corpus", "finetune classify": messages, "finetune instruct": questions}
+    for verb, data in verbs.items():
+        said = command(*verb.split(), data, "--from", tmp_path / "m", "--out", tmp_path / "o")
+        assert said.code == 2
+        assert "has changed since it was saved" in said.err
+        assert not (tmp_path / "o" / "run" / "run.json").exists()
+
+
+def test_a_failed_start_blocks_nothing_and_a_run_keeps_its_text(text, tmp_path, command):
+    whole = text.read_text(encoding="utf-8")
+    mine = tmp_path / "mine.txt"
+    words = ["pretrain", mine, "--out", tmp_path / "m", *TINY_FLAGS, "--steps", 3]
+    mine.write_text(whole[:60], encoding="utf-8")
+    assert "give more text" in command(*words).err
+    mine.write_text(whole[:3000], encoding="utf-8")
+    assert command(*words).code == 0
+    before = weights(tmp_path / "m")
+    mine.write_text(whole[:4000], encoding="utf-8")
+    assert "was prepared otherwise" in command(*words).err
+    shutil.rmtree(tmp_path / "m" / "run" / "corpus")
+    assert "other data" in command(*words).err
+    assert weights(tmp_path / "m") == before
 
 
 def test_signals_save_and_the_printed_command_goes_on(text, tmp_path, command):
@@ -110,7 +165,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(text, tmp_path, command, mo
     [
         (["--steps", 3, "--arch", "gpt3"], "did you mean gpt2"),
         (["--steps", 3, "--arch", "fledge-1m", "--set", "optimizer.rte=1"], "did you mean rate"),
-        (["--steps", 3, "--arch", "fledge-1m", "--set", "arch.dpth=3"], "dpth"),
+        (["--steps", 3, "--arch", "fledge-1m", "--set", "arch.dpth=3"], "did you mean depth"),
+        (["--steps", 3, "--set", "arch.dpth=3"], "did you mean depth"),
+        (["--time", "0s"], "90s, 30m"),
         (["--steps", 3, "--set", "batch.rows"], "name=value"),
         (["--steps", "many"], "--steps"),
         (["--steps", -3], "steps"),

@@ -23,6 +23,15 @@ def test_several_models_on_one_file(base, assistant, tmp_path, command):
         assert low <= score["value"] <= high
 
 
+def test_what_is_read_of_a_table_and_what_is_not_is_said(base, tmp_path, command):
+    (tmp_path / "rows.csv").write_bytes(b"id,story\n1,Once upon a time \xff.\n2,\n3,The end.\n")
+    said = command("evaluate", base, "--on", tmp_path / "rows.csv", "--json")
+    assert said.code == 0
+    assert "column 'story'" in said.err
+    assert "1 empty text" in said.err
+    assert "1 invalid UTF-8 sequence replaced" in said.err
+
+
 def test_a_classifier_on_rows(classifier, messages, command):
     said = command("evaluate", classifier, "--on", messages)
     assert said.code == 0

@@ -58,7 +58,7 @@ def test_times(text, seconds):
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["abc", "", "10x", "m10", "1h 30m"])
+@pytest.mark.parametrize("text", ["abc", "", "10x", "m10", "1h 30m", "0s", "0", 0, -5, "nan", "inf"])
 def test_times_that_are_none(text):
     with pytest.raises(ValueError, match="for example 90s"):
         seconds_of(text)

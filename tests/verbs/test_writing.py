@@ -30,6 +30,9 @@ def test_settings_of_sampling_and_stop_strings(base, command):
     stop = whole[5:7]
     cut = command("generate", base, "def ", "--temperature", 0, "--max-tokens", 20, "--stop", stop).out
     assert cut == whole[: whole.index(stop)] + "\n"
+    model = fledge.load(base)
+    for given in (stop, [stop]):
+        assert model.generate("def ", temperature=0, max_tokens=20, stop=given) + "\n" == cut
     flags = ["--top-k", 5, "--top-p", 0.9, "--min-p", 0.1, "--repetition-penalty", 1.2, "--seed", 1]
     assert command("generate", base, "def ", *flags, "--max-tokens", 5).code == 0
 
@@ -40,6 +43,15 @@ def test_shots_come_before_the_prompt_and_end_the_answer_with_its_line(base, tmp
     said = command("generate", base, "hello", "--shots", tmp_path / "shots.jsonl", "--seed", 1, "--max-tokens", 30)
     assert said.code == 0
     assert said.out.count("\n") == 1
+
+
+def test_wrong_use_in_python_is_one_sentence(base, assistant):
+    model = fledge.load(base)
+    assert model.generate([]) == []
+    with pytest.raises(TypeError, match="max_token is no setting: did you mean max_tokens"):
+        model.generate("def ", **{"max_token": 3})
+    with pytest.raises(ValueError, match="role and content are needed"):
+        fledge.load(assistant).chat([{"content": "Repeat 3."}])
 
 
 @pytest.mark.parametrize(
