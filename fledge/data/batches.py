@@ -119,14 +119,23 @@ class Windows(Batches):
     The stream is a ring of documents that each end in `<|endoftext|>`, so what comes before a document's first token is an
     `<|endoftext|>`: as an input it opens the next document. Every token of the stream is a label exactly once per epoch, the
     `<|endoftext|>` of each document included; the bytes of a text are therefore counted fully. Each epoch starts at a place of its
-    own, so that borders between rows move; the row that comes out shorter is padded.
+    own, so that borders between rows move (unless not `moving`); the row that comes out shorter is padded.
     With `separate_documents` the opening `<|endoftext|>` has position 0 and the document of what follows it: no label lies in
     another document than the tokens that predict it. A document that goes on from the row before starts at position 0 too.
     """
 
-    def __init__(self, shards: Shards, context: int, batch: int, seed: int = 0, separate_documents: bool = False, accumulate: int = 1):
+    def __init__(
+        self,
+        shards: Shards,
+        context: int,
+        batch: int,
+        seed: int = 0,
+        separate_documents: bool = False,
+        accumulate: int = 1,
+        moving: bool = True,
+    ):
         super().__init__(math.ceil(shards.tokens / context), batch, seed, accumulate)
-        self.shards, self.context, self.separate_documents = shards, context, separate_documents
+        self.shards, self.context, self.separate_documents, self.moving = shards, context, separate_documents, moving
 
     def batch_at(self, step: int) -> list[Batch]:
         """The micro-batches of one step; raises `ValueError` when the whole text is shorter than one row."""
@@ -139,7 +148,7 @@ class Windows(Batches):
     def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
         """Windows one after another without overlap, in an epoch from its own place in the ring on and else from the first token on."""
         epochs = {epoch for epoch, _ in places}
-        phases = {epoch: 0 if epoch is None else int(draw(self.seed, epoch, 0, "phase").integers(self.shards.tokens)) for epoch in epochs}
+        phases = {epoch: self._phase(epoch) for epoch in epochs}
         shape = (len(places), self.context)
         tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
         positions, document = np.zeros(shape, np.int64), np.full(shape, PADDING)
@@ -156,6 +165,10 @@ class Windows(Batches):
         if not self.separate_documents and (document != PADDING).all():
             return Batch(tokens, labels)
         return Batch(tokens, labels, positions, document)
+
+    def _phase(self, epoch: int | None) -> int:
+        """Where in the ring the first window of an epoch begins."""
+        return int(draw(self.seed, epoch, 0, "phase").integers(self.shards.tokens)) if self.moving and epoch is not None else 0
 
 
 class LabelledTexts(Batches):

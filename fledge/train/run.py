@@ -16,12 +16,16 @@ ObjectiveName = Literal["next-word", "instruct", "classify"]
 
 @dataclass(frozen=True)
 class Data:
-    """What is read: the sources as given and the `fingerprint` of what they hold; `separate_documents` stops attention at their borders."""
+    """What is read: the sources as given and the `fingerprint` of what they hold; `separate_documents` stops attention at their borders.
+
+    `moving` cuts the text into rows at other places in each epoch, so that no row is seen twice.
+    """
 
     sources: tuple[str, ...] = ()
     fingerprint: str = ""
     objective: ObjectiveName = "next-word"
     separate_documents: bool = False
+    moving: bool = True
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,7 @@ def raise_model(
             f"give more text, or --set batch.context={max(1, (corpus.train.tokens - 1) // 2)}"
         )
     model = parent.with_arch(run.arch).network if parent is not None else initialise(Transformer(run.arch), run.machine.seed)
-    batches = Windows(corpus.train, context, rows, run.machine.seed, separate, run.batch.accumulate)
+    batches = Windows(corpus.train, context, rows, run.machine.seed, separate, run.batch.accumulate, run.data.moving)
     held_out = list(first_tokens(Windows(corpus.validation, context, rows, separate_documents=separate).in_order(), VALIDATION_TOKENS))
     objective = NextWord()
     writer = ModelWriter(out, corpus.tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING)
