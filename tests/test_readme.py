@@ -11,11 +11,12 @@ from fledge.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line.startswith("fledge ")]
+SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in SHELL for line in block.splitlines() if line.startswith("fledge ")]
 
 
 def test_every_result_stands_in_the_table_as_measured():
-    rows = {row.split("results/")[1].split(".json")[0]: row for row in README.splitlines() if "](benchmarks/results/" in row and row[0] == "|"}
+    rows = {found[1]: found[0] for found in re.finditer(r"^\|.*\]\(benchmarks/results/(\w+)\.json\) \|$", README, re.MULTILINE)}
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
     assert rows.keys() == results.keys()
     for name, found in results.items():

@@ -9,6 +9,7 @@ from torch import nn
 from fledge.arch import Head, Words
 from fledge.model.head import head as make_head
 from fledge.model.norm import OffsetRmsNorm
+from fledge.model.positions import Learned
 from fledge.model.transformer import Transformer
 
 
@@ -36,7 +37,7 @@ def initialise(model: Transformer, seed: int = 0) -> Transformer:
             else:
                 outward = owner.endswith((".o", ".down")) or kind == "down"
                 std = 0.02 / math.sqrt(2 * model.arch.stacks[owner.split(".")[0]].depth) if outward else 0.02
-                if untied and isinstance(model.get_submodule(owner), nn.Embedding):
+                if untied and isinstance(model.get_submodule(owner), nn.Embedding | Learned):
                     std = 1.0
                 parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
     return model
