@@ -49,11 +49,13 @@ def main() -> None:
 
 
 def scores(model: Transformer, tokenizer: Tokenizer, parts: dict[str, str]) -> dict[str, float]:
-    """Nats per token of each part with drop-out off, every token but the first scored once."""
+    """Nats per token of each part with drop-out off, every token scored once, in rows that begin where those of training do."""
     found = {}
     for name, text in parts.items():
         tokens = np.array(tokenizer.encode(text))
-        found[name] = round(document_score(model, [tokens], [len(text.encode())], None, stride=256).nats_per_token.value, 3)
+        found[name] = round(
+            document_score(model, [tokens], [len(text.encode())], tokenizer.end_of_text, stride=256).nats_per_token.value, 3
+        )
     return found
 
 
