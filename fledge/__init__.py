@@ -4,10 +4,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fledge.verbs import Model, chat, demo, evaluate, finetune, generate, import_model, load, predict, prepare, pretrain, show
+    from fledge.verbs import Model, chat, demo, embed, evaluate, finetune, generate, import_model, load, predict, prepare, pretrain, show
 
 __version__ = "0.1.0"
-__all__ = ["Model", "chat", "demo", "evaluate", "finetune", "generate", "import_model", "load", "predict", "prepare", "pretrain", "show"]
+__all__ = [
+    "Model",
+    "chat",
+    "demo",
+    "embed",
+    "evaluate",
+    "finetune",
+    "generate",
+    "import_model",
+    "load",
+    "predict",
+    "prepare",
+    "pretrain",
+    "show",
+]
 
 
 def __getattr__(name: str):

@@ -36,10 +36,13 @@ app = App(
     result_action="return_value",
 )
 app.meta.suppress_keyboard_interrupt = app.suppress_keyboard_interrupt = False  # `main` says how to go on
-finetune = App(name="finetune", help="Turn a copy of a pretrained model into a classifier or an assistant.", sort_key=3)
+finetune = App(
+    name="finetune", help="Turn a copy of a pretrained model into a classifier, an assistant, a translator or a summariser.", sort_key=3
+)
 app.command(finetune)
 finetune.command(verbs.finetune.classify)
 finetune.command(verbs.finetune.instruct)
+finetune.command(verbs.finetune.pairs)
 # in the order of a model's life
 app.command(verbs.demo, sort_key=0)
 app.command(verbs.prepare, sort_key=1)
@@ -48,8 +51,9 @@ app.command(verbs.evaluate, sort_key=4)
 app.command(verbs.stream, name="generate", sort_key=5)
 app.command(verbs.chat, sort_key=6)
 app.command(verbs.predict, sort_key=7)
-app.command(verbs.import_model, name="import", sort_key=8)
-app.command(verbs.show, sort_key=9)
+app.command(verbs.embed, sort_key=8)
+app.command(verbs.import_model, name="import", sort_key=9)
+app.command(verbs.show, sort_key=10)
 
 
 @app.meta.default

@@ -16,12 +16,26 @@ from fledge.verbs import display, pretraining
 def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
     assert cli.main(["--help"]) == 0
     listed = re.findall(r"^│ (\w+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert listed == ["demo", "prepare", "pretrain", "finetune", "evaluate", "generate", "chat", "predict", "import", "show"]
+    assert listed == ["demo", "prepare", "pretrain", "finetune", "evaluate", "generate", "chat", "predict", "embed", "import", "show"]
 
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "prepare", "pretrain", "finetune classify", "finetune instruct", "evaluate", "generate", "chat", "predict", "import", "show"],
+    [
+        "demo",
+        "prepare",
+        "pretrain",
+        "finetune classify",
+        "finetune instruct",
+        "finetune pairs",
+        "evaluate",
+        "generate",
+        "chat",
+        "predict",
+        "embed",
+        "import",
+        "show",
+    ],
 )
 def test_every_argument_is_explained(capsys, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "200")

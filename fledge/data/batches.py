@@ -16,18 +16,34 @@ PADDING = -1
 
 
 @dataclass(frozen=True)
+class Source:
+    """What an encoder reads of each row, (rows, its length) each, as in `Batch`."""
+
+    tokens: np.ndarray
+    positions: np.ndarray | None = None
+    document: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows of one micro-batch, as numpy arrays.
 
     tokens: (rows, length) int64. labels: (rows, length) int64, what each token must predict, -100 where nothing is trained;
     of a classifier (rows,) class numbers. positions and document: (rows, length) int64; attention stays within a document;
-    padding has document -1. Both are None when every row is one document from position 0.
+    padding has document -1. Both are None when every row is one document from position 0. With a source the tokens are what a
+    decoder reads beside it.
     """
 
     tokens: np.ndarray
     labels: np.ndarray
     positions: np.ndarray | None = None
     document: np.ndarray | None = None
+    source: Source | None = None
+
+    @property
+    def size(self) -> int:
+        """The tokens that are read, padding included."""
+        return self.tokens.size + (0 if self.source is None else self.source.tokens.size)
 
 
 def draw(seed: int, step: int, example: int, purpose: str) -> np.random.Generator:
@@ -113,72 +129,122 @@ class Batches:
         raise NotImplementedError
 
 
-class Windows(Batches):
-    """Rows of `context` labels from a stream of documents, and for each the token before it as input.
+class Stretches(Batches):
+    """Rows of `length` tokens from a stream of documents that each end in `<|endoftext|>`; the stream is a ring.
 
-    The stream is a ring of documents that each end in `<|endoftext|>`, so what comes before a document's first token is an
-    `<|endoftext|>`: as an input it opens the next document. Every token of the stream is a label exactly once per epoch, the
-    `<|endoftext|>` of each document included; the bytes of a text are therefore counted fully. Each epoch starts at a place of its
-    own, so that borders between rows move (unless not `moving`); the row that comes out shorter is padded.
+    They follow each other without overlap, so that every token is met once per epoch. Each epoch starts at a place of its own, so that
+    borders between rows move (unless not `moving`); one row comes out shorter. Outside of training they begin with the first token.
+    """
+
+    def __init__(self, shards: Shards, length: int, batch: int, seed: int, accumulate: int, moving: bool):
+        if length < 1:
+            raise ValueError("a context that leaves no room for any token of the text: use a larger batch.context")
+        super().__init__(math.ceil(shards.tokens / length), batch, seed, accumulate)
+        self.shards, self.length, self.moving = shards, length, moving
+
+    def batch_at(self, step: int) -> list[Batch]:
+        """The micro-batches of one step; raises `ValueError` when the whole text is shorter than one row."""
+        if self.shards.tokens < self.length:
+            raise ValueError(
+                f"the text has {self.shards.tokens:,} tokens, but one example needs {self.length:,}: use a smaller context, or more text"
+            )
+        return super().batch_at(step)
+
+    def stretch(self, epoch: int | None, row: int) -> tuple[int, int]:
+        """Where the row begins in the ring, and how many tokens it has."""
+        phase = int(draw(self.seed, epoch, 0, "phase").integers(self.shards.tokens)) if self.moving and epoch is not None else 0
+        return row * self.length + phase, min(self.length, self.shards.tokens - row * self.length)
+
+    def document_of(self, first: int, length: int, separate: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Position and document of each token of a stretch, both (length,); where documents are not `separate`, it is one."""
+        opens = self.shards.opens(first, length) if separate else np.zeros(length, bool)
+        opens[0] = True
+        place = np.arange(length)
+        return place - np.maximum.accumulate(np.where(opens, place, 0)), np.cumsum(opens) - 1
+
+
+class Windows(Stretches):
+    """Rows of `context` labels, and for each the token before it as input.
+
+    What comes before a document's first token is an `<|endoftext|>`: as an input it opens the next document. Every token of the stream
+    is a label exactly once per epoch, the `<|endoftext|>` of each document included; the bytes of a text are therefore counted fully.
+    The row that comes out shorter is padded.
     With `separate_documents` the opening `<|endoftext|>` has position 0 and the document of what follows it: no label lies in
     another document than the tokens that predict it. A document that goes on from the row before starts at position 0 too.
     """
 
     def __init__(
-        self,
-        shards: Shards,
-        context: int,
-        batch: int,
-        seed: int = 0,
-        separate_documents: bool = False,
-        accumulate: int = 1,
+        self, shards: Shards, context: int, batch: int, seed: int = 0, separate_documents: bool = False, accumulate: int = 1,
         moving: bool = True,
-    ):
-        super().__init__(math.ceil(shards.tokens / context), batch, seed, accumulate)
-        self.shards, self.context, self.separate_documents, self.moving = shards, context, separate_documents, moving
-
-    def batch_at(self, step: int) -> list[Batch]:
-        """The micro-batches of one step; raises `ValueError` when the whole text is shorter than one row."""
-        if self.shards.tokens < self.context:
-            raise ValueError(
-                f"the text has {self.shards.tokens:,} tokens, but one example needs {self.context:,}: use a smaller context, or more text"
-            )
-        return super().batch_at(step)
+    ):  # fmt: skip
+        super().__init__(shards, context, batch, seed, accumulate, moving)
+        self.context, self.separate_documents = context, separate_documents
 
     def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
-        """Windows one after another without overlap, in an epoch from its own place in the ring on and else from the first token on."""
-        epochs = {epoch for epoch, _ in places}
-        phases = {epoch: self._phase(epoch) for epoch in epochs}
         shape = (len(places), self.context)
         tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
         positions, document = np.zeros(shape, np.int64), np.full(shape, PADDING)
-        for row, (epoch, window) in enumerate(places):
-            length = min(self.context, self.shards.tokens - window * self.context)
-            first = window * self.context + phases[epoch]
+        for row, place in enumerate(places):
+            first, length = self.stretch(*place)
             stream = self.shards.window(first - 1, length + 1)
             tokens[row, :length], labels[row, :length] = stream[:-1], stream[1:]
-            opens = self.shards.opens(first, length) if self.separate_documents else np.zeros(length, bool)
-            opens[0] = True
-            place = np.arange(length)
-            positions[row, :length] = place - np.maximum.accumulate(np.where(opens, place, 0))
-            document[row, :length] = np.cumsum(opens) - 1
+            positions[row, :length], document[row, :length] = self.document_of(first, length, self.separate_documents)
         if not self.separate_documents and (document != PADDING).all():
             return Batch(tokens, labels)
         return Batch(tokens, labels, positions, document)
 
-    def _phase(self, epoch: int | None) -> int:
-        """Where in the ring the first window of an epoch begins."""
-        return int(draw(self.seed, epoch, 0, "phase").integers(self.shards.tokens)) if self.moving and epoch is not None else 0
+
+def padded(rows: Sequence[np.ndarray], fill: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows side by side, filled up on the right: (rows, longest) each, with the position of each token and its document."""
+    lengths = np.array([len(row) for row in rows])
+    tokens = np.full((len(rows), max(1, int(lengths.max()))), fill, np.int64)
+    for place, row in zip(tokens, rows, strict=True):
+        place[: len(row)] = row
+    place = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    real = place < lengths[:, None]
+    return tokens, np.where(real, place, 0), np.where(real, 0, PADDING)
 
 
-class LabelledTexts(Batches):
-    """Texts with their class numbers, padded on the right to the longest of a micro-batch.
+def taught(sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], start: int, pad: int) -> Batch:
+    """Rows of a source and a target, which is what each place must predict: the decoder reads it one place later, after `start`."""
+    source, target = padded(sources, pad), padded([np.concatenate([[start], target[:-1]]) for target in targets], pad)
+    labels, _, _ = padded(targets, IGNORED)
+    read, written = (side if (side[2] == PADDING).any() else side[:1] for side in (source, target))
+    return Batch(written[0], labels, *written[1:], source=Source(*read))
 
-    A text longer than `context` tokens keeps its head; `truncated` counts them. Each epoch's order is random, but texts of
-    like length meet in a batch: it is sorted by length within stretches of 16 batches, whose batches are then shuffled.
+
+class Bucketed(Batches):
+    """Rows of `lengths` tokens, those of like length together.
+
+    Each epoch's order is random, but sorted by length within stretches of 16 batches, whose batches are then shuffled.
     """
 
     STRETCH = 16
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int, accumulate: int):
+        super().__init__(len(lengths), batch, seed, accumulate)
+        self.lengths = np.array(lengths)
+        self._orders: dict[int, np.ndarray] = {}
+
+    def _order(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
+        if epoch not in self._orders:
+            order = shuffled(np.arange(self.examples), self.examples, self.seed, epoch)
+            stretch = self.STRETCH * self.batch
+            parts = []
+            for start in range(0, self.examples, stretch):
+                part = order[start : start + stretch]
+                part = part[np.argsort(self.lengths[part], kind="stable")]
+                batches = [part[i : i + self.batch] for i in range(0, len(part), self.batch)]
+                parts += [batches[i] for i in draw(self.seed, epoch, start, "batches").permutation(len(batches))]
+            self._orders = {epoch: np.concatenate(parts)} | dict(list(self._orders.items())[-1:])
+        return self._orders[epoch][numbers]
+
+
+class LabelledTexts(Bucketed):
+    """Texts with their class numbers, framed as the tokenizer does, padded on the right to the longest of a micro-batch.
+
+    A text longer than `context` tokens keeps its head; `truncated` counts them.
+    """
 
     def __init__(
         self,
@@ -192,36 +258,53 @@ class LabelledTexts(Batches):
     ):
         if len(texts) != len(labels) or not texts:
             raise ValueError(f"{len(texts)} texts with {len(labels)} labels: each needs one, and there must be some")
-        super().__init__(len(texts), batch, seed, accumulate)
-        encoded = tokenizer.encode_batch(list(texts))
-        self.truncated = sum(len(tokens) > context for tokens in encoded)
-        self._tokens = [np.array(tokens[:context], np.int64) for tokens in encoded]
+        whole = tokenizer.encode_batch(list(texts))
+        encoded = [tokenizer.framed(tokens, context) for tokens in whole]
+        super().__init__([len(tokens) for tokens in encoded], batch, seed, accumulate)
+        self.truncated = sum(len(tokenizer.framed(tokens)) > context for tokens in whole)
+        self._tokens = [np.array(tokens, np.int64) for tokens in encoded]
         self._labels, self._pad = np.array(labels, np.int64), tokenizer.pad
-        self._lengths = np.array([len(tokens) for tokens in self._tokens])
-        self._orders: dict[int, np.ndarray] = {}
-
-    def _order(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
-        if epoch not in self._orders:
-            order = shuffled(np.arange(self.examples), self.examples, self.seed, epoch)
-            stretch = self.STRETCH * self.batch
-            parts = []
-            for start in range(0, self.examples, stretch):
-                part = order[start : start + stretch]
-                part = part[np.argsort(self._lengths[part], kind="stable")]
-                batches = [part[i : i + self.batch] for i in range(0, len(part), self.batch)]
-                parts += [batches[i] for i in draw(self.seed, epoch, start, "batches").permutation(len(batches))]
-            self._orders = {epoch: np.concatenate(parts)} | dict(list(self._orders.items())[-1:])
-        return self._orders[epoch][numbers]
 
     def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
         rows = [row for _, row in places]
-        length = max(1, int(self._lengths[rows].max()))
-        tokens = np.full((len(rows), length), self._pad)
-        for row, text in enumerate(rows):
-            tokens[row, : self._lengths[text]] = self._tokens[text]
-        place = np.broadcast_to(np.arange(length), tokens.shape)
-        real = place < self._lengths[rows][:, None]
-        return Batch(tokens, self._labels[rows], np.where(real, place, 0), np.where(real, 0, PADDING))
+        tokens, positions, document = padded([self._tokens[row] for row in rows], self._pad)
+        return Batch(tokens, self._labels[rows], positions, document)
+
+
+class Pairs(Bucketed):
+    """Source texts with their targets: the encoder reads the one, the decoder learns to write the other, from the token `start` on.
+
+    Both are framed as the tokenizer does, and a target always ends. A side longer than `context` tokens keeps its head; `truncated`
+    counts the pairs with one.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        tokenizer: Tokenizer,
+        start: int,
+        context: int,
+        batch: int,
+        seed: int = 0,
+        accumulate: int = 1,
+    ):
+        if len(sources) != len(targets) or not sources:
+            raise ValueError(f"{len(sources)} sources with {len(targets)} targets: each needs one, and there must be some")
+        end = [] if tokenizer.closing else [tokenizer.end_of_text]
+        read, write = (tokenizer.encode_batch(list(texts)) for texts in (sources, targets))
+        self._sources = [np.array(tokenizer.framed(tokens, context), np.int64) for tokens in read]
+        self._targets = [np.array([*tokenizer.framed(tokens, context - len(end)), *end], np.int64) for tokens in write]
+        self.truncated = sum(
+            len(tokenizer.framed(a)) > context or len(tokenizer.framed(b)) + len(end) > context for a, b in zip(read, write, strict=True)
+        )
+        lengths = [len(a) + len(b) for a, b in zip(self._sources, self._targets, strict=True)]
+        super().__init__(lengths, batch, seed, accumulate)
+        self._start, self._pad = start, tokenizer.pad
+
+    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+        rows = [row for _, row in places]
+        return taught([self._sources[row] for row in rows], [self._targets[row] for row in rows], self._start, self._pad)
 
 
 def class_weights(labels: Sequence[int], classes: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from fledge.arch.record import to_json
 
 Measure = Callable[[np.ndarray], np.ndarray]
-"""A number per confusion matrix: `(..., classes, classes)` -> `(...)`, as in `fledge.evaluation.metrics`."""
+"""A number per table of counts: per confusion matrix `(..., classes, classes)` -> `(...)`, as in `fledge.evaluation.metrics`."""
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -49,18 +49,23 @@ def ratio(above: np.ndarray, below: np.ndarray, resamples: int = RESAMPLES, seed
         raise ValueError(f"a ratio over documents needs two equally long lists, but got shapes {above.shape} and {below.shape}")
     if below.sum() <= 0:
         raise ValueError("a ratio over documents needs at least one document that is not empty")
+
+    def quotient(sums: np.ndarray) -> np.ndarray:
+        kept = sums[:, 1] > 0  # a resample may hold empty documents only
+        return sums[kept, 0] / sums[kept, 1]
+
+    return of_sums(np.column_stack([above, below]), quotient, resamples, seed)
+
+
+def of_sums(counts: np.ndarray, measure: Measure, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """`measure` of what `counts` (documents, counts) come to in all, resampled by document; it takes (resamples, counts)."""
     rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // len(above))
+    at_once = max(1, _DRAWS_AT_ONCE // len(counts))
     drawn = []
     for start in range(0, resamples, at_once):
-        rows = rng.integers(len(above), size=(min(at_once, resamples - start), len(above)))
-        drawn.append(_quotient(above[rows].sum(1), below[rows].sum(1)))
-    return interval(above.sum() / below.sum(), np.concatenate(drawn))
-
-
-def _quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    kept = below > 0  # a resample may hold empty documents only
-    return above[kept] / below[kept]
+        rows = rng.integers(len(counts), size=(min(at_once, resamples - start), len(counts)))
+        drawn.append(measure(np.stack([column[rows].sum(1) for column in counts.T], 1)))
+    return interval(float(measure(counts.sum(0)[None])[0]), np.concatenate(drawn))
 
 
 def classification(

@@ -13,7 +13,7 @@ from torch import Tensor
 from fledge.arch import Words
 from fledge.generation.pieces import Pieces
 from fledge.generation.sampling import Sampling, choose, uniform
-from fledge.model import Transformer
+from fledge.model import Memory, Transformer
 from fledge.model.view import PADDING
 from fledge.text.tokenizer import Tokenizer
 
@@ -22,7 +22,8 @@ WAITING = -1  # the slot of a request that has none
 
 @dataclass(frozen=True)
 class Request:
-    """Tokens to go on from, and when to stop: at a stop token, a stop string, or after `max_tokens` (none: when the context is full).
+    """Tokens to go on from, or a source to write a target for, and when to stop: at a stop token, a stop string, or after `max_tokens`
+    (none: when the context is full).
 
     Without `stop_tokens` the tokenizer's end of text stops. Control tokens that do not stop are never generated.
     """
@@ -58,7 +59,8 @@ class Completion:
 class Engine:
     """Generates for many requests at once, `slots` at a time, with up to `capacity` tokens of each read (the model's context by default).
 
-    Raises `ValueError` for a model that cannot go on from text, and for a tokenizer that does not belong to it.
+    With an encoder beside a decoder a request's tokens are the source; what each layer takes from it is computed once.
+    Raises `ValueError` for a model that cannot write, and for a tokenizer that does not belong to it.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, slots: int = 1, capacity: int | None = None):
@@ -67,12 +69,18 @@ class Engine:
             raise ValueError(f"slots is {slots} and capacity {capacity}, but an engine needs at least 1 of each")
         self.model, self.tokenizer = model, tokenizer
         self.capacity = min(capacity or model.arch.context, model.arch.context)
-        self._cache = model.cache(slots, self.capacity)
+        self.cache = model.cache(slots, self.capacity)
         self._device = model.embedding.weight.device
         self._rows: list[Row | None] = [None] * slots
         self._waiting: deque[Row] = deque()
         self._control = frozenset(tokenizer.controls.values())
         self._masks: dict[frozenset[int], Tensor] = {}
+        self._read_by: list[Row] = []  # whose sources the memory holds, in its order
+        self._memory: Memory | None = None
+
+    @property
+    def slots(self) -> int:
+        return len(self._rows)
 
     def run(self, requests: Sequence[Request]) -> list[Completion]:
         """The completion of each request, in their order; all are checked before the first one starts."""
@@ -117,24 +125,28 @@ class Engine:
                 joining.append(joined)
         rows = joining or [row for row in self._rows if row is not None]
         with inference(self.model):
-            hidden = self._read_prompts(rows) if joining else self._read_last(rows)
+            hidden = self.read_prompts(rows) if joining else self._read_last(rows)
             tokens, logprobs = self._choose(self.model.head(hidden).float(), rows)
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             row.accept(token, logprob)
             if row.reason:
                 self._leave(row)
 
-    def _read_prompts(self, rows: list["Row"]) -> Tensor:
-        """The hidden state after each prompt, (rows, width); shorter ones are padded on the right, and the cache forgets the padding."""
-        lengths = torch.tensor([len(row.request.tokens) for row in rows])
-        tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for i, row in enumerate(rows):
-            tokens[i, : lengths[i]] = torch.as_tensor(row.request.tokens)
-        document = torch.where(torch.arange(tokens.shape[1]) < lengths[:, None], 0, PADDING)
+    def read_prompts(self, rows: list["Row"]) -> Tensor:
+        """The hidden state after each prompt, (rows, width); shorter ones are padded on the right, and the cache forgets the padding.
+
+        Where there is an encoder it reads the sources first.
+        """
+        if rows[0].source is not None:
+            tokens, document, _ = side_by_side([row.source or [] for row in rows])
+            memory = self.model.encode(tokens.to(self._device), None, document.to(self._device))
+            for i, row in enumerate(rows):
+                row.memory = memory.rows(torch.tensor([i], device=self._device))
+        tokens, document, lengths = side_by_side([row.prompt for row in rows])
         hidden = self._read(tokens, document, rows)
         for row, length in zip(rows, lengths.tolist(), strict=True):
             if length < tokens.shape[1]:
-                self._cache.keep(row.slot, length)
+                self.cache.keep(row.slot, length)
         return hidden[torch.arange(len(rows)), lengths - 1]
 
     def _read_last(self, rows: list["Row"]) -> Tensor:
@@ -143,7 +155,19 @@ class Engine:
     def _read(self, tokens: Tensor, document: Tensor | None, rows: list["Row"]) -> Tensor:
         slots = None if len(rows) == len(self._rows) else torch.tensor([row.slot for row in rows], device=self._device)
         document = document if document is None else document.to(self._device)
-        return self.model.hidden(tokens.to(self._device), None, document, self._cache, slots)
+        return self.model.hidden(tokens.to(self._device), None, document, self.cache, slots, self.memory_of(rows))
+
+    def memory_of(self, rows: list["Row"]) -> Memory | None:
+        """What the encoder made of the sources of these rows; kept from step to step, and where only some rows have left."""
+        if rows[0].memory is None:
+            return None
+        if self._memory is not None and all(row in self._read_by for row in rows):
+            if rows != self._read_by:
+                self._memory = self._memory.rows(torch.tensor([self._read_by.index(row) for row in rows], device=self._device))
+        else:
+            self._memory = Memory.together([row.memory for row in rows if row.memory is not None])
+        self._read_by = list(rows)
+        return self._memory
 
     def _choose(self, scores: Tensor, rows: list["Row"]) -> tuple[list[int], list[float]]:
         """The next token of each row and its log-probability; rows with the same settings are drawn together."""
@@ -159,11 +183,11 @@ class Engine:
             marks = [seen for i in members if (seen := rows[i].seen) is not None]
             seen = torch.stack(marks) if marks else None
             uniforms = None if sampling.greedy else torch.tensor([rows[i].uniform() for i in members], dtype=torch.float64)
-            chosen[members] = choose(part.masked_fill(self._banned(stop_tokens), -torch.inf), sampling, seen, uniforms)
+            chosen[members] = choose(part.masked_fill(self.banned(stop_tokens), -torch.inf), sampling, seen, uniforms)
         logprobs = scores.gather(1, chosen[:, None])[:, 0] - total
         return chosen.tolist(), logprobs.tolist()
 
-    def _banned(self, stop_tokens: frozenset[int]) -> Tensor:
+    def banned(self, stop_tokens: frozenset[int]) -> Tensor:
         """What is not generated, (vocabulary,): control tokens that do not stop, and ids of no token (an embedding may be padded)."""
         if stop_tokens not in self._masks:
             ids = torch.arange(self.model.arch.vocabulary)
@@ -176,7 +200,7 @@ class Engine:
             self._waiting.remove(row)
         elif row.slot != WAITING:
             self._rows[row.slot] = None
-            self._cache.keep(row.slot, 0)
+            self.cache.keep(row.slot, 0)
             row.slot = WAITING
 
 
@@ -185,24 +209,28 @@ class Row:
 
     def __init__(self, request: Request, engine: Engine):
         model, length = engine.model, len(request.tokens)
-        if length > engine.capacity:
-            holder = "this model's context" if engine.capacity == model.arch.context else "a slot of this engine"
+        arch, both = model.arch, len(model.arch.stacks) == 2
+        room = arch.context if both else engine.capacity
+        if length > room:
+            holder = "this model's context" if room == arch.context else "a slot of this engine"
             raise ValueError(
-                f"the prompt has {length:,} tokens, but {holder} has room for {engine.capacity:,}: "
-                f"shorten it by {length - engine.capacity:,}, or use a model with a longer context"
+                f"the prompt has {length:,} tokens, but {holder} has room for {room:,}: "
+                f"shorten it by {length - room:,}, or use a model with a longer context"
             )
         if min(request.tokens) < 0 or max(request.tokens) >= model.arch.vocabulary:
             raise ValueError(
                 f"the prompt has token ids from {min(request.tokens)} to {max(request.tokens)}, "
                 f"but this model's vocabulary has 0 to {model.arch.vocabulary - 1}: encode it with the model's own tokenizer"
             )
-        self.request = request
+        self.source = request.tokens if both else None
+        self.prompt = list(request.tokens) if arch.start is None or not both else [arch.start, *engine.tokenizer.opening]
+        self.memory: Memory | None = None
         self.slot = WAITING
-        self.most = min(request.max_tokens or engine.capacity, engine.capacity - length + 1)  # the last token need not be read
+        self.most = min(request.max_tokens or engine.capacity, engine.capacity - len(self.prompt) + 1)  # the last token need not be read
         self.stop_tokens = frozenset([engine.tokenizer.end_of_text] if request.stop_tokens is None else request.stop_tokens)
         self.sampling = replace(request.sampling, seed=None)
         self.seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
-        self.pieces = Pieces(engine.tokenizer.decode, request.tokens[-1:], request.stop_strings)
+        self.pieces = Pieces(engine.tokenizer.decode, self.prompt[-1:], request.stop_strings)
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.text = ""
@@ -210,7 +238,7 @@ class Row:
         self.seen: Tensor | None = None
         if self.sampling.repetition_penalty != 1:
             self.seen = torch.zeros(model.arch.vocabulary, dtype=torch.bool, device=model.embedding.weight.device)
-            self.seen[list(request.tokens)] = True
+            self.seen[self.prompt] = True
 
     def uniform(self) -> float:
         return uniform(self.seed, len(self.tokens))
@@ -244,10 +272,6 @@ def check(model: Transformer, tokenizer: Tokenizer) -> None:
         raise ValueError(
             f"this model is a classifier of {', '.join(model.arch.labels)}: use predict, or a model with a word head to generate"
         )
-    if len(model.arch.stacks) == 2:
-        raise ValueError(
-            "this model writes a target for a source, one token at a time: model(target, memory=model.encode(source), cache=cache)"
-        )
     if not model.arch.writes:
         raise ValueError(
             "this model's attention sees tokens that follow, so it cannot generate: use sees=(none, 0) or a window to the left"
@@ -256,6 +280,15 @@ def check(model: Transformer, tokenizer: Tokenizer) -> None:
         raise ValueError(
             f"the tokenizer has {tokenizer.size:,} tokens, but the model's vocabulary is {model.arch.vocabulary:,}: use its own"
         )
+
+
+def side_by_side(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (rows, longest) padded on the right, the document of each, and the length of each row."""
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for place, row in zip(tokens, rows, strict=True):
+        place[: len(row)] = torch.as_tensor(row)
+    return tokens, torch.where(torch.arange(tokens.shape[1]) < lengths[:, None], 0, PADDING), lengths
 
 
 @contextmanager

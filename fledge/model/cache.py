@@ -1,12 +1,14 @@
 """What a model has already read: a decoder's keys and values in slots that fill and empty independently, an encoder's states."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fledge.arch import Stack
-from fledge.model.view import EMPTY
+from fledge.model.view import EMPTY, PADDING
 
 if TYPE_CHECKING:
     from fledge.model.attention import Attention
@@ -32,6 +34,14 @@ class Cache:
         """Forget all but the first `places` tokens of a slot; 0 empties it."""
         self.documents[slot, places:] = EMPTY
         self.filled[slot] = min(int(self.filled[slot]), places)
+
+    def reorder(self, slots: Tensor, taken: Tensor) -> None:
+        """Let each of `slots` hold what the slot at the same place of `taken` holds."""
+        used = int(self.filled[taken].max())
+        for kept in (*self.keys, *self.values):
+            kept[slots, :, :used] = kept[taken, :, :used]
+        for kept in (self.positions, self.documents, self.filled):
+            kept[slots] = kept[taken]
 
     def open(self, positions: Tensor, documents: Tensor, slots: Tensor | None = None) -> "Reading":
         """Take places for new tokens at `positions` with `documents`, both (batch, length), in the given slots (all by default).
@@ -99,6 +109,23 @@ class Memory:
         if attention not in self._kept:
             self._kept[attention] = attention.keys_and_values(self.hidden)
         return self._kept[attention]
+
+    @classmethod
+    def together(cls, parts: Sequence["Memory"]) -> "Memory":
+        """One memory of all their rows, shorter ones padded."""
+        longest = max(part.hidden.shape[1] for part in parts)
+
+        def side(x: Tensor, rows: int, fill: int) -> Tensor:
+            room = (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1])
+            return pad(x.expand(rows, *x.shape[1:]), room, value=fill)
+
+        documents = [torch.zeros_like(part.hidden[..., 0], dtype=torch.long) if part.document is None else part.document for part in parts]
+        sizes = [len(part.hidden) for part in parts]
+        return cls(
+            torch.cat([side(part.hidden, size, 0) for part, size in zip(parts, sizes, strict=True)]),
+            torch.cat([side(part.positions, size, 0) for part, size in zip(parts, sizes, strict=True)]),
+            torch.cat([side(document, size, PADDING) for document, size in zip(documents, sizes, strict=True)]),
+        )
 
     def rows(self, index: Tensor) -> "Memory":
         """The memory of the rows at `index` (any number of them, also repeated), as beam search needs it."""

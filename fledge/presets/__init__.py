@@ -9,7 +9,7 @@ from fledge.arch import Arch, ByWavelength
 from fledge.arch.record import did_you_mean
 from fledge.presets.shapes import bart, bert, gemma2, gemma3, gpt2, gpt_oss, llama, modernbert, olmo2, qwen3, t5, transformer
 
-__all__ = ["PRESETS", "Preset", "gpt2", "qwen3"]
+__all__ = ["PRESETS", "Preset", "gpt2", "modernbert", "qwen3", "t5"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def _row(shape: Callable[..., Arch], parameters: int, source: str, hub: str | No
 _GPT2 = "Radford et al., 2019, Language Models are Unsupervised Multitask Learners, table 2; sizes as in the published weights"
 _GPT3 = "Brown et al., 2020, arXiv:2005.14165, table 2.1"
 _OURS = "fledge's default shape: Qwen 3 (arXiv:2505.09388) at this size"
+_OURS_ENCODER = "fledge's default encoder: ModernBERT (arXiv:2412.13663) at this size"
+_OURS_BOTH = "fledge's default encoder with a decoder: T5 v1.1 (arXiv:2002.05202) at this size"
 _LLAMA2 = "Touvron et al., 2023, arXiv:2307.09288, and its config.json"
 _LLAMA3 = "Grattafiori et al., 2024, arXiv:2407.21783, and its config.json"
 _MISTRAL = "Jiang et al., 2023, arXiv:2310.06825, and its config.json"
@@ -85,6 +87,8 @@ PRESETS: dict[str, Preset] = {
     "gpt2-large": _row(gpt2, 774_030_080, _GPT2, "openai-community/gpt2-large", 1280, 36),
     "gpt2-xl": _row(gpt2, 1_557_611_200, _GPT2, "openai-community/gpt2-xl", 1600, 48),
     "fledge-1m": _row(qwen3, 1_050_240, _OURS, None, 128, 4, vocabulary=2048),
+    "fledge-encoder-1m": _row(modernbert, 1_103_104, _OURS_ENCODER, None, 128, 4, vocabulary=4096, context=512),
+    "fledge-both-2m": _row(t5, 2_229_888, _OURS_BOTH, None, 128, 2, vocabulary=4096, dropout=0.0, **_T5_GATED),
     "fledge-3m": _row(qwen3, 3_185_344, _OURS, None, 192, 5, vocabulary=4096),
     "fledge-7m": _row(qwen3, 6_819_840, _OURS, None, 256, 6, vocabulary=8192),
     "fledge-15m": _row(qwen3, 15_538_688, _OURS, None, 384, 7, vocabulary=8192),

@@ -7,13 +7,14 @@ from functools import cached_property
 from pathlib import Path
 
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from fledge.text.bulk import BYTES, LLAMA3, bulk_encoder
 from fledge.text.files import tokenizer_files
 
 RESERVED = ("<|endoftext|>", "<|pad|>", "<|mask|>", "<|im_start|>", "<|im_end|>", *(f"<extra_id_{n}>" for n in range(100)))
 UNKNOWN = "<|unk|>"
+SPACE = "▁"  # opens a word in SentencePiece's vocabularies
 SPARES = 23  # at least; with RESERVED they fill two times 64
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # of imported tokenizers that do not name theirs
 
@@ -40,6 +41,8 @@ class Tokenizer:
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.end_of_text = self._end_of_text()
         self.pad = self._first("<|pad|>", _token_text(self.config.get("pad_token")), default=self.end_of_text)
+        mask = self._first("<|mask|>", _token_text(self.config.get("mask_token")), "[MASK]", "<mask>", default=-1)
+        self.mask = None if mask < 0 else mask
 
     def __reduce__(self):
         return Tokenizer._from_json, (self.backend.to_str(), self.config)
@@ -66,6 +69,60 @@ class Tokenizer:
         """The control tokens that this tokenizer puts before a text, such as Llama's `<s>` or BERT's `[CLS]`; none if made here."""
         encoding = self.backend.encode("a")
         return encoding.ids[: (*encoding.special_tokens_mask, 0).index(0)]
+
+    @cached_property
+    def closing(self) -> list[int]:
+        """The control tokens that it puts after a text, such as T5's `</s>` or BERT's `[SEP]`; none if made here and not `framing`."""
+        encoding = self.backend.encode("a")
+        return encoding.ids[len(encoding.ids) - (*encoding.special_tokens_mask[::-1], 0).index(0) :]
+
+    def framed(self, tokens: Sequence[int], longest: int | None = None) -> list[int]:
+        """`tokens` between `opening` and `closing`, cut at their end so that all together are at most `longest`."""
+        room = None if longest is None else max(0, longest - len(self.opening) - len(self.closing))
+        return [*self.opening, *tokens[:room], *self.closing]
+
+    def framing(self, opening: bool = False, closing: bool = False) -> "Tokenizer":
+        """The same, to put the token that ends a text before or after each text (or neither), as encoders are used to.
+
+        It stands in tokenizer.json, so that `transformers` does it too; `encode` is as before.
+        """
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        end = next(name for name, number in self.controls.items() if number == self.end_of_text)
+        template = [*([end] if opening else []), "$A", *([end] if closing else [])]
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[(end, self.end_of_text)])
+        return Tokenizer(backend, self.config)
+
+    def words(self, tokens: Sequence[int]) -> list[int]:
+        """The number of the word that each token is a part of; of a control token, and of what is no letter or digit, its own.
+
+        >>> tokenizer.words(tokenizer.encode("unlike un like"))  # of un, like, · un, · like
+        [0, 0, 1, 2]
+        """
+        numbers, number, joins = [], -1, False
+        for token in tokens:
+            opens, goes_on = self._parts_of_words[token]
+            number += not (joins and goes_on)
+            numbers.append(number)
+            joins = opens
+        return numbers
+
+    @cached_property
+    def _parts_of_words(self) -> list[tuple[bool, bool]]:
+        """For each id whether a word can go on after its token, and whether the token can go on with one."""
+        prefix = getattr(self.backend.model, "continuing_subword_prefix", None)
+        names = [self.backend.id_to_token(number) or "" for number in range(self.size)]
+        spaced = any(name.startswith(SPACE) for name in names)
+
+        def parts(name: str) -> tuple[bool, bool]:
+            if name in self.controls or not name:
+                return False, False
+            if isinstance(self.backend.model, models.WordPiece):
+                return True, name.startswith(prefix or "##")
+            if spaced:
+                return True, not name.startswith(SPACE)
+            return _in_word(name[-1]), _in_word(name[0])
+
+        return [parts(name) for name in names]
 
     def encode(self, text: str) -> list[int]:
         """The token ids of `text`; `<|endoftext|>` and the like in it are ordinary characters."""
@@ -204,6 +261,12 @@ class Tokenizer:
 
     def _first(self, *names: str | None, default: int) -> int:
         return next((self.controls[name] for name in names if name in self.controls), default)
+
+
+def _in_word(character: str) -> bool:
+    """Whether a character of a vocabulary, which of a byte-level one is a byte, is a part of a word."""
+    byte = BYTES.get(character)
+    return character.isalnum() if byte is None else byte >= 128 or chr(byte).isalnum()
 
 
 def _token_text(entry: str | dict | None) -> str | None:

@@ -13,7 +13,7 @@ from fledge.data.batches import Batch, draw
 from fledge.model import Transformer, kernels
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
-from fledge.train.run import Constant, Cosine, Machine, Plan, Stable
+from fledge.train.run import Machine, Plan, Schedule
 from fledge.train.schedule import factor
 
 BatchAt = Callable[[int], list[Batch]]
@@ -50,7 +50,7 @@ def run_steps(
     state: State,
     objective: Objective,
     batch_at: BatchAt,
-    schedule: Stable | Cosine | Constant,
+    schedule: Schedule,
     machine: Machine,
     after_step: Sequence[Hook],
 ) -> State:
@@ -80,7 +80,7 @@ def run_steps(
             optimizer.step(state.norm)
         optimizer.zero_grad()
         state.step += 1
-        state.tokens += sum(part.tokens.size for part in parts)
+        state.tokens += sum(part.size for part in parts)
         for act in after_step:
             act(state)
         if not model.training:

@@ -23,30 +23,43 @@ class Objective(Protocol):
 
 
 class NextWord:
-    """Cross-entropy in nats, summed over the labels that are trained on; also for instructions, whose labels spare the questions.
+    """Cross-entropy in nats, summed over the labels that are trained on: the next word, a masked one, or one of a target.
 
+    Learning from instructions differs by its labels alone, which spare the questions. With `smoothing` each label gives that share of
+    its probability to all words alike, in training only (Szegedy et al., 2015, arXiv:1512.00567, section 7). Where there are experts,
+    their balancing loss is added to the mean, in training.
     The scores never exist whole: only `chunk` tokens are projected at a time, and their gradients are taken on the spot.
     """
 
-    def __init__(self, chunk: int = CHUNK):
-        self.chunk = chunk
+    def __init__(self, chunk: int = CHUNK, smoothing: float = 0.0):
+        self.chunk, self.smoothing = chunk, smoothing
 
     def count(self, batch: Batch) -> int:
         return int(np.count_nonzero(batch.labels != IGNORED))
 
     def __call__(self, model: Transformer, batch: Batch) -> Tensor:
-        device = model.embedding.weight.device
-        hidden = model.hidden(*(on(device, part) for part in (batch.tokens, batch.positions, batch.document))).flatten(0, 1)
-        trained = np.flatnonzero(batch.labels != IGNORED)
-        if len(trained) < batch.labels.size:
-            hidden = hidden[torch.from_numpy(trained).to(device)]
-        labels = torch.from_numpy(batch.labels.reshape(-1)[trained]).to(device)
+        hidden, labels = labelled_states(model, batch)
         head = model.head
         if not isinstance(head, Words):
             raise ValueError("words are scored here, but this model has no head for words")
-        if head.bias is not None or head.spec.soft_cap is not None:
-            return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
-        return ChunkedCrossEntropy.apply(head.before(hidden), head.weight, labels, self.chunk)
+        smoothing = self.smoothing if model.training else 0.0
+        if head.spec.soft_cap is not None:
+            loss = F.cross_entropy(head(hidden).float(), labels, reduction="sum", label_smoothing=smoothing)
+        else:
+            loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing)
+        return loss + len(labels) * model.balancing_loss() if model.training else loss
+
+
+def labelled_states(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The hidden states (n, width) that have a label, and those labels (n,), row by row."""
+    device, source = model.embedding.weight.device, batch.source
+    memory = model.encode(*(on(device, part) for part in (source.tokens, source.positions, source.document))) if source else None
+    tokens, positions, document = (on(device, part) for part in (batch.tokens, batch.positions, batch.document))
+    hidden = model.hidden(tokens, positions, document, memory=memory).flatten(0, 1)
+    trained = np.flatnonzero(batch.labels != IGNORED)
+    if len(trained) < batch.labels.size:
+        hidden = hidden[torch.from_numpy(trained).to(device)]
+    return hidden, torch.from_numpy(batch.labels.reshape(-1)[trained]).to(device)
 
 
 class Classify:
@@ -70,34 +83,40 @@ def on(device: torch.device, part: np.ndarray | None) -> Any:
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """`F.cross_entropy(hidden @ weight.T, labels, reduction="sum")` without ever holding all scores.
+    """`F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum", label_smoothing=smoothing)` without ever holding all scores.
 
-    The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so both gradients are taken
-    there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), labels (n,); sums are fp32 at least.
+    The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so all gradients are taken
+    there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), bias (vocabulary,) or none,
+    labels (n,); sums are fp32 at least.
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0) -> Tensor:
         kind = hidden.device.type
         working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         loss = hidden.new_zeros((), dtype=exact)
         hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
         weight_gradient = torch.zeros_like(weight, dtype=exact) if wants_weight else None
+        bias_gradient = torch.zeros_like(bias, dtype=exact) if bias is not None and wants_bias else None
         with torch.autocast(kind, enabled=False):
             projection = weight.to(working)
             for part in range(0, len(labels), chunk):
                 piece, label = hidden[part : part + chunk].to(working), labels[part : part + chunk]
                 gradient = piece @ projection.T
-                loss += kernels.cross_entropy(gradient, label)
+                if bias is not None:
+                    gradient += bias
+                loss += smoothed(gradient, label, smoothing)
                 if hidden_gradient is not None:
                     hidden_gradient[part : part + chunk] = gradient @ projection
                 if weight_gradient is not None and working == exact:
                     weight_gradient.addmm_(gradient.T, piece)
                 elif weight_gradient is not None:
                     weight_gradient += gradient.T @ piece
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
+                if bias_gradient is not None:
+                    bias_gradient += gradient.sum(0, dtype=exact)
+        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
         ctx.weight_dtype = weight.dtype
         return loss
 
@@ -105,10 +124,29 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]  (the decorator hides the types)
         (scale,) = grad_outputs
-        hidden_gradient, weight_gradient = ctx.saved_tensors
+        hidden_gradient, weight_gradient, bias_gradient = ctx.saved_tensors
         return (
             None if hidden_gradient is None else hidden_gradient * scale,
             None if weight_gradient is None else weight_gradient.mul_(scale).to(ctx.weight_dtype),
+            None if bias_gradient is None else bias_gradient.mul_(scale).to(ctx.weight_dtype),
+            None,
             None,
             None,
         )
+
+
+def smoothed(scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """The summed cross-entropy of scores (n, words) and smoothed labels (n,); the scores become its gradient by them, in place.
+
+    A share s of a label lies on all words alike: that adds `s (score of the label - mean score)` to the loss, and s times the label
+    less the uniform distribution to the gradient.
+    """
+    if not smoothing:
+        return kernels.cross_entropy(scores, labels)
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    right = scores.gather(1, labels[:, None])[:, 0].to(exact)
+    moved = smoothing * (right - scores.mean(-1, dtype=exact)).sum()
+    loss = kernels.cross_entropy(scores, labels) + moved
+    scores -= smoothing / scores.shape[-1]
+    scores.scatter_add_(1, labels[:, None], scores.new_full((len(labels), 1), smoothing))
+    return loss

@@ -13,11 +13,11 @@ import torch
 from fledge.arch import Arch, forward_flops, parameter_count
 from fledge.data.batches import Batch as Tokens
 from fledge.model import Transformer, initialise, kernels
-from fledge.presets import qwen3
+from fledge.presets import modernbert, qwen3, t5
 from fledge.train.loop import BatchAt, State, on_machine, run_steps
 from fledge.train.objective import NextWord, Objective
 from fledge.train.optimizer import Optimizer
-from fledge.train.run import AdamW, Batch, Constant, Machine, Muon, Plan, Run, Stable
+from fledge.train.run import AdamW, Batch, Constant, Machine, Muon, ObjectiveName, Plan, Run, Stable
 
 # (width, depth) of the default shape, from small to large
 LADDER = (
@@ -83,10 +83,11 @@ class Proposal:
 
     def sentence(self) -> str:
         stack = self.arch.trunk
+        expected = f"; expected: {self.bits_per_byte:.2f} bits per byte" if self.arch.writes and len(self.arch.stacks) == 1 else ""
         return (
             f"{parameter_count(self.arch) / 1e6:.1f} M parameters (width {stack.width}, depth {stack.depth}), "
             f"{self.plan.steps:,} steps of {self.batch.tokens:,} tokens = {self.epochs:.1f} times the text, "
-            f"{self.tokens_per_second:,.0f} tokens/s, about {self.seconds:.0f} s; expected: {self.bits_per_byte:.2f} bits per byte"
+            f"{self.tokens_per_second:,.0f} tokens/s, about {self.seconds:.0f} s{expected}"
         )
 
 
@@ -118,16 +119,18 @@ def training_flops(arch: Arch, context: int) -> float:
 
 
 def probe(
-    machine: Machine, vocabulary: int, batch: Batch, seconds: float = 4.0, archs: Sequence[Arch] = (), optimizer: AdamW | Muon | None = None
-) -> Speed:
-    """Time real training steps of a few default shapes (or of `archs`) on random tokens, for about `seconds` in all."""
-    archs = archs or [default_arch(width, depth, vocabulary, batch.context) for width, depth in ((64, 2), (128, 4), (256, 4))]
+    machine: Machine, vocabulary: int, batch: Batch, seconds: float = 4.0, archs: Sequence[Arch] = (),
+    optimizer: AdamW | Muon | None = None, objective: ObjectiveName = "next-word", sample: Tokens | None = None,
+) -> Speed:  # fmt: skip
+    """Time real training steps of a few default shapes (or of `archs`) on random tokens, or on the `sample` that an objective makes of
+    `batch.tokens` tokens of text, for about `seconds` in all."""
+    archs = archs or [default_arch(width, depth, vocabulary, batch.context, objective) for width, depth in ((64, 2), (128, 4), (256, 4))]
     random = np.random.default_rng(0)
     points, start = [], time.monotonic()
     with on_machine(machine):
         for i, arch in enumerate(archs):
             tokens = random.integers(arch.vocabulary, size=(batch.rows, batch.context + 1))
-            part = Tokens(tokens=tokens[:, :-1].copy(), labels=tokens[:, 1:].copy())
+            part = sample or Tokens(tokens=tokens[:, :-1].copy(), labels=tokens[:, 1:].copy())
             model = initialise(Transformer(arch)).to(machine.device)
             state = State(0, Plan(1), model, Optimizer(model, optimizer or optimizer_for(arch)))
             until = start + seconds * (i + 1) / len(archs)
@@ -137,7 +140,9 @@ def probe(
                 run_steps(state, NextWord(), lambda step: [part], Constant(), machine, [])  # noqa: B023
                 took.append(time.monotonic() - began)
                 state.plan = Plan(state.step + 1)
-            points.append((training_flops(arch, batch.context), part.tokens.size / min(took)))  # others' work only ever slows a step
+            points.append(
+                (training_flops(arch, batch.context), batch.rows * batch.context / min(took))
+            )  # others' work only ever slows a step
             if time.monotonic() > start + seconds:
                 break
     return Speed(tuple(points))
@@ -157,7 +162,16 @@ def steps_within(seconds: float, run: Run, model: Transformer, objective: Object
     return max(1, int((seconds - sum(took)) / min(took)))
 
 
-def default_arch(width: int, depth: int, vocabulary: int, context: int) -> Arch:
+def default_arch(width: int, depth: int, vocabulary: int, context: int, objective: ObjectiveName = "next-word") -> Arch:
+    """The shape that fledge trains for an objective: Qwen 3's, ModernBERT's for an encoder, T5's (v1.1) where there are both.
+
+    Of both the encoder and the decoder get half of the depth each, at least one layer.
+    """
+    match objective:
+        case "masked-word":
+            return modernbert(width, depth, vocabulary=vocabulary, context=context)
+        case "denoise" | "pairs":
+            return t5(width, max(1, depth // 2), vocabulary=vocabulary, context=context, gated=True, tied=False, dropout=0.0)
     return qwen3(width, depth, vocabulary=vocabulary, context=context)
 
 
@@ -169,8 +183,9 @@ def expected_bits(parameters: int, read: float, text: float) -> float:
 
 
 def propose(
-    seconds: float, tokens: int, bytes_per_token: float, vocabulary: int, speed: Speed, arch: Arch | None = None, batch: Batch | None = None
-) -> Proposal:
+    seconds: float, tokens: int, bytes_per_token: float, vocabulary: int, speed: Speed, arch: Arch | None = None,
+    batch: Batch | None = None, objective: ObjectiveName = "next-word",
+) -> Proposal:  # fmt: skip
     """The best training of `seconds` on a text of `tokens`: the size of the ladder (or `arch` as given) with the least expected loss.
 
     Raises `ValueError` with the nearest possible when the text is shorter than a context or the time too short.
@@ -181,7 +196,7 @@ def propose(
             f"the text has {tokens:,} tokens, but one context of {context:,} needs {context + 1:,}: "
             f"give more text, or --set batch.context={max(1, tokens - 1)}"
         )
-    archs = [arch] if arch else [default_arch(width, depth, vocabulary, context) for width, depth in LADDER]
+    archs = [arch] if arch else [default_arch(width, depth, vocabulary, context, objective) for width, depth in LADDER]
     proposals = [_with(a, seconds, tokens, bytes_per_token, speed, context, batch) for a in archs]
     smallest, free = proposals[0], free_memory()
     proposals = [p for p in proposals if training_bytes(p.arch, p.batch) <= free]

@@ -11,14 +11,45 @@ from typing import Literal
 from fledge.arch import Arch, Classes
 from fledge.arch.record import differences, from_json, to_json
 
-ObjectiveName = Literal["next-word", "instruct", "classify"]
+ObjectiveName = Literal["next-word", "masked-word", "denoise", "instruct", "pairs", "classify"]
+FAMILIES: dict[str, tuple[str, ...]] = {  # what an objective needs, where not any will do
+    "next-word": ("decoder",),
+    "masked-word": ("encoder",),
+    "denoise": ("encoder", "decoder"),
+    "instruct": ("decoder",),
+    "pairs": ("encoder", "decoder"),
+}
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which words are hidden: a `share` of the tokens, with `whole_words` in whole words (Devlin et al., 2018, arXiv:1810.04805)."""
+
+    share: float = 0.15
+    whole_words: bool = False
+
+    def __post_init__(self):
+        _share(self, "share")
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Which spans are lost: a `share` of the tokens, `length` tokens each on average (Raffel et al., 2019, arXiv:1910.10683)."""
+
+    share: float = 0.15
+    length: float = 3.0
+
+    def __post_init__(self):
+        _share(self, "share")
+        _at_least(self, 1, "length")
 
 
 @dataclass(frozen=True)
 class Data:
     """What is read: the sources as given and the `fingerprint` of what they hold; `separate_documents` stops attention at their borders.
 
-    `moving` cuts the text into rows at other places in each epoch, so that no row is seen twice.
+    `moving` cuts the text into rows at other places in each epoch, so that no row is seen twice. `noise` is how the text is spoilt
+    that is to be mended, `smoothing` the share of each label that lies on all words alike.
     """
 
     sources: tuple[str, ...] = ()
@@ -26,6 +57,16 @@ class Data:
     objective: ObjectiveName = "next-word"
     separate_documents: bool = False
     moving: bool = True
+    noise: Masks | Spans | None = None
+    smoothing: float = 0.0
+
+    def __post_init__(self):
+        _share(self, "smoothing")
+        wanted = {"masked-word": Masks, "denoise": Spans}.get(self.objective, type(None))
+        if not isinstance(self.noise, wanted):
+            raise ValueError(
+                f"data.noise is {self.noise}, but {self.objective} needs {'none' if wanted is type(None) else wanted.__name__}"
+            )
 
 
 @dataclass(frozen=True)
@@ -114,8 +155,24 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class InverseRoot:
+    """Warm-up over `warmup` steps, then a fall with the inverse root of the step (Vaswani et al., 2017, arXiv:1706.03762, eq. 3).
+
+    The rate is that of its peak.
+    """
+
+    warmup: int = 4000
+
+    def __post_init__(self):
+        _at_least(self, 1, "warmup")
+
+
+@dataclass(frozen=True)
 class Constant:
     """The same rate at every step."""
+
+
+Schedule = Stable | Cosine | InverseRoot | Constant
 
 
 @dataclass(frozen=True)
@@ -195,7 +252,7 @@ class Run:
     data: Data = field(default_factory=Data)
     batch: Batch = field(default_factory=Batch)
     optimizer: AdamW | Muon = field(default_factory=AdamW)
-    schedule: Stable | Cosine | Constant = field(default_factory=Stable)
+    schedule: Schedule = field(default_factory=Stable)
     plan: Plan = field(default_factory=Plan)
     save: Save = field(default_factory=Save)
     machine: Machine = field(default_factory=Machine)
@@ -205,6 +262,11 @@ class Run:
             raise ValueError(
                 f"batch.context {self.batch.context:,}, but the model takes {self.arch.context:,} tokens: "
                 f"use batch.context={self.arch.context}"
+            )
+        needed, stacks = FAMILIES.get(self.data.objective), tuple(self.arch.stacks)
+        if needed is not None and needed != stacks:
+            raise ValueError(
+                f"data.objective is {self.data.objective!r}, which needs a model with {_named(needed)}, but this one has {_named(stacks)}"
             )
         if (self.data.objective == "classify") != isinstance(self.arch.head, Classes):
             raise ValueError(f"data.objective is {self.data.objective!r}, but the model ends in {type(self.arch.head).__name__}")
@@ -255,6 +317,10 @@ def refuse_changes(folder: Path, old: dict, new: dict) -> None:
 def settings(run: Run) -> dict:
     """The run's JSON without the plan's revisions, which training adds itself."""
     return to_json(replace(run, plan=replace(run.plan, revisions=())))
+
+
+def _named(stacks: tuple[str, ...]) -> str:
+    return "an encoder and a decoder" if len(stacks) == 2 else f"{'an' if stacks[0] == 'encoder' else 'a'} {stacks[0]} alone"
 
 
 def _at_least(record, least: int, *names: str) -> None:

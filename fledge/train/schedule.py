@@ -2,10 +2,10 @@
 
 import math
 
-from fledge.train.run import Constant, Cosine, Plan, Stable
+from fledge.train.run import Constant, Cosine, InverseRoot, Plan, Schedule, Stable
 
 
-def factor(schedule: Stable | Cosine | Constant, step: int, plan: Plan) -> float:
+def factor(schedule: Schedule, step: int, plan: Plan) -> float:
     """The share of the learning rate for `step` (from 0); later revisions of the plan never change an earlier step.
 
     >>> [factor(Stable(warmup=2, decay=0.5), step, Plan(8)) for step in range(8)]
@@ -16,6 +16,8 @@ def factor(schedule: Stable | Cosine | Constant, step: int, plan: Plan) -> float
             return _warm(step, warmup) * (1 - (1 - final) * _fallen(step, decay, plan))
         case Cosine(warmup, final):
             return _warm(step, warmup) * (final + (1 - final) * (1 + math.cos(math.pi * _fallen(step, 1.0, plan, warmup))) / 2)
+        case InverseRoot(warmup):
+            return min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
         case Constant():
             return 1.0
 

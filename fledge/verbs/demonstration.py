@@ -11,7 +11,7 @@ from fledge.verbs import terminal
 from fledge.verbs.finetune import Classified, ClassifierJob, Instructed, InstructJob
 from fledge.verbs.machine import look
 from fledge.verbs.preparation import corpus_of
-from fledge.verbs.pretraining import Budget, Pretrained, planned, raise_model
+from fledge.verbs.pretraining import Budget, Pretrained, Validation, planned, raise_model
 from fledge.verbs.session import begun_run, command, open_parent, seconds_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ CLASSES = 10
 WITHOUT = ("test", "encodings")  # more than half of the bytes, mostly data of tests and tables of numbers that repeat each other
 PIECE = 250  # characters of a piece of code to classify
 ROWS = (400, 50, 200)  # pieces of each part of the library at most, to learn from, to validate with, to test with
+REGULARISED = {"arch.dropout": "0.2", "optimizer.weight_decay": "0.1"}  # the rows are seen two to three times
 LONG, SHORT = 450, 250  # characters of a function to describe, and to write
 QUESTIONS = 200  # held out
 PROMPT = "def read_file(path):\n    "
@@ -111,7 +112,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
     begun = clock.monotonic()
     parent = open_parent(out / "base")
     job = ClassifierJob(library.labelled(), parent, seconds=ends[1] - begun)
-    classifier = job.run(out / "classifier", machine, {}, asked, begun)
+    classifier = job.run(out / "classifier", machine, REGULARISED, asked, begun)
     show_classifier(classifier)
 
     terminal.heading("4. An assistant: describe a function, or write one")
@@ -237,6 +238,7 @@ def pretrained(corpus: Corpus, out: Path, budget: Budget, machine: Machine, aske
 
 
 def show_rivals(base: Pretrained, rivals: tuple[Rival, ...]) -> None:
+    assert isinstance(base.validation, Validation)
     bits = base.validation.bits_per_byte
     rows = sorted([("this model", bits), *((rival.name, rival.bits_per_byte.value) for rival in rivals)], key=lambda row: row[1])
     terminal.say("Bits per byte of the held-out modules, each scored whole (less is better):")

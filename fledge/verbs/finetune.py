@@ -1,4 +1,4 @@
-"""`finetune classify` and `finetune instruct`: a copy of a pretrained model becomes a classifier or an assistant."""
+"""`finetune classify`, `instruct` and `pairs`: a copy of a model becomes a classifier, an assistant, a translator."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from fledge.arch import Classes
-from fledge.arch.record import did_you_mean, to_json
+from fledge.arch.record import to_json
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import classified_page, instructed_page
+from fledge.verbs.pairing import pairs
 from fledge.verbs.session import (
+    AFTER,
     Column,
     Duration,
     ModelWriter,
@@ -29,12 +30,15 @@ from fledge.verbs.session import (
     asked_of,
     bar_hook,
     begun_run,
+    framing_for,
     open_parent,
     open_writer,
     preset_of,
     refuse_other_data,
+    refuse_unknown,
     seconds_of,
     settings_of,
+    within,
 )
 
 if TYPE_CHECKING:
@@ -45,16 +49,15 @@ if TYPE_CHECKING:
     from fledge.evaluation.metrics import ClassifierScore
     from fledge.evaluation.statistics import Interval
     from fledge.model import Transformer
-    from fledge.train.loop import BatchAt
-    from fledge.train.objective import Objective
     from fledge.train.run import Machine, Run
+
+__all__ = ["classify", "instruct", "pairs"]
 
 Trained = Literal["all", "last-block", "head"]
 Balance = Literal["labels", "rows"]
 Format = Literal["chatml", "llama3", "alpaca", "plain"]
 ANSWERING = {"do_sample": True, "temperature": 0.3, "top_p": 0.9, "repetition_penalty": 1.15}
 EXAMPLES = 5
-AFTER = 0.1  # of the time, for what comes after the last step
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ class ClassifierJob:
             }
 
         trunk = self.parent.with_arch(replace(run.arch, head=self.parent.arch.head)).network
-        model = with_new_head(trunk, Classes(names), machine.seed)
+        model = with_new_head(trunk, run.arch.head, machine.seed)
         freeze(model, self.train)
         rivals = self.rivals(test)
         if begun is None and self.seconds is not None:
@@ -236,11 +239,13 @@ class ClassifierJob:
         """The run: batches of 16 texts, as long as the model and 99 % of the texts need."""
         from fledge.train.plan import finetuning_optimizer
         from fledge.train.run import Batch, Data, Plan, Run, Save, Stable
+        from fledge.weights.families import classifier
 
         training = self.parts[0]
-        lengths = sorted(len(tokens) for tokens in self.parent.tokenizer.encode_batch(list(training.texts)))
+        words = self.parent.tokenizer
+        lengths = sorted(len(words.framed(tokens)) for tokens in words.encode_batch(list(training.texts)))
         context = min(self.parent.arch.context, max(8, lengths[int(0.99 * (len(lengths) - 1))]))
-        arch = replace(self.parent.arch, head=Classes(training.names))
+        arch = replace(self.parent.arch, head=classifier(self.parent.arch, training.names, self.parent.facts.get("names")))
         per_epoch = max(1, round(len(training.texts) / 16))
         run = Run(
             arch, Data((), fingerprint(training), "classify"), Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
@@ -277,15 +282,6 @@ class ClassifierJob:
         simple = max(methods[:-1], key=lambda method: method.score.macro_f1.value).name
         difference = paired_difference(truth, said["this model"], said[simple], len(names), macro_f1)
         return methods, difference, verdict(difference, "this model", simple)
-
-
-def within(seconds: float, reserve: float, started: float, run: Run, model: Transformer, objective: Objective, batch_at: BatchAt) -> Run:
-    """The run with as many steps as fit into its time, counted from `started`, less the `reserve` for what follows them."""
-    from fledge.train.plan import steps_within
-
-    left = seconds - reserve - (clock.monotonic() - started)
-    steps = steps_within(left, run, model, objective, batch_at)
-    return replace(run, plan=replace(run.plan, steps=steps, seconds=seconds, reserve=reserve))
 
 
 @dataclass(frozen=True)
@@ -484,12 +480,6 @@ class InstructJob:
         return [ask(question) for question in questions]
 
 
-def refuse_unknown(value: str, kind: Any, flag: str) -> None:
-    """Raise `ValueError` for a value that is none of a `Literal`'s; the command line has asked before, Python has not."""
-    if value not in get_args(kind):
-        raise ValueError(f"{flag} {value!r} is unknown{did_you_mean(value, get_args(kind))}")
-
-
 def badness(scores: Mapping[str, float]) -> float:
     """What validation makes small: macro-F1 decides, and where it is equal, as on a few rows it often is, the loss."""
     return 1e-3 * scores["loss"] - scores["macro_f1"]
@@ -514,6 +504,8 @@ def fresh_parent(arch: str, settings: dict[str, str], seed: int) -> Parent:
 
     tokenizer = Tokenizer.bytes()
     made = arch_of(preset_of(arch), settings, tokenizer.size)
+    tokenizer = framing_for(tuple(made.stacks), tokenizer)
+    made = made if made.start is None else replace(made, start=tokenizer.end_of_text)
     return Parent(arch, initialise(Transformer(made), seed), tokenizer, {})
 
 

@@ -47,6 +47,7 @@ def import_model(model: Name, /, *, out: Place, tokenizer: Place | None = None) 
     else:
         network, words, facts = open_model(model)
     kept = {"names": facts.get("names"), "parent": {"name": str(model), "weights": facts.get("weights"), "scores": facts.get("scores")}}
+    kept |= {"embedding": facts["embedding"]} if "embedding" in facts else {}
     chat, generation = facts.get("chat") or facts.get("chat_template"), facts.get("generation")
     card = f"# {Path(out).name}\n\n{model}, imported with fledge.\n"
     save_model(out, network, words, chat, kept, generation, card, network.embedding.weight.dtype)

@@ -1,22 +1,27 @@
-"""A model as a person uses it: `fledge.load(...)`, then `generate`, `chat`, `predict`, `logits`."""
+"""A model as a person uses it: `fledge.load(...)`, then `generate`, `chat`, `predict`, `embed`, `logits`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
+from fledge.arch import Words
 from fledge.arch.record import did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from fledge.arch import Arch
-    from fledge.generation import Engine, Request
+    from fledge.arch import Arch, Reads
+    from fledge.generation import Completion, Engine, Request
     from fledge.model import Transformer
     from fledge.text import ChatFormat, Tokenizer
 
 MAX_TOKENS = 100
+SHOWN = 5  # words for each mask
+AT_ONCE = 32  # requests side by side
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -33,6 +38,8 @@ class Settings(TypedDict, total=False):
         repetition_penalty: above 1 makes words that stand there already less likely.
         stop: end before this text; may be given several times.
         seed: the same seed gives the same text.
+        beams: instead of sampling: search for the most probable text with that many beams side by side.
+        length_penalty: in that search, the power of the length that a text's log-probability is divided by (1); more favours longer ones.
     """
 
     max_tokens: int
@@ -43,6 +50,8 @@ class Settings(TypedDict, total=False):
     repetition_penalty: float
     stop: Sequence[str]
     seed: int | None
+    beams: int
+    length_penalty: float
 
 
 def load(model: str | Path, device: str = "auto", dtype: Dtype = "float32", threads: int = 0) -> Model:
@@ -92,12 +101,14 @@ class Model:
         if not prompts:
             return []
         requests = [self._request(self._prompt_tokens(text), settings) for text in prompts]
-        texts = [completion.text for completion in self._engine(requests).run(requests)]
+        texts = [completion.text for completion in self._written(requests, settings)]
         return texts[0] if isinstance(prompt, str) else texts
 
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The continuation of a prompt piece by piece, as it is made."""
         request = self._request(self._prompt_tokens(prompt), settings)
+        if self._beams(settings) > 1:
+            return (completion.text for completion in self._written([request], settings))
         return self._engine([request]).stream(request)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **settings: Unpack[Settings]) -> str:
@@ -131,11 +142,35 @@ class Model:
     def predict(self, text):
         """A classifier's label and the probability of each label: `{"label": "spam", "scores": {"ham": 0.02, "spam": 0.98}}`.
 
-        A list of texts gives a list. Raises `ValueError` for a model that is no classifier.
+        An encoder fills in what is marked by `[MASK]` in the text, or by its tokenizer's own mask: `{"text": "The sky is blue.",
+        "masks": [{"blue": 0.41, "clear": 0.2, ...}]}`, the best five for each mask. A list of texts gives a list. Raises `ValueError`
+        for a model that does neither, and for a text that marks nothing.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        results = list(self._classify(texts))
+        results = list(self._fill(texts) if self.fills else self._classify(texts))
         return results[0] if isinstance(text, str) else results
+
+    @overload
+    def embed(self, text: str, pooling: Reads | None = None) -> np.ndarray: ...
+    @overload
+    def embed(self, text: Sequence[str], pooling: Reads | None = None) -> np.ndarray: ...
+    def embed(self, text, pooling=None):
+        """The vector of a text, (width,) in fp32; a list of texts gives (texts, width).
+
+        It is the mean of the last hidden states, or the first or last of them, as the folder says or `pooling` asks.
+        """
+        from fledge.evaluation.embedding import vectors
+
+        told = self.facts.get("embedding", {})
+        texts = [text] if isinstance(text, str) else list(text)
+        reads, normalised = pooling or told.get("reads", "mean"), told.get("normalised", False)
+        found = vectors(self.network, self.tokenizer, texts, reads, normalised, self.facts.get("reads"))
+        return found[0] if isinstance(text, str) else found
+
+    @property
+    def fills(self) -> bool:
+        """Whether it is an encoder with scores for words, which fills in what is masked."""
+        return list(self.arch.stacks) == ["encoder"] and isinstance(self.arch.head, Words)
 
     def logits(self, tokens: Sequence[Sequence[int]], target: Sequence[Sequence[int]] | None = None) -> Tensor:
         """Scores in fp32: lists of equal length give (batch, length, vocabulary); an encoder scores each token itself, a decoder the next.
@@ -148,6 +183,37 @@ class Model:
         with torch.inference_mode():
             return self.network(given[0]) if target is None else self.network(given[1], memory=self.network.encode(given[0]))
 
+    def _fill(self, texts: list[str]) -> Iterator[dict[str, Any]]:
+        import torch
+
+        mask = self.tokenizer.mask
+        if mask is None:
+            raise ValueError("this model's tokenizer has no mask token, so nothing can be filled in")
+        own = next(name for name, number in self.tokenizer.controls.items() if number == mask)
+        for number, text in enumerate(texts, 1):
+            pieces = re.split(f" ?(?:{re.escape('[MASK]')}|{re.escape(own)})", text)  # the blank before a word is a part of it
+            if len(pieces) == 1:
+                raise ValueError(f"text {number} of {len(texts)} marks no word to fill in: write [MASK] for it, as in 'The sky is [MASK].'")
+            tokens = self.tokenizer.encode(pieces[0])
+            for piece in pieces[1:]:
+                tokens += [mask, *self.tokenizer.encode(piece)]
+            whole = torch.tensor(self.tokenizer.framed(tokens), device=self.network.embedding.weight.device)
+            if len(whole) > self.arch.context:
+                raise ValueError(f"text {number} has {len(whole):,} tokens, but this model takes {self.arch.context:,}: shorten it")
+            controls = torch.tensor(sorted(self.tokenizer.controls.values()), device=whole.device)
+            with torch.inference_mode():
+                scores = self.network(whole[None])[0, whole == mask, : self.tokenizer.size].index_fill(-1, controls, -torch.inf)
+            best = scores.double().softmax(-1).topk(min(SHOWN, scores.shape[-1]))
+            masks = []
+            for chances, words in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                found: dict[str, float] = {}
+                for chance, word in zip(chances, words, strict=True):  # a word with its blank and without it is one
+                    name = self.tokenizer.decode([word]).strip()
+                    found[name] = found.get(name, 0.0) + chance
+                masks.append(dict(sorted(found.items(), key=lambda item: -item[1])))
+            whole[whole == mask] = best.indices[:, 0]
+            yield {"text": self.tokenizer.decode(whole.tolist()), "masks": masks}
+
     def _classify(self, texts: list[str]) -> Iterator[dict[str, Any]]:
         from fledge.evaluation.classifier import probabilities
 
@@ -157,7 +223,28 @@ class Model:
         for row in probabilities(self.network, self.tokenizer, texts, self.facts.get("reads")):
             yield {"label": labels[int(row.argmax())], "scores": dict(zip(labels, row.tolist(), strict=True))}
 
+    def _written(self, requests: list[Request], settings: Settings) -> Iterator[Completion]:
+        """The completions of requests, a few side by side: sampled, or searched for with beams."""
+        from fledge.generation import beam_search
+
+        beams, penalty = self._beams(settings), settings.get("length_penalty", self.facts.get("generation", {}).get("length_penalty"))
+        if beams > 1 and settings.get("temperature"):
+            raise ValueError("beams search for the most probable text and do not sample: leave out temperature, or beams")
+        for start in range(0, len(requests), AT_ONCE):
+            part = requests[start : start + AT_ONCE]
+            engine = self._engine(part, beams)
+            yield from engine.run(part) if beams == 1 else beam_search(engine, part, beams, 1.0 if penalty is None else penalty)
+
+    def _beams(self, settings: Settings) -> int:
+        beams = settings.get("beams") or self.facts.get("generation", {}).get("num_beams") or 1
+        if beams < 1:
+            raise ValueError(f"beams is {beams}, but at least 1 is needed")
+        return beams
+
     def _prompt_tokens(self, text: str) -> list[int]:
+        """What is read of a text: by a decoder what it goes on from, by an encoder beside one the source, framed."""
+        if len(self.arch.stacks) == 2:
+            return self.tokenizer.framed(self.tokenizer.encode(text)) or [self.tokenizer.end_of_text]
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.tokenizer.end_of_text]
 
     def _request(self, tokens: list[int], settings: Settings) -> Request:
@@ -166,12 +253,13 @@ class Model:
         for name in settings:
             if name not in Settings.__annotations__:
                 raise TypeError(f"{name} is no setting{did_you_mean(name, Settings.__annotations__)}")
-        merged: dict[str, Any] = {**self._defaults(), **{name: value for name, value in settings.items() if value is not None}}
+        given = {name: value for name, value in settings.items() if value is not None and name not in ("beams", "length_penalty")}
+        merged: dict[str, Any] = {**self._defaults(), **given}
         form = self.chat_format
         ends = form.stop_tokens(self.tokenizer) if form is not None else [self.tokenizer.end_of_text]
-        given = merged.pop("stop", ())
-        given = [given] if isinstance(given, str) else given  # one text is no list of its letters
-        stops = (*given, *(form.stop_strings if form is not None else ()))
+        stop = merged.pop("stop", ())
+        stop = [stop] if isinstance(stop, str) else stop  # one text is no list of its letters
+        stops = (*stop, *(form.stop_strings if form is not None else ()))
         return Request(tokens, merged.pop("max_tokens", MAX_TOKENS), Sampling(**merged), tuple(ends), stops)
 
     def _defaults(self) -> dict[str, Any]:
@@ -182,10 +270,10 @@ class Model:
             ours["max_tokens"] = theirs["max_new_tokens"]
         return ours if theirs.get("do_sample") else {**ours, "temperature": 0.0}
 
-    def _engine(self, requests: list[Request]) -> Engine:
+    def _engine(self, requests: list[Request], beams: int = 1) -> Engine:
         from fledge.generation import Engine
 
         if self.arch.labels:
             raise ValueError("this model is a classifier and writes no text: use `fledge predict`")
         longest = max(len(request.tokens) + (request.max_tokens or self.arch.context) for request in requests)
-        return Engine(self.network, self.tokenizer, slots=len(requests), capacity=min(longest, self.arch.context))
+        return Engine(self.network, self.tokenizer, slots=len(requests) * beams, capacity=min(longest, self.arch.context))

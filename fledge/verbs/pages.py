@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fledge.report import Page
     from fledge.verbs.demonstration import Demonstrated
     from fledge.verbs.finetune import Classified, Instructed, InstructJob
+    from fledge.verbs.pairing import Paired
     from fledge.verbs.pretraining import Pretrained
 
 
@@ -69,8 +70,19 @@ def pretrained_page(done: Pretrained, out: Path) -> Page:
 
 def pretrained_facts(page: Page, done: Pretrained) -> None:
     from fledge.evaluation.statistics import Interval
+    from fledge.verbs.pretraining import Validation
 
     found = done.validation
+    if not isinstance(found, Validation):
+        page.facts(
+            [
+                ("parameters", done.parameters), ("steps", done.steps), ("tokens read", done.tokens),
+                ("time", terminal.duration(done.seconds)), ("nats per hidden word", found.loss),
+                ("share guessed", Interval(found.accuracy, *found.interval)),
+                ("share of the commonest word", found.commonest),
+            ]
+        )  # fmt: skip
+        return
     page.facts(
         [
             ("parameters", done.parameters), ("steps", done.steps), ("tokens read", done.tokens), ("time", terminal.duration(done.seconds)),
@@ -135,11 +147,28 @@ def instructed_parts(page: Page, done: Instructed, job: InstructJob) -> None:
         page.code(f"{example.question}\n\n— its own answer\n{example.answer}\n\n— before\n{example.before}\n\n— after\n{example.after}")
 
 
+def paired_page(done: Paired, out: Path) -> Page:
+    """The report of `fledge finetune pairs`."""
+    from fledge.report import Page
+
+    page = Page(f"Pairs {Path(done.out).name}", str(done))
+    page.heading("Result")
+    page.facts([("pairs learned from", done.pairs), *((score.measure, score.interval) for score in done.scores)])
+    page.heading("Curves")
+    curves(page, out / "run")
+    page.heading("Held-out sources")
+    for example in done.examples:
+        page.code(f"{example.source}\n\n— its own target\n{example.target}\n\n— written\n{example.written}")
+    return page
+
+
 def demo_page(done: Demonstrated, corpus: Corpus, out: Path, assistant: InstructJob) -> Page:
     """The report of `fledge demo`: one page for the whole life of the model."""
     from fledge.report import Page
+    from fledge.verbs.pretraining import Validation
 
     bits = done.base.validation
+    assert isinstance(bits, Validation)
     page = Page(
         "The life of a model", f"Raised from the text of Python's own library in {terminal.duration(done.seconds)}, on this machine alone."
     )

@@ -1,7 +1,8 @@
-"""`predict`: the label of a text, or of every row of a file."""
+"""`predict`: the label of a text, or of every row of a file; an encoder fills in what is masked."""
 
 import csv
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -27,8 +28,20 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A text with its masked words filled in, and for each of them the most probable words."""
+
+    text: str
+    masks: list[dict[str, float]]
+
+    def __str__(self) -> str:
+        rows = ["  ".join(f"{chance:6.1%} {word}" for word, chance in words.items()) for words in self.masks]
+        return "\n".join([self.text, *rows])
+
+
+@dataclass(frozen=True)
 class Predictions:
-    """The labels of a file's rows, in their order; `out` is the file they were written to, if one was named."""
+    """The labels of a file's rows, or the filled-in texts, in their order; `out` is the file they were written to, if one was named."""
 
     rows: int
     counts: dict[str, int]
@@ -53,13 +66,13 @@ def predict(
     device: str = "auto",
     dtype: Dtype = "float32",
     threads: int = 0,
-) -> Prediction | Predictions:
-    """Classify a text, or each row of a file.
+) -> Prediction | Filled | Predictions:
+    """Classify a text, or each row of a file; an encoder fills in what [MASK] stands for.
 
     Args:
-        model: a classifier's folder, or a hub id.
-        text: the text to classify.
-        file: instead of a text: a table, whose rows are classified, or a text file, which is one text.
+        model: the folder of a classifier or an encoder, or a hub id.
+        text: the text.
+        file: instead of a text: a table, each row of which is a text, or a text file, which is one.
         lines: each line of a text file is a text of its own.
         text_column: the column of the table that holds the texts; guessed and said when not given.
         out: write the rows with their labels there, as .csv or .jsonl; without it labels go to standard output.
@@ -76,7 +89,8 @@ def predict(
         raise ValueError(f"{out} exists: choose another --out")
     if file is None:
         assert text is not None
-        return Prediction(**load(model, device, dtype, threads).predict(text))
+        opened = load(model, device, dtype, threads)
+        return (Filled if opened.fills else Prediction)(**opened.predict(text))
     rows, column = read_rows(str(file), text_column, lines)
     if out is None:
         return classified(load(model, device, dtype, threads), rows, column)
@@ -119,13 +133,14 @@ def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dic
 def classified(model: "Model", rows: list[dict[str, Any]], column: str, out: TextIO | None = None, suffix: str = ".csv") -> Predictions:
     """The labels of the rows; with `out` the rows are written there with their labels, as lines of JSON or as CSV."""
     found = model.predict([str(row[column]) for row in rows])
-    labels = tuple(row["label"] for row in found)
+    labels = tuple(row["text" if model.fills else "label"] for row in found)
     counts = {label: labels.count(label) for label in model.arch.labels}
     if out is None:
         return Predictions(len(rows), counts, labels)
+    scores = [one["masks"] if model.fills else [one["scores"]] for one in found]
     full = [
-        {**row, "predicted": one["label"], "probability": round(one["scores"][one["label"]], 4)}
-        for row, one in zip(rows, found, strict=True)
+        {**row, "predicted": label, "probability": round(math.prod(max(chances.values()) for chances in parts), 4)}
+        for row, label, parts in zip(rows, labels, scores, strict=True)
     ]
     if suffix == ".jsonl":
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in full)

@@ -98,7 +98,9 @@ def corpus_from(
     if is_corpus(names):
         corpus = Corpus.open(names[0])
         wanted = chosen_tokenizer(tokenizer, vocab)
-        if wanted is not None and not (isinstance(wanted, Tokenizer) and wanted.fingerprint() == corpus.tokenizer.fingerprint()):
+        if wanted is not None and not (
+            isinstance(wanted, Tokenizer) and wanted.framing().fingerprint() == corpus.tokenizer.framing().fingerprint()
+        ):
             raise ValueError(f"{names[0]} is a corpus and has a tokenizer, not {tokenizer or f'one of {vocab} ids'}: prepare its text anew")
         return corpus
     if vocab is not None and tokenizer is not None:

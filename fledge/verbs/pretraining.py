@@ -1,4 +1,4 @@
-"""`pretrain`: a language model from unlabelled text, by predicting the next word."""
+"""`pretrain`: a model from unlabelled text, by predicting the next word, masked words, or lost spans."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fledge.arch import Arch, parameter_count
-from fledge.arch.record import to_json
+from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
 from fledge.verbs.pages import pretrained_page
@@ -29,7 +29,8 @@ from fledge.verbs.session import (
     asked_of,
     bar_hook,
     begun_run,
-    open_writer,
+    framing_for,
+    open_worded,
     preset_of,
     refuse_other_data,
     seconds_of,
@@ -41,13 +42,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fledge.data.batches import Batch as Rows
-    from fledge.data.corpus import Corpus
+    from fledge.data.batches import Stretches
+    from fledge.data.corpus import Corpus, Shards
     from fledge.model import Transformer
+    from fledge.text import Tokenizer
     from fledge.train.run import Batch, Data, Machine, Run
     from fledge.verbs.session import Parent
 
 DEFAULT_TIME = "10m"
-SMALLEST = "fledge-1m"  # of the presets in the default shape
+Objective = Literal["next-word", "masked-word", "denoise"]
+SMALLEST = {"next-word": "fledge-1m", "masked-word": "fledge-encoder-1m", "denoise": "fledge-both-2m"}  # presets in the default shapes
 SAMPLE_EVERY = 20.0  # seconds
 VALIDATION_TOKENS = 65_536  # scored while training goes on; the end scores everything
 PROBE_SHARE = 0.02  # of the time
@@ -65,6 +69,17 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Guessed:
+    """Held-out words that the model could not see: nats per word, the share that it guessed, with its 95 % bootstrap interval by row,
+    and the share that always guessing the commonest one would hit."""
+
+    loss: float
+    accuracy: float
+    interval: tuple[float, float]
+    commonest: float
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """A pretrained model's folder, what it cost, and how good it is."""
 
@@ -73,15 +88,19 @@ class Pretrained:
     tokens: int
     seconds: float
     parameters: int
-    validation: Validation
+    validation: Validation | Guessed
 
     def __str__(self) -> str:
         low, high = self.validation.interval
         sure = f" (95 % interval {low:.3f} to {high:.3f})" if low < high else ""  # one document has no interval
+        match self.validation:
+            case Validation(bits_per_byte=bits):
+                found = f"{bits:.3f} bits per byte on held-out text{sure}"
+            case Guessed(accuracy=accuracy, commonest=commonest):
+                found = f"guesses {accuracy:.3f} of the hidden words of held-out text{sure}, the commonest alone {commonest:.3f}"
         return (
             f"{self.out}: {terminal.size(self.parameters)} parameters, {self.steps:,} steps, {terminal.size(self.tokens)} tokens, "
-            f"{terminal.duration(self.seconds)}; "
-            f"{self.validation.bits_per_byte:.3f} bits per byte on held-out text{sure}"
+            f"{terminal.duration(self.seconds)}; {found}"
         )
 
 
@@ -94,6 +113,7 @@ def pretrain(
     steps: int | None = None,
     tokens: int | None = None,
     arch: PresetName | None = None,
+    objective: Objective | None = None,
     from_: Name | None = None,
     tokenizer: str | None = None,
     vocab: int | None = None,
@@ -107,7 +127,7 @@ def pretrain(
     threads: int = 0,
     deterministic: bool = False,
 ) -> Pretrained:
-    """Train a language model on text by predicting the next word.
+    """Train a model on text by predicting the next word, or what is hidden of the text.
 
     The same command again goes on where it was stopped.
 
@@ -118,6 +138,7 @@ def pretrain(
         steps: instead of a time: that many steps.
         tokens: instead of a time: that many tokens.
         arch: a preset, such as gpt2 or fledge-7m; without it the plan chooses a size, or fledge-1m serves where it has no time to.
+        objective: next-word raises a decoder (GPT), masked-word an encoder (BERT), denoise both (T5); by default what fits.
         from_: continue this model instead of starting from random weights.
         tokenizer: bytes, characters, gpt2, a hub id, or a folder or file that holds one; by default one is trained on the text.
         vocab: the size of the tokenizer that is trained.
@@ -147,13 +168,15 @@ def pretrain(
     budget = Budget(seconds_of(time or DEFAULT_TIME) if steps is None and tokens is None else None, steps, tokens)
     begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
-    parent = open_writer(from_) if from_ is not None else None
+    parent = open_worded(from_) if from_ is not None else None
     from fledge.train.plan import this_machine
 
     if arch is None and from_ is None and any(name.startswith("arch.") for name in settings):
-        arch = SMALLEST
-        terminal.say(f"  --set arch.* without --arch: of the preset {SMALLEST}")
+        arch = SMALLEST[objective or "next-word"]
+        terminal.say(f"  --set arch.* without --arch: of the preset {arch}")
     preset = preset_of(arch) if arch is not None else None
+    shape = preset.arch() if preset is not None else parent.arch if parent is not None else None
+    objective = fitting(objective, shape)
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     named = str(from_) if from_ is not None else tokenizer
     own = out / "run" / "corpus"
@@ -164,8 +187,8 @@ def pretrain(
     else:
         given = parent.arch if parent is not None else None
         if preset is not None:
-            given = arch_of(preset, settings, corpus.tokenizer.size)
-        run = planned(corpus, budget, given, settings, machine, started)
+            given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer)
+        run = planned(corpus, budget, given, settings, machine, started, objective)
     return raise_model(run, corpus, out, parent, asked, started, prompt)
 
 
@@ -178,21 +201,54 @@ class Budget:
     tokens: int | None = None
 
 
-def planned(corpus: Corpus, budget: Budget, arch: Arch | None, settings: dict[str, str], machine: Machine, started: float) -> Run:
+def fitting(objective: Objective | None, arch: Arch | None) -> Objective:
+    """The objective that a model of this shape is for, or the given one if that fits it.
+
+    Raises `ValueError` for one that does not.
+    """
+    from fledge.train.run import FAMILIES
+
+    if objective is not None and objective not in get_args(Objective):
+        raise ValueError(f"--objective {objective!r} is unknown{did_you_mean(objective, get_args(Objective))}")
+    own: Objective = "next-word"
+    if arch is not None:
+        own = next(name for name in get_args(Objective) if FAMILIES[name] == tuple(arch.stacks))
+    if objective is not None and arch is not None and objective != own:
+        raise ValueError(
+            f"--objective {objective} does not fit this model, which has {' and '.join(arch.stacks)}: leave it out, or say {own}"
+        )
+    return objective or own
+
+
+def started_by(arch: Arch, tokenizer: Tokenizer) -> Arch:
+    """Where there are an encoder and a decoder, a target is opened by the token that ends a text."""
+    return arch if len(arch.stacks) < 2 else replace(arch, start=tokenizer.end_of_text)
+
+
+def planned(
+    corpus: Corpus, budget: Budget, arch: Arch | None, settings: dict[str, str], machine: Machine, started: float,
+    objective: Objective = "next-word",
+) -> Run:  # fmt: skip
     """The run for a budget: with a time, the size (unless `arch` is given), batch and steps that a probe of this machine finds best.
 
     Raises `ValueError` for text too short for one context, and for a time too short to learn anything.
     """
     from fledge.train.plan import probe, propose
-    from fledge.train.run import Data, Run, Save
+    from fledge.train.run import FAMILIES, Data, Masks, Run, Save, Spans
 
-    described = Data(sources=(str(corpus.folder),), fingerprint=fingerprint(corpus), objective="next-word")
+    noise = {"masked-word": Masks(), "denoise": Spans()}.get(objective)
+    described = Data(sources=(str(corpus.folder),), fingerprint=fingerprint(corpus), objective=objective, noise=noise)
     batch = trial_batch(settings, arch)
     if budget.seconds is None:
         run = fixed(corpus, budget, arch, batch, machine, described)
     else:
         terminal.say("Planning: trying a few sizes on this machine.")
-        speed = probe(machine, corpus.tokenizer.size, batch, seconds=max(2.0, PROBE_SHARE * budget.seconds))
+        sample = None
+        if objective != "next-word" and corpus.train.tokens > batch.context:
+            tokenizer = framing_for(FAMILIES[objective], corpus.tokenizer)
+            sample = stretches(corpus.train, tokenizer, described, batch.context, batch.rows, start=tokenizer.end_of_text).batch_at(0)[0]
+        seconds = max(2.0, PROBE_SHARE * budget.seconds)
+        speed = probe(machine, corpus.tokenizer.size, batch, seconds=seconds, objective=objective, sample=sample)
         spent = clock.monotonic() - started
         reserve = RESERVE * budget.seconds
         left = budget.seconds - reserve - spent
@@ -200,7 +256,7 @@ def planned(corpus: Corpus, budget: Budget, arch: Arch | None, settings: dict[st
             wanted = terminal.duration(spent + 60)
             raise ValueError(f"{terminal.duration(budget.seconds)} are over before the first step: give at least --time of {wanted}")
         chosen = batch if any(name.startswith("batch.") for name in settings) else None
-        proposal = propose(left, corpus.train.tokens, corpus.summary.bytes_per_token, corpus.tokenizer.size, speed, arch, chosen)
+        proposal = propose(left, corpus.train.tokens, corpus.summary.bytes_per_token, corpus.tokenizer.size, speed, arch, chosen, objective)
         terminal.say(f"  {proposal.sentence()}")
         plan = replace(proposal.plan, seconds=budget.seconds, reserve=reserve)
         run = Run(proposal.arch, described, proposal.batch, proposal.optimizer, proposal.schedule, plan, Save(), machine)
@@ -227,7 +283,8 @@ def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machi
     from fledge.train.plan import optimizer_for
     from fledge.train.run import Plan, Run, Save, Stable
 
-    arch = arch or PRESETS[SMALLEST].arch(vocabulary=corpus.tokenizer.size)
+    preset = {"masked-word": SMALLEST["masked-word"], "denoise": SMALLEST["denoise"]}.get(described.objective, SMALLEST["next-word"])
+    arch = arch or PRESETS[preset].arch(vocabulary=corpus.tokenizer.size)
     steps = budget.steps or max(1, (budget.tokens or 0) // batch.tokens)
     return Run(
         arch,
@@ -245,37 +302,40 @@ def raise_model(
     run: Run, corpus: Corpus, out: Path, parent: Parent | None, asked: dict[str, Any], started: float, prompt: str | None = None
 ) -> Pretrained:
     """Train as `run` says, showing what the model writes as it learns; the folder `out` is the model from the first save on."""
-    from fledge.data.batches import Windows
     from fledge.model import Transformer, initialise
     from fledge.train.loop import on_machine
     from fledge.train.objective import NextWord
     from fledge.train.training import train, validate
 
-    context, rows, separate = run.batch.context, run.batch.rows, run.data.separate_documents
+    context, rows = run.batch.context, run.batch.rows
     if corpus.train.tokens <= context:
         raise ValueError(
             f"the text has {corpus.train.tokens:,} tokens to train on, but one context of {context:,} needs {context + 1:,}: "
             f"give more text, or --set batch.context={max(1, (corpus.train.tokens - 1) // 2)}"
         )
     model = parent.with_arch(run.arch).network if parent is not None else initialise(Transformer(run.arch), run.machine.seed)
-    batches = Windows(corpus.train, context, rows, run.machine.seed, separate, run.batch.accumulate, run.data.moving)
-    held_out = list(first_tokens(Windows(corpus.validation, context, rows, separate_documents=separate).in_order(), VALIDATION_TOKENS))
-    objective = NextWord()
-    writer = ModelWriter(out, corpus.tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING)
+    tokenizer = parent.tokenizer if parent is not None else framing_for(tuple(run.arch.stacks), corpus.tokenizer)
+    start = run.arch.start or 0
+    batches = stretches(corpus.train, tokenizer, run.data, context, rows, run.machine.seed, run.batch.accumulate, start)
+    checked = stretches(corpus.validation, tokenizer, run.data, context, rows, start=start)
+    held_out = list(first_tokens(checked.in_order(), VALIDATION_TOKENS))
+    objective, next_word = NextWord(smoothing=run.data.smoothing), run.data.objective == "next-word"
+    writer = ModelWriter(out, tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING if next_word else None)
 
     def evaluate(model: Transformer) -> dict[str, float]:
         return validate(model, objective, held_out, run.machine)
 
     with terminal.bar("Training", run.plan.steps) as bar:
         samples = Samples(out / "run" / "samples.jsonl", corpus.tokenizer, prompt or opening(corpus), bar.say)
+        shown = [Every(SAMPLE_EVERY, samples.show)] if next_word else []
         result = train(
             run, model, batches, objective, out, evaluate=evaluate, export=writer.export,
-            after_step=[bar_hook(bar), Every(SAMPLE_EVERY, samples.show)], bytes_per_token=corpus.summary.bytes_per_token,
+            after_step=[bar_hook(bar), *shown], bytes_per_token=corpus.summary.bytes_per_token if next_word else None,
             asked=asked, started=started, say=bar.say,
         )  # fmt: skip
     best = writer.best()
     with on_machine(run.machine):
-        validation = score(best, corpus)
+        validation = score(best, corpus) if next_word else guessed(best, checked.in_order())
     writer.save(best, {"validation": to_json(validation)})
     done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation)
     pretrained_page(done, out).write(out / "run" / "report.html")
@@ -294,10 +354,34 @@ def score(model: Transformer, corpus: Corpus) -> Validation:
     return Validation(found.nats_per_token.value, bits.value, (bits.low, bits.high))
 
 
+def guessed(model: Transformer, batches: Iterable[Rows]) -> Guessed:
+    """How well `model` guesses what is hidden of the corpus's whole held-out text."""
+    from fledge.evaluation.words import word_score
+
+    found = word_score(model, batches)
+    return Guessed(found.nats.value, found.accuracy.value, (found.accuracy.low, found.accuracy.high), found.commonest)
+
+
+def stretches(
+    shards: Shards, tokenizer: Tokenizer, data: Data, context: int, rows: int, seed: int = 0, accumulate: int = 1, start: int = 0
+) -> Stretches:
+    """The batches that an objective makes of a text."""
+    from fledge.data.batches import Windows
+    from fledge.data.noise import Denoise, MaskedWords
+    from fledge.train.run import Masks, Spans
+
+    match data.noise:
+        case Masks(share, whole_words):
+            return MaskedWords(shards, tokenizer, context, rows, seed, data.separate_documents, accumulate, share, whole_words, data.moving)
+        case Spans(share, length):
+            return Denoise(shards, tokenizer, start, context, rows, seed, accumulate, share, length, data.moving)
+    return Windows(shards, context, rows, seed, data.separate_documents, accumulate, data.moving)
+
+
 def first_tokens(batches: Iterable[Rows], tokens: int) -> Iterator[Rows]:
     for batch in batches:
         yield batch
-        tokens -= batch.tokens.size
+        tokens -= batch.size
         if tokens <= 0:
             return
 

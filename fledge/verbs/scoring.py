@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fledge.verbs import terminal
-from fledge.verbs.model import Dtype, Model, load
+from fledge.verbs.model import Dtype, Model, Settings, load
 from fledge.verbs.preparation import is_corpus
 from fledge.verbs.session import Column, texts_of
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """One measure of one model: its value and its 95 % bootstrap interval."""
+    """One measure of one model, its 95 % bootstrap interval, and for some the signature that says how it was counted."""
 
     model: str
     measure: str
     value: float
     interval: tuple[float, float]
+    signature: str | None = None
 
     def __str__(self) -> str:
         low, high = self.interval
         spread = f"(95 % interval {low:.3f} to {high:.3f})" if low < high else "(too little for an interval)"
-        return f"{self.model}: {self.measure} {self.value:.3f} {spread}"
+        counted = f" {self.signature}" if self.signature else ""
+        return f"{self.model}: {self.measure} {self.value:.3f} {spread}{counted}"
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,25 @@ def evaluate(
     on: str | None = None,
     text_column: Column | None = None,
     label_column: Column | None = None,
+    source_column: Column | None = None,
+    target_column: Column | None = None,
+    beams: int | None = None,
+    lowercase: bool = False,
     device: str = "auto",
     dtype: Dtype = "float32",
     threads: int = 0,
 ) -> Evaluated:
-    """Measure models on held-out data: bits per byte and perplexity of text, accuracy and macro-F1 of a classifier.
+    """Measure models on held-out data: bits per byte of text, accuracy of a classifier, BLEU and ROUGE of what is written for sources.
 
     Args:
         model: one or more model folders or hub ids; all are measured on the same data.
-        on: text, a corpus (its held-out part), or for classifiers a table with labels; by default what the model's own corpus held out.
+        on: text, a corpus (its held-out part), labelled rows, or pairs; by default what the model's own corpus held out.
         text_column: the column of the texts of a table; guessed and said when not given.
         label_column: the column of the labels of a table; guessed and said when not given.
+        source_column: of pairs: the column of the sources, or the ending of their file; by default as the model learned.
+        target_column: of pairs: the column of the targets, or the ending of their file; by default as the model learned.
+        beams: search for targets with that many beams; by default as the model's folder says.
+        lowercase: count BLEU on lower-cased text.
         device: auto, cpu or cuda.
         dtype: of the weights and products.
         threads: CPU threads; 0 leaves the number to torch.
@@ -67,13 +77,43 @@ def evaluate(
     names = texts_of(model)
     opened = [load(name, device, dtype, threads) for name in names]
     classifiers = [bool(one.arch.labels) for one in opened]
-    if any(classifiers) != all(classifiers):
-        raise ValueError("some of these models classify and others write: evaluate them apart")
+    both = [len(one.arch.stacks) == 2 for one in opened]
+    if any(classifiers) != all(classifiers) or any(both) != all(both):
+        raise ValueError("some of these models classify, write, or write for a source, and others do not: evaluate them apart")
+    if all(both) and not any(classifiers):
+        if on is None:
+            raise ValueError("say which pairs to measure on, with --on FILE")
+        return pair_scores(names, opened, str(on), source_column, target_column, beams, lowercase)
+    if not all(classifiers) and (silent := next((name for name, one in zip(names, opened, strict=True) if not one.arch.writes), None)):
+        raise ValueError(f"{silent} is an encoder and writes no text: `fledge predict` fills in what is masked, and pretrain measures that")
     if on is None:
         on = own_corpus(names[0], opened[0])
     if all(classifiers):
         return classifier_scores(names, opened, str(on), text_column, label_column)
     return language_scores(names, opened, str(on), text_column)
+
+
+def pair_scores(
+    names: list[str], models: list[Model], on: str, source: str | None, target: str | None, beams: int | None, lowercase: bool
+) -> Evaluated:
+    from fledge.data.parallel import read_parallel
+    from fledge.data.tables import counted
+    from fledge.evaluation.generated import bleu, rouge
+
+    scores, rows = [], 0
+    for name, model in zip(names, models, strict=True):
+        learned = model.facts.get("data") or {}
+        columns = (source or learned.get("source_column"), target or learned.get("target_column"))
+        pairs = read_parallel(on, *columns)
+        rows = len(pairs.sources)
+        for line in pairs.said():
+            terminal.say(f"  {line}")
+        more: Settings = {"beams": beams} if beams is not None else {}
+        written = model.generate(pairs.sources, max_tokens=model.facts.get("reads", model.arch.context), **more)
+        for found in (bleu(written, pairs.targets, lowercase), *rouge(written, pairs.targets)):
+            at = found.interval
+            scores.append(Score(name, found.measure, at.value, (at.low, at.high), found.signature))
+    return Evaluated(on, counted(rows, "pair"), tuple(scores))
 
 
 def own_corpus(name: str, model: Model) -> str:

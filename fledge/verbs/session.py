@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from cyclopts import Parameter
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from fledge.model import Transformer
     from fledge.presets import Preset
     from fledge.text import Tokenizer
-    from fledge.train.loop import State
+    from fledge.train.loop import BatchAt, State
+    from fledge.train.objective import Objective
     from fledge.train.run import AdamW, Muon, Run
 
 Place = Annotated[Path | str, Parameter(metavar="PATH")]  # a file or folder
@@ -33,6 +34,7 @@ PresetName = Annotated[str, Parameter(metavar="PRESET")]
 Column = Annotated[str, Parameter(metavar="NAME")]
 Settings = Annotated[Sequence[str], Parameter(metavar="NAME=VALUE")]
 SAMPLE_TOKENS = 48
+AFTER = 0.1  # of a fine-tuning's time, for what comes after the last step
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -132,6 +134,21 @@ def begun_run(out: Path, asked: Mapping[str, Any]) -> Run | None:
     return begun
 
 
+def within(seconds: float, reserve: float, started: float, run: Run, model: Transformer, objective: Objective, batch_at: BatchAt) -> Run:
+    """The run with as many steps as fit into its time, counted from `started`, less the `reserve` for what follows them."""
+    from fledge.train.plan import steps_within
+
+    left = seconds - reserve - (time.monotonic() - started)
+    steps = steps_within(left, run, model, objective, batch_at)
+    return replace(run, plan=replace(run.plan, steps=steps, seconds=seconds, reserve=reserve))
+
+
+def refuse_unknown(value: str, kind: Any, flag: str) -> None:
+    """Raise `ValueError` for a value that is none of a `Literal`'s; the command line has asked before, Python has not."""
+    if value not in get_args(kind):
+        raise ValueError(f"{flag} {value!r} is unknown{did_you_mean(value, get_args(kind))}")
+
+
 def refuse_other_data(out: Path, begun: Run, fingerprint: str) -> None:
     """Raise `ValueError` when the run in `out` was begun on data of another fingerprint than what the same names hold now."""
     if begun.data.fingerprint != fingerprint:
@@ -177,6 +194,16 @@ class Parent:
         return None if told is None else from_json(AdamW | Muon, told, "optimizer")
 
 
+def framing_for(stacks: Sequence[str], tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer that frames texts as models of these stacks are used to; one that frames them already stays.
+
+    An encoder alone reads the token that ends a text before and after it, one beside a decoder after it.
+    """
+    if "encoder" not in stacks or tokenizer.framed([]):
+        return tokenizer
+    return tokenizer.framing(opening="decoder" not in stacks, closing=True)
+
+
 def open_parent(name: str | Path) -> Parent:
     """The model to start from, in fp32, its weights compared with their hash where the folder holds one.
 
@@ -192,14 +219,31 @@ def open_parent(name: str | Path) -> Parent:
     return Parent(str(name), *open_model(folder.path, dtype=torch.float32))
 
 
-def open_writer(name: str | Path) -> Parent:
-    """The model to start from, which must be one that writes.
+def open_worded(name: str | Path) -> Parent:
+    """The model to start from, which must be one with scores for words.
 
-    Raises `ValueError` for a classifier.
+    Raises `ValueError` for a classifier, and for a model without a head.
     """
+    from fledge.arch import Words
+
     parent = open_parent(name)
     if parent.arch.labels:
         raise ValueError(f"{name} is a classifier and writes no text: start from the model that it was fine-tuned from")
+    if not isinstance(parent.arch.head, Words):
+        raise ValueError(f"{name} ends in {type(parent.arch.head).__name__} and has no scores for words: start from a model that has")
+    return parent
+
+
+def open_writer(name: str | Path) -> Parent:
+    """The model to start from, which must be one that goes on from text.
+
+    Raises `ValueError` for any other.
+    """
+    parent = open_worded(name)
+    if len(parent.arch.stacks) == 2 or not parent.arch.writes:
+        raise ValueError(
+            f"{name} has {' and '.join(parent.arch.stacks)} and does not go on from text: start from a decoder, such as GPT-2's"
+        )
     return parent
 
 

@@ -1,5 +1,6 @@
 """The model folder: a Hugging Face folder that fledge and `transformers` open, and `fledge.json` for what theirs cannot say."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from fledge.weights.staging import finish, replacing
 
 CONFIG, FACTS, GENERATION, TEMPLATE, CARD = "config.json", "fledge.json", "generation_config.json", "chat_template.jinja", "README.md"
 FORMAT = 1
+POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first", "pooling_mode_lasttoken": "last"}
 OWN_NAMES = (
     "\n\nNo published family expresses this architecture, so config.json says `model_type: fledge` and only fledge opens this folder.\n"
 )
@@ -58,11 +60,30 @@ class ModelFolder:
         check_vocabulary(arch, tokenizer)
         if (path / GENERATION).is_file():
             facts["generation"] = read_json(path / GENERATION)
+        if (pooling := sentence_pooling(path)) is not None:
+            facts.setdefault("embedding", pooling)
         if (path / TEMPLATE).is_file():
             facts["chat_template"] = (path / TEMPLATE).read_text(encoding="utf-8")
         if facts.get("chat") is not None and chat_template(facts["chat"], tokenizer) != facts.get("chat_template"):
             raise ValueError(f"{path}: {FACTS} says that the chat format is {facts['chat']}, but {TEMPLATE} is missing or another")
         return cls(path, arch, tokenizer, facts)
+
+
+def sentence_pooling(path: Path) -> dict[str, Any] | None:
+    """How sentence-transformers makes one vector of a text: what it `reads`, and whether that is `normalised`; none for other folders.
+
+    Raises `ValueError` for a pooling that is neither the mean nor the first or last token.
+    """
+    if not (path / "modules.json").is_file():
+        return None
+    modules = {str(module["type"]).rpartition(".")[2]: str(module["path"]) for module in json.loads((path / "modules.json").read_text())}
+    config = path / Path(modules.get("Pooling", "")).name / CONFIG
+    if "Pooling" not in modules or not config.is_file():
+        return None
+    modes = [name for name, on in read_json(config).items() if name.startswith("pooling_mode_") and on]
+    if len(modes) != 1 or modes[0] not in POOLING:
+        raise ValueError(f"{config} pools by {', '.join(modes) or 'nothing'}, but fledge knows {', '.join(POOLING)}, one of them")
+    return {"reads": POOLING[modes[0]], "normalised": "Normalize" in modules}
 
 
 def open_model(

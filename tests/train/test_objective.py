@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.arch import Classes
-from fledge.data.batches import Batch
+from fledge.data.batches import Batch, Source
+from fledge.data.corpus import Shards
+from fledge.data.noise import MaskedWords
 from fledge.model import Transformer, initialise, with_new_head
 from fledge.presets import gpt2, qwen3
+from fledge.presets.shapes import bert, modernbert, t5, transformer
+from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import ChunkedCrossEntropy, Classify, NextWord
 from fledge.train.optimizer import Optimizer
@@ -20,6 +24,8 @@ from tests.train.toy import CONTEXT, VOCABULARY, rows
 
 @settings(max_examples=60, deadline=None)
 @given(
+    smoothing=st.sampled_from([0.0, 0.1, 0.6]),
+    with_bias=st.booleans(),
     n=st.integers(1, 40),
     width=st.integers(1, 9),
     vocabulary=st.integers(2, 50),
@@ -27,16 +33,18 @@ from tests.train.toy import CONTEXT, VOCABULARY, rows
     seed=st.integers(0, 10**6),
     large=st.floats(0.1, 300),
 )
-def test_chunked_is_the_plain_line(n, width, vocabulary, chunk, seed, large):
+def test_chunked_is_the_plain_line(n, width, vocabulary, chunk, seed, large, smoothing, with_bias):
     generator = torch.Generator().manual_seed(seed)
     hidden, weight = (
         torch.randn(size, width, generator=generator, dtype=torch.float64).mul_(large**0.5).requires_grad_() for size in (n, vocabulary)
     )
     labels = torch.randint(vocabulary, (n,), generator=generator)
-    plain = F.cross_entropy(hidden @ weight.T, labels, reduction="sum")
-    chunked = ChunkedCrossEntropy.apply(hidden, weight, labels, chunk)
+    bias = torch.randn(vocabulary, generator=generator, dtype=torch.float64).requires_grad_() if with_bias else None
+    plain = F.cross_entropy(F.linear(hidden, weight, bias), labels, reduction="sum", label_smoothing=smoothing)
+    chunked = ChunkedCrossEntropy.apply(hidden, weight, bias, labels, chunk, smoothing)
     torch.testing.assert_close(chunked, plain)
-    torch.testing.assert_close(torch.autograd.grad(3 * chunked, (hidden, weight)), torch.autograd.grad(3 * plain, (hidden, weight)))
+    learned = [part for part in (hidden, weight, bias) if part is not None]
+    torch.testing.assert_close(torch.autograd.grad(3 * chunked, learned), torch.autograd.grad(3 * plain, learned))
 
 
 def test_chunked_in_bf16_is_right_to_its_rounding():
@@ -48,7 +56,7 @@ def test_chunked_in_bf16_is_right_to_its_rounding():
     )
     plain = F.cross_entropy(hidden @ weight.T, labels, reduction="sum")
     with torch.autocast("cpu", torch.bfloat16):
-        chunked = ChunkedCrossEntropy.apply(hidden, weight, labels, 100)
+        chunked = ChunkedCrossEntropy.apply(hidden, weight, None, labels, 100)
     assert chunked.dtype == torch.float32
     assert chunked.item() == pytest.approx(plain.item(), rel=2e-3)
     for ours, true in zip(torch.autograd.grad(chunked, (hidden, weight)), torch.autograd.grad(plain, (hidden, weight)), strict=True):
@@ -124,3 +132,61 @@ def test_it_learns_to_reverse_a_sequence():
     with torch.no_grad():
         right = model(torch.from_numpy(test.tokens)).argmax(-1).numpy() == test.labels
     assert right[:, 6:].mean() > 0.99
+
+
+SHAPES = {
+    "encoder": bert(32, 2, 2, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, dropout=0.0),
+    "2017": transformer(32, 1, 2, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, dropout=0.0),
+    "t5": t5(32, 1, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, dropout=0.0),
+    "experts": qwen3(32, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, experts=4, chosen=2),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_objective_learns_from_all_with_every_gradient(shape):
+    """Labels of an encoder, of a decoder beside it, smoothed, and the experts' balancing loss: as the plain lines, by name."""
+    model = initialise(Transformer(SHAPES[shape]), seed=3).double()
+    batch = rows(5, 1, masked=0.4)
+    if len(model.arch.stacks) == 2:
+        kept = np.arange(CONTEXT) < np.array([[12], [5], [9], [1], [12]])
+        side = rows(5, 2)
+        batch = Batch(batch.tokens, batch.labels, source=Source(side.tokens, np.arange(CONTEXT) * kept, np.where(kept, 0, -1)))
+    objective = NextWord(chunk=7, smoothing=0.1)
+    loss = objective(model, batch)
+    loss.backward()
+    ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    labels, memory = torch.from_numpy(batch.labels), None
+    if batch.source is not None:
+        assert batch.source.document is not None
+        assert batch.source.positions is not None
+        read = (batch.source.tokens, batch.source.positions, batch.source.document)
+        memory = model.encode(*(torch.from_numpy(part) for part in read))
+    scores = model(torch.from_numpy(batch.tokens), memory=memory).flatten(0, 1)
+    plain = F.cross_entropy(scores, labels.flatten(), ignore_index=-100, reduction="sum", label_smoothing=0.1)
+    plain = plain + objective.count(batch) * model.balancing_loss()
+    plain.backward()
+    torch.testing.assert_close(loss, plain)
+    assert ours.keys() == {name for name, p in model.named_parameters() if p.grad is not None}
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(ours[name], p.grad, msg=lambda text, name=name: f"{name}: {text}")
+    with torch.no_grad():  # neither smoothing nor balance where it only measures
+        torch.testing.assert_close(objective(model.eval(), batch), F.cross_entropy(scores, labels.flatten(), reduction="sum"))
+
+
+def test_it_learns_to_unmask_sums():
+    """All sums of two digits, a word of each hidden: what is hidden of a sum that is nearly whole is found by adding."""
+    tokenizer = Tokenizer.characters(["0123456789+=."]).framing(opening=True, closing=True)
+    sums = [f"{a}+{b}={a + b:02}" for a in range(10) for b in range(10)]
+    parts = [np.array([*tokenizer.encode(text), tokenizer.end_of_text]) for text in sums]
+    shards = Shards([np.concatenate(parts)], [np.column_stack([np.arange(100) * len(parts[0]), np.full(100, 6)])])
+    batches = MaskedWords(shards, tokenizer, 72, 8, separate_documents=True)
+    model = initialise(Transformer(modernbert(64, 2, 4, vocabulary=tokenizer.size, context=72)), seed=0)
+    state = State(0, Plan(250), model, Optimizer(model, Muon(rate=1e-2, adamw_rate=1e-2, weight_decay=0.0)))
+    run_steps(state, NextWord(), batches.batch_at, Constant(), Machine(), [])
+    asked = torch.tensor([tokenizer.framed(tokenizer.encode(text)) for text in sums])
+    answers = asked[:, 6].clone()
+    asked[:, 6] = tokenizer.mask or 0
+    with torch.no_grad():
+        assert (model.eval()(asked)[:, 6].argmax(-1) == answers).float().mean() > 0.9

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.train.run import Constant, Cosine, Plan, Stable
+from fledge.train.run import Constant, Cosine, InverseRoot, Plan, Stable
 from fledge.train.schedule import factor
 
 schedules = st.one_of(
@@ -62,3 +62,11 @@ def test_only_the_start_of_the_decay_moves():
         assert values[10 : begin + 1] == [1.0] * (begin - 9)
         assert values[begin + 1] < 1
         assert values[total] == pytest.approx(0)
+
+
+def test_inverse_root_is_the_formula_of_2017():
+    """Eq. 3 of arXiv:1706.03762, min(step^-0.5, step warmup^-1.5), as a share of its peak."""
+    warmup = 40
+    peak = warmup**-0.5
+    for step in (1, 7, 40, 41, 90, 1000):
+        assert factor(InverseRoot(warmup), step - 1, Plan(100)) == pytest.approx(min(step**-0.5, step * warmup**-1.5) / peak)

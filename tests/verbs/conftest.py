@@ -56,6 +56,15 @@ def base(text, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def encoder(base, tmp_path_factory) -> Path:
+    """A BERT over bytes that knows its text a little."""
+    out = tmp_path_factory.mktemp("models") / "encoder"
+    settings = ["arch.width=32", "arch.heads=2", "arch.depth=1", "arch.context=128", "batch.rows=4", "batch.context=64"]
+    fledge.pretrain([str(base / "run" / "corpus")], out=out, arch="bert-base", steps=60, set=settings)
+    return out
+
+
+@pytest.fixture(scope="session")
 def messages(tmp_path_factory) -> Path:
     """Labelled texts: three in four are ham."""
     path = tmp_path_factory.mktemp("data") / "messages.csv"

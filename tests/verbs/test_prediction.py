@@ -4,6 +4,8 @@ import csv
 import json
 
 import pytest
+import torch
+import transformers
 
 import fledge
 from fledge.verbs.prediction import Prediction
@@ -73,3 +75,50 @@ def test_a_language_model_is_no_classifier(base, messages, tmp_path, command):
 def test_the_function_takes_paths_and_texts(classifier, messages):
     assert fledge.predict(str(classifier), "5 see you") == Prediction(**fledge.load(classifier).predict("5 see you"))
     assert fledge.predict(classifier, file=str(messages)) == fledge.predict(classifier, file=messages)
+
+
+def test_an_encoder_fills_in_what_is_masked(encoder, tmp_path, command):
+    model = fledge.load(encoder)
+    found = model.predict("retur[MASK] None")
+    [words] = found["masks"]
+    assert len(words) <= 5
+    assert 0 < sum(words.values()) <= 1
+    assert list(words.values()) == sorted(words.values(), reverse=True)
+    tokens = model.tokenizer.encode("retur"), model.tokenizer.encode(" None")
+    scores = model.logits([model.tokenizer.framed([*tokens[0], model.tokenizer.special("<|mask|>") or 0, *tokens[1]])])
+    chances = scores[0, 1 + len(tokens[0])].index_fill(0, torch.tensor(sorted(model.tokenizer.controls.values())), -torch.inf).softmax(-1)
+    best = int(chances.argmax())
+    assert found["text"] == f"retur{model.tokenizer.decode([best])} None"
+    assert words[model.tokenizer.decode([best]).strip()] >= float(chances[best]) - 1e-6
+    assert model.predict("retur<|mask|> None") == found
+    assert len(model.predict("[MASK][MASK]")["masks"]) == 2
+    said = command("predict", encoder, "retur[MASK] None")
+    assert said.out.splitlines()[0] == found["text"]
+    (tmp_path / "rows.csv").write_text("text,n\nretur[MASK] None,1\nd[MASK]f x,2\n")
+    said = command("predict", encoder, "--file", tmp_path / "rows.csv", "--out", tmp_path / "out.jsonl")
+    assert said.code == 0, said.err
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rows[0]["predicted"] == found["text"]
+    nothing = command("predict", encoder, "return None")
+    assert nothing.code == 2
+    assert "[MASK]" in nothing.err
+
+
+@pytest.mark.parametrize("arch", ["bert-base", "modernbert-base", "t5-small", "gpt2"])
+def test_a_classifier_of_any_family(messages, tmp_path, arch):
+    """From random weights, or from the encoder; its own family opens it and says the same."""
+    settings = ["arch.width=32", "arch.heads=2", "arch.depth=1", "optimizer.rate=3e-3", "save.patience=0"]
+    out = tmp_path / "c"
+    done = fledge.finetune.classify(messages, out=out, arch=arch, epochs=16, set=settings)
+    assert done.score.accuracy.value > 0.9
+    model = fledge.load(out)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(out).eval()
+    tokens = model.tokenizer.framed(model.tokenizer.encode("9 free prize"))
+    with torch.no_grad():
+        chances = theirs(torch.tensor([tokens])).logits[0].softmax(-1).tolist()
+    assert model.predict("9 free prize")["scores"] == pytest.approx(dict(zip(model.arch.labels, chances, strict=True)), abs=1e-5)
+
+
+def test_a_pretrained_encoder_becomes_a_classifier(encoder, messages, tmp_path):
+    done = fledge.finetune.classify(messages, out=tmp_path / "c", from_=encoder, epochs=12, set=["save.patience=0"])
+    assert done.score.accuracy.value > 0.9

@@ -12,9 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 import fledge
 from fledge.train import checkpoint
+from fledge.verbs.pretraining import Guessed, Validation
 
 from .conftest import TINY
 
@@ -47,6 +50,51 @@ def test_again_says_finished_and_other_settings_are_refused(base, text, command)
     assert weights(base) == before
 
 
+@pytest.mark.parametrize(("objective", "opened"), [("masked-word", "AutoModelForMaskedLM"), ("denoise", "AutoModelForSeq2SeqLM")])
+def test_what_is_hidden_is_learned_and_opens_elsewhere(base, tmp_path, command, objective, opened):
+    """An encoder, or one with a decoder: stopped half-way it ends bit-equal, and `transformers` scores as fledge does."""
+    flags = ["--objective", objective, "--steps", 12, "--seed", 3, "--json"]
+    for setting in ("arch.width=32", "arch.heads=2", "arch.depth=2", "arch.context=64", "batch.rows=4", "batch.context=48", "save.steps=5"):
+        flags += ["--set", setting]
+    ends = []
+    for name in ("whole", "resumed"):
+        out = tmp_path / name
+        words = ["pretrain", base / "run" / "corpus", "--out", out, *flags]
+        done = command(*words)
+        assert done.code == 0, done.err
+        if name == "resumed":
+            shutil.rmtree(out / "run" / "step-12")
+            done = command(*words)
+            assert "Going on from" in done.err
+        ends.append(weights(out))
+        assert done.json["validation"]["accuracy"] > 0
+    assert ends[0] == ends[1]
+    told = json.loads((tmp_path / "whole" / "run" / "run.json").read_text())
+    assert told["data"]["objective"] == objective
+    model = fledge.load(tmp_path / "whole")
+    theirs = getattr(transformers, opened).from_pretrained(tmp_path / "whole").eval()
+    text = "def parse(self):"
+    tokens = [model.tokenizer.framed(model.tokenizer.encode(text))]
+    assert transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "whole")(text).input_ids == tokens[0]
+    target = [[0, 120, 121]]
+    more = {} if objective == "masked-word" else {"decoder_input_ids": torch.tensor(target)}
+    ours = model.logits(tokens) if objective == "masked-word" else model.logits(tokens, target)
+    torch.testing.assert_close(theirs(torch.tensor(tokens), **more).logits, ours, rtol=1e-4, atol=1e-5)
+    for other in {"next-word", "masked-word", "denoise"} - {objective}:
+        refused = command("pretrain", base / "run" / "corpus", "--out", tmp_path / "x", "--from", tmp_path / "whole", "--objective", other)
+        assert refused.code == 2
+        assert "does not fit" in refused.err
+    went_on = fledge.pretrain([str(base / "run" / "corpus")], out=tmp_path / "on", from_=tmp_path / "whole", steps=2, set=["batch.rows=4"])
+    assert isinstance(went_on.validation, Guessed)
+
+
+@pytest.mark.parametrize("objective", ["masked-word", "denoise"])
+def test_the_time_is_enough_for_every_family(base, tmp_path, objective):
+    done = fledge.pretrain([str(base / "run" / "corpus")], out=tmp_path / "m", objective=objective, time="12s")
+    assert done.steps > 10
+    assert isinstance(done.validation, Guessed)
+
+
 def test_muon_tokens_and_a_parent(base, text, tmp_path, command):
     settings = ["arch.width=32", "arch.heads=2", "arch.depth=1", "arch.context=64", "batch.rows=4", "optimizer.kind=Muon"]
     flags = ["--arch", "gpt2", "--tokens", 2560, *(word for setting in settings for word in ("--set", setting))]
@@ -56,6 +104,7 @@ def test_muon_tokens_and_a_parent(base, text, tmp_path, command):
     assert "random weights" in muon.err
     assert json.loads((tmp_path / "m" / "run" / "run.json").read_text())["optimizer"]["kind"] == "Muon"
     went_on = fledge.pretrain([str(base / "run" / "corpus")], out=tmp_path / "n", from_=str(base), steps=3, set=["batch.rows=4"])
+    assert isinstance(went_on.validation, Validation)
     assert went_on.validation.bits_per_byte < muon.json["validation"]["bits_per_byte"]
 
 

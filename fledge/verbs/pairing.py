@@ -1,0 +1,289 @@
+"""`finetune pairs`: a model that writes a target for a source, such as a translation or a summary, and how good its texts are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time as clock
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fledge.arch.record import to_json
+from fledge.verbs import terminal
+from fledge.verbs.machine import look
+from fledge.verbs.model import Dtype
+from fledge.verbs.session import (
+    AFTER,
+    Column,
+    Duration,
+    ModelWriter,
+    Name,
+    Parent,
+    Place,
+    PresetName,
+    Settings,
+    applied,
+    arch_of,
+    asked_of,
+    bar_hook,
+    begun_run,
+    framing_for,
+    open_worded,
+    preset_of,
+    refuse_other_data,
+    seconds_of,
+    settings_of,
+    within,
+)
+
+if TYPE_CHECKING:
+    from fledge.data.parallel import Parallel
+    from fledge.evaluation.generated import TextScore
+    from fledge.text import Tokenizer
+    from fledge.train.run import Machine, Run
+
+MEASURED = 500  # held-out pairs that are written out at the end
+EXAMPLES = 5
+TOKENS = 4096  # a step, sources and targets together, about
+SEARCHING = {"do_sample": False, "num_beams": 4, "length_penalty": 1.0}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A held-out source, its own target, and what the model writes for it."""
+
+    source: str
+    target: str
+    written: str
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The folder of a model that writes targets for sources, and how near they come to those of held-out pairs."""
+
+    out: str
+    steps: int
+    tokens: int
+    seconds: float
+    validation: dict[str, float]
+    pairs: int
+    measured: int
+    scores: tuple[TextScore, ...]
+    examples: tuple[Written, ...]
+
+    def __str__(self) -> str:
+        found = "".join(
+            f"\n{score.measure} {score.interval} on {self.measured:,} held-out pairs ({score.signature})" for score in self.scores
+        )
+        return f"{self.out}: {self.pairs:,} pairs, {self.steps:,} steps, {terminal.duration(self.seconds)}{found}"
+
+
+def pairs(
+    data: Place,
+    /,
+    *,
+    out: Place,
+    from_: Name | None = None,
+    arch: PresetName | None = None,
+    source_column: Column | None = None,
+    target_column: Column | None = None,
+    tokenizer: str | None = None,
+    vocab: int | None = None,
+    label_smoothing: float = 0.1,
+    validation: float = 0.1,
+    epochs: int = 10,
+    time: Duration | None = None,
+    set: Settings | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    threads: int = 0,
+    deterministic: bool = False,
+) -> Paired:
+    """Teach a model to write a target for a source: translations, summaries.
+
+    Args:
+        data: a table with two columns of text (.csv .tsv .jsonl .json .parquet), or one of two files such as train.de and train.en.
+        out: the model's folder.
+        from_: the model to start from, one with an encoder and a decoder.
+        arch: instead of one: a preset with random weights, such as transformer-base or t5-small.
+        source_column: the column of the sources, or the ending of their file; guessed and said when not given.
+        target_column: the column of the targets, or the ending of their file; guessed and said when not given.
+        tokenizer: with --arch: bytes, characters, a hub id, or a folder or file that holds one; by default trained on both sides.
+        vocab: the size of the tokenizer that is trained.
+        label_smoothing: the share of each label that lies on all words alike.
+        validation: the share of pairs held out.
+        epochs: how often each pair is seen at most; training ends earlier when validation gets no better.
+        time: instead of epochs: how long it may take, such as 30m.
+        set: any field of the run, such as optimizer.rate=1e-3, schedule.warmup=400 or arch.depth=3; may be given several times.
+        seed: of the split, the starting weights and the order of pairs.
+        device: auto, cpu or cuda.
+        dtype: of the matrix products; auto takes the faster one.
+        threads: CPU threads; 0 leaves the number to torch.
+        deterministic: the same bits twice, even where that is slower.
+    """
+    started = clock.monotonic()
+    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads"))
+    out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
+    if (from_ is None) == (arch is None):
+        raise ValueError("say what to start from: either --from MODEL, or --arch PRESET for random weights, such as transformer-base")
+    if from_ is not None and (tokenizer is not None or vocab is not None):
+        raise ValueError("--from starts from a model with its own tokenizer: leave out --tokenizer and --vocab")
+    begun = begun_run(out, asked)
+    terminal.say(f"This machine: {look()}")
+    from fledge.data import parallel
+    from fledge.train.plan import this_machine
+
+    whole = parallel.read_parallel(str(data), source_column, target_column)
+    for line in whole.said():
+        terminal.say(f"  {line}")
+    machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
+    training, held_out = parallel.split(whole, validation, seed)
+    parent = open_worded(from_) if from_ is not None else None
+    if parent is None:
+        words = tokenizer_for(training, out / "run" / "tokenizer", tokenizer, vocab)
+        parent = fresh(str(arch), settings, words, seed)
+    if len(parent.arch.stacks) < 2:
+        raise ValueError(
+            f"{parent.name} has {' and '.join(parent.arch.stacks)} alone, but pairs need an encoder and a decoder: see transformer-base; "
+            "a decoder learns to answer with fledge finetune instruct"
+        )
+    job = PairsJob(training, held_out, parent, from_ is None, label_smoothing, epochs, seconds)
+    return job.run(out, machine, settings, asked, started)
+
+
+def tokenizer_for(training: Parallel, folder: Path, name: str | None, vocab: int | None) -> Tokenizer:
+    """The tokenizer of a model that starts anew, which ends each text; one that is trained on both sides is kept in `folder`."""
+    from fledge.text import Tokenizer
+    from fledge.verbs.preparation import chosen_tokenizer, vocabulary_for
+
+    if vocab is not None and name is not None:
+        raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.load(folder)
+    texts = [*training.sources, *training.targets]
+    found = chosen_tokenizer(name, vocab)
+    if found == "characters":
+        found = Tokenizer.characters(texts)
+    elif not isinstance(found, Tokenizer):
+        found = Tokenizer.train(texts, found or vocabulary_for(sum(map(len, texts))))
+    terminal.say(f"  a tokenizer of {found.size:,} tokens for both sides")
+    found = framing_for(("encoder", "decoder"), found)
+    found.save(folder)
+    return found
+
+
+def fresh(arch: str, settings: dict[str, str], tokenizer: Tokenizer, seed: int) -> Parent:
+    """Random weights for this tokenizer."""
+    from fledge.model import Transformer, initialise
+
+    made = replace(arch_of(preset_of(arch), settings, tokenizer.size), start=tokenizer.end_of_text)
+    return Parent(arch, initialise(Transformer(made), seed), tokenizer, {})
+
+
+@dataclass(frozen=True)
+class PairsJob:
+    """Pairs to learn from and held out, and the model that learns to write; `anew` when its weights are random."""
+
+    training: Parallel
+    held_out: Parallel
+    parent: Parent
+    anew: bool
+    smoothing: float = 0.1
+    epochs: int = 10
+    seconds: float | None = None
+
+    def run(self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float) -> Paired:
+        """Train, keep the best by held-out loss, and measure what it writes."""
+        from fledge.data.batches import Pairs
+        from fledge.train.loop import on_machine
+        from fledge.train.objective import NextWord
+        from fledge.train.training import train, validate
+
+        tokenizer, training, held_out = self.parent.tokenizer, self.training, self.held_out
+        begun = begun_run(out, asked)
+        run = begun or self.planned(machine, settings)
+        refuse_other_data(out, run, fingerprint(training))
+        model, start = self.parent.with_arch(run.arch).network, run.arch.start or 0
+        context, rows = run.batch.context, run.batch.rows
+        batches = Pairs(training.sources, training.targets, tokenizer, start, context, rows, machine.seed, run.batch.accumulate)
+        if batches.truncated:
+            many = f"{batches.truncated:,} of {len(training.sources):,} pairs"
+            terminal.say(f"  {many} have a side longer than {context} tokens, which loses its end (--set batch.context=...)")
+        checked = list(Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order())
+        objective = NextWord(smoothing=run.data.smoothing)
+        if begun is None and self.seconds is not None:
+            run = within(self.seconds, AFTER * self.seconds, started, run, model, objective, batches.batch_at)
+        data = {"pairs": len(training.sources), "held out": len(held_out.sources)}
+        data |= {"source_column": training.source_column, "target_column": training.target_column}
+        parent = None if self.anew else self.parent
+        writer = ModelWriter(out, tokenizer, run, data=data, parent=parent, generation=SEARCHING, more={"reads": context})
+        with terminal.bar("Training", run.plan.steps) as bar:
+            result = train(
+                run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
+                export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
+            )  # fmt: skip
+        best = writer.best()
+        with on_machine(machine):
+            scores, examples = self.measured(best, context)
+        facts = {score.measure: {**to_json(score.interval), "signature": score.signature} for score in scores}
+        writer.save(best, {"validation": result.validation, **facts})
+        measured = min(MEASURED, len(held_out.sources))
+        done = Paired(
+            str(out), result.steps, result.tokens, result.seconds, result.validation, len(training.sources), measured, scores, examples
+        )  # fmt: skip
+        from fledge.verbs.pages import paired_page
+
+        paired_page(done, out).write(out / "run" / "report.html")
+        return done
+
+    def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
+        """The run: about 4,096 tokens a step, as long as the model and 99 % of the sides need; from random weights with the rates, the
+        warm-up and the fall of the 2017 Transformer."""
+        from fledge.train.plan import finetuning_optimizer
+        from fledge.train.run import Batch, Data, InverseRoot, Plan, Run, Save, Stable
+
+        sides = [self.parent.tokenizer.encode_batch(list(side)) for side in (self.training.sources, self.training.targets)]
+        frame = len(self.parent.tokenizer.framed([])) + 1
+        lengths = sorted(len(tokens) + frame for side in sides for tokens in side)
+        context = min(self.parent.arch.context, max(8, lengths[int(0.99 * (len(lengths) - 1))]))
+        pairs = len(self.training.sources)
+        rows = int(settings.get("batch.rows", max(1, min(256, pairs, round(TOKENS / (2 * sum(lengths) / len(lengths)))))))
+        per_epoch = max(1, round(pairs / (rows * int(settings.get("batch.accumulate", 1)))))
+        steps = self.epochs * per_epoch
+        optimizer = anew(self.parent.arch.trunk.width) if self.anew else finetuning_optimizer(self.parent.optimizer)
+        schedule = InverseRoot(min(4000, max(1, steps // 10))) if self.anew else Stable(min(50, per_epoch), 0.5)
+        run = Run(
+            self.parent.arch, Data((), fingerprint(self.training), "pairs", smoothing=self.smoothing), Batch(rows, 1, context), optimizer,
+            schedule, Plan(steps), Save(evaluate=max(1, per_epoch // 2) if self.seconds is None else 0, patience=6), machine,
+        )  # fmt: skip
+        return applied(run, settings)
+
+    def measured(self, model, context: int) -> tuple[tuple[TextScore, ...], tuple[Written, ...]]:
+        """The scores of what the model writes for the first held-out sources; none, said, where the libraries are missing."""
+        from fledge.evaluation.generated import bleu, installed, rouge
+        from fledge.verbs.model import Model
+
+        some = self.held_out.part(range(min(MEASURED, len(self.held_out.sources))))
+        writer = Model(model, self.parent.tokenizer, {"generation": SEARCHING, "reads": context})
+        if not installed():
+            terminal.say("  BLEU and ROUGE need sacrebleu and rouge-score: pip install 'fledge[eval]', then fledge evaluate")
+            some = some.part(range(min(EXAMPLES, len(some.sources))))
+        written = writer.generate(some.sources, max_tokens=context)
+        examples = tuple(Written(*row) for row in zip(some.sources[:EXAMPLES], some.targets, written, strict=False))
+        return ((bleu(written, some.targets), *rouge(written, some.targets)) if installed() else ()), examples
+
+
+def anew(width: int):
+    """Adam as in 2017, its rate at the peak 0.7 of what eq. 3 of arXiv:1706.03762 comes to after 1,000 steps of warm-up."""
+    from fledge.train.run import AdamW
+
+    return AdamW(rate=round(0.7 * width**-0.5 * 1000**-0.5, 6), betas=(0.9, 0.98), weight_decay=0.0, eps=1e-9)
+
+
+def fingerprint(data: Parallel) -> str:
+    """SHA-256 of all that is learned from, in its order, as JSON."""
+    rows: Sequence[Any] = [data.sources, data.targets]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
