@@ -52,9 +52,8 @@ class MaskedWords(Stretches):
             tokens[row, whole] = self.tokenizer.framed(spoilt.tolist())
             labels[row, real] = np.where(chosen, text, IGNORED)
             place, part = self.document_of(first, length, self.separate_documents)
-            positions[row, whole] = np.concatenate(
-                [np.arange(before), place + np.where(part == 0, before, 0), place[-1] + before + 1 + np.arange(after)]
-            )
+            place = place + np.where(part == 0, before, 0)
+            positions[row, whole] = np.concatenate([np.arange(before), place, place[-1] + 1 + np.arange(after)])
             document[row, whole] = np.concatenate([np.zeros(before, np.int64), part, np.full(after, part[-1])])
         if not self.separate_documents and (document != PADDING).all():
             return Batch(tokens, labels)

@@ -95,7 +95,7 @@ class Tokenizer:
     def words(self, tokens: Sequence[int]) -> list[int]:
         """The number of the word that each token is a part of; of a control token, and of what is no letter or digit, its own.
 
-        >>> tokenizer.words(tokenizer.encode("unlike un like"))  # of un, like, · un, · like
+        >>> tokenizer.words(tokenizer.encode("unlike un like"))  # un|like|·un|·like
         [0, 0, 1, 2]
         """
         numbers, number, joins = [], -1, False

@@ -240,9 +240,9 @@ class PairsJob:
         return done
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
-        """The run: about 4,096 tokens a step, as long as the model and 99 % of the sides need; from random weights with the rates, the
-        warm-up and the fall of the 2017 Transformer."""
-        from fledge.train.plan import finetuning_optimizer
+        """The run: about 4,096 tokens a step, as long as the model and 99 % of the sides need; from random weights with the warm-up
+        and the fall of the 2017 Transformer."""
+        from fledge.train.plan import finetuning_optimizer, optimizer_for
         from fledge.train.run import Batch, Data, InverseRoot, Plan, Run, Save, Stable
 
         sides = [self.parent.tokenizer.encode_batch(list(side)) for side in (self.training.sources, self.training.targets)]
@@ -253,7 +253,7 @@ class PairsJob:
         rows = int(settings.get("batch.rows", max(1, min(256, pairs, round(TOKENS / (2 * sum(lengths) / len(lengths)))))))
         per_epoch = max(1, round(pairs / (rows * int(settings.get("batch.accumulate", 1)))))
         steps = self.epochs * per_epoch
-        optimizer = anew(self.parent.arch.trunk.width) if self.anew else finetuning_optimizer(self.parent.optimizer)
+        optimizer = optimizer_for(self.parent.arch) if self.anew else finetuning_optimizer(self.parent.optimizer)
         schedule = InverseRoot(min(4000, max(1, steps // 10))) if self.anew else Stable(min(50, per_epoch), 0.5)
         run = Run(
             self.parent.arch, Data((), fingerprint(self.training), "pairs", smoothing=self.smoothing), Batch(rows, 1, context), optimizer,
@@ -274,13 +274,6 @@ class PairsJob:
         written = writer.generate(some.sources, max_tokens=context)
         examples = tuple(Written(*row) for row in zip(some.sources[:EXAMPLES], some.targets, written, strict=False))
         return ((bleu(written, some.targets), *rouge(written, some.targets)) if installed() else ()), examples
-
-
-def anew(width: int):
-    """Adam as in 2017, its rate at the peak 0.7 of what eq. 3 of arXiv:1706.03762 comes to after 1,000 steps of warm-up."""
-    from fledge.train.run import AdamW
-
-    return AdamW(rate=round(0.7 * width**-0.5 * 1000**-0.5, 6), betas=(0.9, 0.98), weight_decay=0.0, eps=1e-9)
 
 
 def fingerprint(data: Parallel) -> str:

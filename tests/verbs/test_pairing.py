@@ -10,15 +10,15 @@ import transformers
 import fledge
 
 SMALL = ["arch.width=48", "arch.heads=4", "arch.depth=1", "arch.dropout=0.0"]
+DIGITS = [f"{i * 7919 % 1000:03}" for i in range(1000)]
 
 
 @pytest.fixture(scope="module")
 def reversals(tmp_path_factory):
-    """Five digits, and the same backwards in words."""
+    """Three digits, and the same backwards."""
     path = tmp_path_factory.mktemp("pairs") / "reversed.jsonl"
     with path.open("w") as file:
-        for i in range(400):
-            digits = f"{i * 7919 % 10000:04}"
+        for digits in DIGITS[:900]:
             file.write(json.dumps({"source": digits, "target": digits[::-1]}) + "\n")
     return path
 
@@ -26,20 +26,20 @@ def reversals(tmp_path_factory):
 @pytest.fixture(scope="module")
 def translator(reversals, tmp_path_factory):
     out = tmp_path_factory.mktemp("models") / "translator"
-    settings = [*SMALL, "optimizer.rate=4e-3", "schedule.warmup=40", "batch.rows=32"]
+    settings = [*SMALL, "optimizer.rate=1e-2", "optimizer.adamw_rate=1e-2", "schedule.warmup=30", "batch.rows=32", "save.patience=0"]
     fledge.finetune.pairs(
-        reversals, out=out, arch="transformer-base", tokenizer="characters", epochs=30, set=settings, label_smoothing=0.05
+        reversals, out=out, arch="transformer-base", tokenizer="characters", epochs=10, set=settings, label_smoothing=0.05
     )
     return out
 
 
 def test_it_learns_to_write_digits_backwards(translator):
     model = fledge.load(translator)
-    asked = [f"{i * 7919 % 10000:04}" for i in range(400, 440)]
+    asked = DIGITS[900:]
     written = model.generate(asked, beams=1)
     right = sum(text == one[::-1] for text, one in zip(written, asked, strict=True))
-    assert right >= 36
-    assert sum(text == one[::-1] for text, one in zip(model.generate(asked, beams=4), asked, strict=True)) >= right - 1
+    assert right >= 90
+    assert sum(text == one[::-1] for text, one in zip(model.generate(asked, beams=4), asked, strict=True)) >= right - 2
     assert "".join(model.stream(asked[0])) == model.generate(asked[0])
     with pytest.raises(ValueError, match="do not sample"):
         model.generate(asked[0], temperature=0.5)
@@ -48,7 +48,7 @@ def test_it_learns_to_write_digits_backwards(translator):
 def test_the_folder_opens_elsewhere_and_writes_the_same(translator):
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
     model = fledge.load(translator)
-    for text in ("1234", "9070"):
+    for text in ("123", "907"):
         tokens = model.tokenizer.framed(model.tokenizer.encode(text))
         made = theirs.generate(torch.tensor([tokens]), max_new_tokens=12)[0].tolist()
         assert model.tokenizer.decode(made) == model.generate(text, max_tokens=12)

@@ -90,7 +90,7 @@ def test_what_is_hidden_is_learned_and_opens_elsewhere(base, tmp_path, command, 
 
 @pytest.mark.parametrize("objective", ["masked-word", "denoise"])
 def test_the_time_is_enough_for_every_family(base, tmp_path, objective):
-    done = fledge.pretrain([str(base / "run" / "corpus")], out=tmp_path / "m", objective=objective, time="12s")
+    done = fledge.pretrain([str(base / "run" / "corpus")], out=tmp_path / "m", objective=objective, time="9s")
     assert done.steps > 10
     assert isinstance(done.validation, Guessed)
 
