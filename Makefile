@@ -8,13 +8,14 @@ BIN    := .venv/bin
 LOCK   := .venv/constraints.txt
 PYTEST := $(BIN)/pytest
 
-.PHONY: help demo test slow lint format clean FORCE
+.PHONY: help demo test slow campaign lint format clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo     a model grows from the text of the standard library: 5 minutes, then runs/demo/report.html'
 	@echo 'make test     format, lint, types, import order, and the tests that take minutes all together'
 	@echo 'make slow     the tests that take minutes each'
+	@echo 'make campaign NAME=strictness   a check of hundreds of cases, its numbers kept in benchmarks/results'
 	@echo 'make lint     the checks of make test without the tests'
 	@echo 'make format   put the code into the form that make lint wants'
 	@echo 'make clean    remove .venv and the caches (never runs/)'
@@ -29,6 +30,9 @@ test: lint
 # One after the other and with every core: these train, and some keep an eye on the clock.
 slow: .venv/.dev
 	$(PYTEST) -m 'slow and not gpu and not network' --timeout 1800
+
+campaign: .venv/.dev
+	$(BIN)/python benchmarks/$(NAME).py
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check

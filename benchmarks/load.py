@@ -52,7 +52,9 @@ def main() -> None:
                 runs.append({"model": name, "stored": "bfloat16", "wanted": wanted, **json.loads(said)})
     lazy = all(run["seconds"] < 2 for run in runs if run["wanted"] == "stored" and run["model"] == "fledge-1b")
     claim = "1B parameters are there in under 2 s, and opening takes at most 1.1 times the model's size of anonymous memory"
-    write("load", claim, runs, lazy and all(run["ratio"] <= 1.1 for run in runs))
+    opened = next(run["seconds"] for run in runs if run["wanted"] == "stored")
+    measured = f"{opened:.2f} s; {max(run['ratio'] for run in runs):.2f} times at most"
+    write("load", claim, measured, runs, lazy and all(run["ratio"] <= 1.1 for run in runs))
 
 
 def make(name: str, folder: Path, shard: int) -> None:

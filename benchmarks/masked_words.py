@@ -52,7 +52,11 @@ def main() -> None:
     }  # fmt: skip
     reached = guessed["accuracy"] >= 5 * guessed["commonest"] and difference.low > 0
     claim = "masked-word accuracy at least five times the unigram guess; fine-tuned on SST-2 above the same model without pretraining"
-    write("masked_words", claim, [run], reached, time=options.time, tune=options.tune)
+    measured = (
+        f"{guessed['accuracy'] / guessed['commonest']:.1f} times the unigram guess; "
+        f"accuracy {scores['base']['value']:.3f} against {scores['fresh']['value']:.3f}"
+    )
+    write("masked_words", claim, measured, [run], reached, time=options.time, tune=options.tune)
 
 
 def reviews(rows: int, held_out: int) -> tuple[Rows, Rows]:

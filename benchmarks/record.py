@@ -17,11 +17,15 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 
 
-def write(name: str, claim: str, runs: list[dict[str, Any]], reached: bool, **more: Any) -> None:
-    """Keep the numbers of one benchmark in `results/NAME.json` and print them. `reached` says whether the claim holds."""
+def write(name: str, claim: str, measured: str, runs: list[dict[str, Any]], reached: bool, **more: Any) -> None:
+    """Keep the numbers of one benchmark in `results/NAME.json` and print them.
+
+    `measured` says in a few words what came out, `reached` whether the claim holds.
+    """
     found = look()
     result = {
         "claim": claim,
+        "measured": measured,
         "reached": reached,
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
@@ -37,7 +41,7 @@ def write(name: str, claim: str, runs: list[dict[str, Any]], reached: bool, **mo
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: result[key] for key in ("claim", "reached", "runs", *more)}, indent=1))
+    print(json.dumps({key: result[key] for key in ("claim", "measured", "reached", "runs", *more)}, indent=1))
 
 
 def data_folder() -> Path:

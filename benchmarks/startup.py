@@ -27,9 +27,9 @@ def main() -> None:
         for name, seconds in took.items()
     ]
     medians = {run["what"]: run["median"] for run in runs}
-    write(
-        "startup", "fledge --help < 0.4 s, import fledge < 0.3 s", runs, medians["fledge --help"] < 0.4 and medians["import fledge"] < 0.3
-    )
+    reached = medians["fledge --help"] < 0.4 and medians["import fledge"] < 0.3
+    measured = f"{medians['fledge --help']:.2f} s and {medians['import fledge']:.2f} s, Python itself {medians['python, nothing']:.2f} s"
+    write("startup", "fledge --help < 0.4 s, import fledge < 0.3 s", measured, runs, reached)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def main() -> None:
     best = {name: found["ROUGE-L"]["value"] for name, found in scores.items()}
     claim = "ROUGE-L of the denoise-pretrained model above lead-1, lead-3 and the same model without pretraining"
     reached = all(best["denoise-pretrained"] > value for name, value in best.items() if name != "denoise-pretrained")
-    write("summaries", claim, [run], reached, time=options.time, tune=options.tune)
+    measured = ", ".join(f"{name} {value:.1f}" for name, value in best.items())
+    write("summaries", claim, measured, [run], reached, time=options.time, tune=options.tune)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no fault
+settings.load_profile("patient")
 
 # Before anything imports them: a hub that is out of reach costs 23 s a call without the first two.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -133,14 +133,14 @@ class Stretches(Batches):
     """Rows of `length` tokens from a stream of documents that each end in `<|endoftext|>`; the stream is a ring.
 
     They follow each other without overlap, so that every token is met once per epoch. Each epoch starts at a place of its own, so that
-    borders between rows move; one row comes out shorter. Outside of training they begin with the first token.
+    borders between rows move (unless not `moving`); one row comes out shorter. Outside of training they begin with the first token.
     """
 
-    def __init__(self, shards: Shards, length: int, batch: int, seed: int, accumulate: int):
+    def __init__(self, shards: Shards, length: int, batch: int, seed: int, accumulate: int, moving: bool):
         if length < 1:
             raise ValueError("a context that leaves no room for any token of the text: use a larger batch.context")
         super().__init__(math.ceil(shards.tokens / length), batch, seed, accumulate)
-        self.shards, self.length = shards, length
+        self.shards, self.length, self.moving = shards, length, moving
 
     def batch_at(self, step: int) -> list[Batch]:
         """The micro-batches of one step; raises `ValueError` when the whole text is shorter than one row."""
@@ -152,7 +152,7 @@ class Stretches(Batches):
 
     def stretch(self, epoch: int | None, row: int) -> tuple[int, int]:
         """Where the row begins in the ring, and how many tokens it has."""
-        phase = 0 if epoch is None else int(draw(self.seed, epoch, 0, "phase").integers(self.shards.tokens))
+        phase = int(draw(self.seed, epoch, 0, "phase").integers(self.shards.tokens)) if self.moving and epoch is not None else 0
         return row * self.length + phase, min(self.length, self.shards.tokens - row * self.length)
 
     def document_of(self, first: int, length: int, separate: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -173,8 +173,11 @@ class Windows(Stretches):
     another document than the tokens that predict it. A document that goes on from the row before starts at position 0 too.
     """
 
-    def __init__(self, shards: Shards, context: int, batch: int, seed: int = 0, separate_documents: bool = False, accumulate: int = 1):
-        super().__init__(shards, context, batch, seed, accumulate)
+    def __init__(
+        self, shards: Shards, context: int, batch: int, seed: int = 0, separate_documents: bool = False, accumulate: int = 1,
+        moving: bool = True,
+    ):  # fmt: skip
+        super().__init__(shards, context, batch, seed, accumulate, moving)
         self.context, self.separate_documents = context, separate_documents
 
     def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:

@@ -28,10 +28,11 @@ class MaskedWords(Stretches):
         accumulate: int = 1,
         share: float = 0.15,
         whole_words: bool = False,
+        moving: bool = True,
     ):
         if tokenizer.mask is None:
             raise ValueError("this tokenizer has no mask token: name it as mask_token in tokenizer_config.json, or train one with fledge")
-        super().__init__(shards, context - len(tokenizer.framed([])), batch, seed, accumulate)
+        super().__init__(shards, context - len(tokenizer.framed([])), batch, seed, accumulate, moving)
         self.tokenizer, self.context, self.separate_documents = tokenizer, context, separate_documents
         self.share, self.whole_words, self.mask = share, whole_words, tokenizer.mask
         self.control = np.isin(np.arange(tokenizer.size), list(tokenizer.controls.values()))
@@ -92,9 +93,9 @@ class Denoise(Stretches):
 
     def __init__(
         self, shards: Shards, tokenizer: Tokenizer, start: int, context: int, batch: int, seed: int = 0, accumulate: int = 1,
-        share: float = 0.15, span: float = 3.0,
+        share: float = 0.15, span: float = 3.0, moving: bool = True,
     ):  # fmt: skip
-        super().__init__(shards, context - 1, batch, seed, accumulate)
+        super().__init__(shards, context - 1, batch, seed, accumulate, moving)
         self.tokenizer, self.start, self.context, self.share, self.span = tokenizer, start, context, share, span
         self.sentinels = np.array([number for n in range(100) if (number := tokenizer.special(f"<extra_id_{n}>")) is not None])
         if not len(self.sentinels):

@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from fledge.arch import Head
+from fledge.arch import Head, Words
 from fledge.model.head import head as make_head
 from fledge.model.norm import OffsetRmsNorm
+from fledge.model.positions import Learned
 from fledge.model.transformer import Transformer
 
 
@@ -18,11 +19,13 @@ def initialise(model: Transformer, seed: int = 0) -> Transformer:
     | parameter | start | source |
     |---|---|---|
     | embedding, learned positions, head | N(0, 0.02²) | GPT-2 (Radford et al., 2019); a tied head so starts near ln V |
+    | the first two of a decoder with a head of its own | N(0, 1) | PyTorch's Embedding: tokens differ from the start |
     | matrices into a block | N(0, 0.02²) | GPT-2 |
     | matrices out of a block (`o`, `down`) | N(0, 0.02² / 2 depth) | GPT-2: the residual sum keeps its size with depth |
     | gains 1, biases and sinks 0 | | |
     """
     generator = torch.Generator().manual_seed(seed)
+    apart = model.arch.encoder is None and isinstance(model.arch.head, Words) and not model.arch.head.tied
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner, _, kind = name.rpartition(".")
@@ -34,6 +37,8 @@ def initialise(model: Transformer, seed: int = 0) -> Transformer:
             else:
                 outward = owner.endswith((".o", ".down")) or kind == "down"
                 std = 0.02 / math.sqrt(2 * model.arch.stacks[owner.split(".")[0]].depth) if outward else 0.02
+                if apart and isinstance(model.get_submodule(owner), nn.Embedding | Learned):
+                    std = 1.0
                 parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
     return model
 

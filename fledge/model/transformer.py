@@ -40,7 +40,7 @@ class Transformer(nn.Module):
         """The encoder's states of a source, for a decoder to look across at."""
         assert self.encoder is not None, "there is no encoder beside a decoder here: use hidden"
         assert self.arch.encoder is not None
-        positions, document = self._stand(tokens, positions, document, None, None)
+        positions, document = self._stand(tokens, positions, document)
         layout = self._layout(self.arch.encoder, positions, document)
         return Memory(self.encoder(self._embed(tokens), layout), positions, document)
 
@@ -60,15 +60,8 @@ class Transformer(nn.Module):
         types (batch, length) number the segments, 0 by default. Raises `ValueError` for a position beyond learned ones.
         """
         trunk = self.trunk
-        if (memory is not None) != (len(self.arch.stacks) == 2):
-            raise ValueError(
-                "this model reads a source and writes a target: model(target, memory=model.encode(source))"
-                if memory is None
-                else "this model has one trunk and takes no memory"
-            )
-        positions, document = self._stand(tokens, positions, document, cache, slots)
-        if memory is not None and memory.document is not None and document is None:
-            document = torch.zeros_like(tokens)
+        self._remembered(memory)
+        positions, document = self._stand(tokens, positions, document, cache, slots, memory)
         x = self._embed(tokens, types)
         if cache is None or document is None:
             return trunk(x, self._layout(self.arch.trunk, positions, document), None, self._across(positions, document, memory), memory)
@@ -114,23 +107,37 @@ class Transformer(nn.Module):
                 loss = loss + part.spec.balance * part.imbalance
         return loss
 
-    def attention(self, tokens: Tensor) -> list[Tensor]:
-        """What each layer looks at: (batch, heads, query, key) per layer, each row summing to one (less what sinks take)."""
-        layout = self._layout(self.arch.trunk, *self._stand(tokens, None, None, None, None))
-        trunk = self.trunk
+    def attention(self, tokens: Tensor, memory: Memory | None = None) -> list[Tensor]:
+        """What each layer looks at: (batch, heads, query, key) per layer, each row summing to one (less what sinks take).
+
+        With a memory each layer's attention across, over the source, follows its own.
+        """
+        self._remembered(memory)
+        positions, document = self._stand(tokens, memory=memory)
         seen: list[Tensor] = []
 
         def look(module: Attention, arguments: tuple) -> None:
-            seen.append(attention_weights(module, arguments[0], arguments[1]))
+            x, view, _, *source = arguments
+            seen.append(attention_weights(module, x, view, *source))
 
-        hooks = [part.register_forward_pre_hook(look) for part in trunk.modules() if isinstance(part, Attention)]
+        hooks = [part.register_forward_pre_hook(look) for part in self.trunk.modules() if isinstance(part, Attention)]
         try:
             with torch.no_grad():
-                trunk(self._embed(tokens), layout)
+                layout = self._layout(self.arch.trunk, positions, document)
+                self.trunk(self._embed(tokens), layout, None, self._across(positions, document, memory), memory)
         finally:
             for hook in hooks:
                 hook.remove()
         return seen
+
+    def _remembered(self, memory: Memory | None) -> None:
+        """`ValueError` for a memory where none is read, and where one is missing."""
+        if (memory is not None) != (len(self.arch.stacks) == 2):
+            raise ValueError(
+                "this model reads a source and writes a target: model(target, memory=model.encode(source))"
+                if memory is None
+                else "this model has one trunk and takes no memory"
+            )
 
     @property
     def _exact(self) -> torch.dtype:
@@ -144,10 +151,17 @@ class Transformer(nn.Module):
         return x if self.types is None else x + self.types(torch.zeros_like(tokens) if types is None else types)
 
     def _stand(
-        self, tokens: Tensor, positions: Tensor | None, document: Tensor | None, cache: Cache | None, slots: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        document: Tensor | None = None,
+        cache: Cache | None = None,
+        slots: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Positions and documents of tokens; no document where every row is one from position 0 on."""
-        if document is None and (positions is not None or cache is not None):
+        """Positions and documents of tokens; no document where every row is one from position 0 on, its source too."""
+        told = positions is not None or cache is not None or (memory is not None and memory.document is not None)
+        if document is None and told:
             document = torch.zeros_like(tokens)
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]

@@ -40,10 +40,10 @@ class Block(nn.Module):
         mlp = Experts(spec.mlp, width) if isinstance(spec.mlp, arch.Moe) else Mlp(spec.mlp, width)
         self.mlp = Residual(mlp, spec, width, dropout)
 
-    def forward(self, x: Tensor, own: tuple, across: tuple | None = None) -> Tensor:
+    def forward(self, x: Tensor, own: tuple, across: tuple = ()) -> Tensor:
         """`own` is what attention takes beside x: the view and a cache; `across` the view, no cache, and the memory."""
         x = self.attention(x, *own)
-        if self.across is not None and across is not None:
+        if self.across is not None:
             x = self.across(x, *across)
         return self.mlp(x)
 
@@ -71,5 +71,5 @@ class Trunk(nn.Module):
         x = self.projection(self.dropout(self.norm_embedding(self.positions(x, layout.queries))))
         for i, (block, spec) in enumerate(zip(self.blocks, self._specs, strict=True)):
             own = (layout.view(spec.attention, self.positions), reading.layer(i) if reading is not None else None)
-            x = block(x, own, (across.view(spec.across), None, memory) if across is not None and spec.across is not None else None)
+            x = block(x, own, (across.view(spec.across), None, memory) if across is not None and spec.across is not None else ())
         return self.norm_final(x)

@@ -48,13 +48,15 @@ class Spans:
 class Data:
     """What is read: the sources as given and the `fingerprint` of what they hold; `separate_documents` stops attention at their borders.
 
-    `noise` is how the text is spoilt that is to be mended, `smoothing` the share of each label that lies on all words alike.
+    `moving` cuts the text into rows at other places in each epoch, so that no row is seen twice. `noise` is how the text is spoilt
+    that is to be mended, `smoothing` the share of each label that lies on all words alike.
     """
 
     sources: tuple[str, ...] = ()
     fingerprint: str = ""
     objective: ObjectiveName = "next-word"
     separate_documents: bool = False
+    moving: bool = True
     noise: Masks | Spans | None = None
     smoothing: float = 0.0
 

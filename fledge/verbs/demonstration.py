@@ -31,6 +31,7 @@ CLASSES = 10
 WITHOUT = ("test", "encodings")  # more than half of the bytes, mostly data of tests and tables of numbers that repeat each other
 PIECE = 250  # characters of a piece of code to classify
 ROWS = (400, 50, 200)  # pieces of each part of the library at most, to learn from, to validate with, to test with
+REGULARISED = {"arch.dropout": "0.2", "optimizer.weight_decay": "0.1"}  # the rows are seen two to three times
 LONG, SHORT = 450, 250  # characters of a function to describe, and to write
 QUESTIONS = 200  # held out
 PROMPT = "def read_file(path):\n    "
@@ -111,7 +112,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
     begun = clock.monotonic()
     parent = open_parent(out / "base")
     job = ClassifierJob(library.labelled(), parent, seconds=ends[1] - begun)
-    classifier = job.run(out / "classifier", machine, {}, asked, begun)
+    classifier = job.run(out / "classifier", machine, REGULARISED, asked, begun)
     show_classifier(classifier)
 
     terminal.heading("4. An assistant: describe a function, or write one")

@@ -372,10 +372,10 @@ def stretches(
 
     match data.noise:
         case Masks(share, whole_words):
-            return MaskedWords(shards, tokenizer, context, rows, seed, data.separate_documents, accumulate, share, whole_words)
+            return MaskedWords(shards, tokenizer, context, rows, seed, data.separate_documents, accumulate, share, whole_words, data.moving)
         case Spans(share, length):
-            return Denoise(shards, tokenizer, start, context, rows, seed, accumulate, share, length)
-    return Windows(shards, context, rows, seed, data.separate_documents, accumulate)
+            return Denoise(shards, tokenizer, start, context, rows, seed, accumulate, share, length, data.moving)
+    return Windows(shards, context, rows, seed, data.separate_documents, accumulate, data.moving)
 
 
 def first_tokens(batches: Iterable[Rows], tokens: int) -> Iterator[Rows]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fledge.arch import Arch, Words
 from fledge.arch.record import did_you_mean, differences
@@ -105,7 +106,8 @@ def open_model(
         _check(stored, {found[name]: shape for name, shape in shapes.items()}, folder.arch, dtype)
     except ValueError as complaint:
         raise ValueError(f"{folder.path}: {complaint}") from None
-    ours = {name: tensor.to(device, dtype).contiguous() for name, tensor in read(rules, lambda name: stored.tensor(found[name]))}
+    given = read(rules, lambda name: stored.tensor(found[name]))
+    ours = {name: _placed(tensor, torch.device(device), dtype or tensor.dtype) for name, tensor in given}
     model.load_state_dict(ours, assign=True)
     return model.eval(), folder.tokenizer, folder.facts
 
@@ -215,6 +217,13 @@ def _equal(stored: Stored, one: str, other: str) -> bool:
     if stored.shape(one) != stored.shape(other) or stored.dtype(one) != stored.dtype(other):
         return False
     return all(torch.equal(a, b) for a, b in zip(stored.tensor(one).split(4096), stored.tensor(other).split(4096), strict=True))
+
+
+def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """As it is, mapped from its file, where it can stay so; else copied once: `to` and `contiguous` would copy a transposed one twice."""
+    if (tensor.device, tensor.dtype) == (device, dtype) and tensor.is_contiguous():
+        return tensor
+    return torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
 
 
 def _check(stored: Stored, shapes: Mapping[str, tuple[int, ...]], arch: Arch, dtype: torch.dtype | None) -> None:

@@ -49,11 +49,11 @@ streams = st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.in
 
 
 @settings(max_examples=40, deadline=None)
-@given(streams, st.booleans())
-def test_each_token_is_a_label_once_per_epoch(stream, separate):
+@given(streams, st.booleans(), st.booleans())
+def test_each_token_is_a_label_once_per_epoch(stream, separate, moving):
     lengths, parts, context, seed = stream
     source = shards(lengths, parts)
-    windows = Windows(source, min(context, source.tokens), batch=1, seed=seed, separate_documents=separate)
+    windows = Windows(source, min(context, source.tokens), batch=1, seed=seed, separate_documents=separate, moving=moving)
     expected = sorted(source.window(0, source.tokens))
     for epoch in range(3):
         steps = range(epoch * windows.steps_per_epoch, (epoch + 1) * windows.steps_per_epoch)
@@ -61,6 +61,14 @@ def test_each_token_is_a_label_once_per_epoch(stream, separate):
         assert sorted(labels[labels != IGNORED]) == expected
     labels = np.concatenate([batch.labels.ravel() for batch in windows.in_order()])
     assert list(labels[labels != IGNORED]) == list(source.window(0, source.tokens))
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_rows_that_do_not_move_come_again(moving):
+    windows = Windows(shards([50, 30, 41]), context=10, batch=1, moving=moving)
+    epochs = [{tuple(windows.batch_at(epoch * 13 + step)[0].labels[0]) for step in range(13)} for epoch in range(2)]
+    assert windows.steps_per_epoch == 13
+    assert (epochs[0] == epochs[1]) != moving
 
 
 @settings(max_examples=40, deadline=None)

@@ -301,10 +301,24 @@ def test_decoding_with_a_cache_is_full(both):
     torch.testing.assert_close(both(target[chosen], memory=memory.rows(chosen)), full[chosen])
 
 
+@torch.no_grad()
+def test_attention_across_is_over_the_source(both):
+    source, target = (torch.randint(VOCABULARY, (2, n), generator=torch.Generator().manual_seed(n)) for n in (5, 7))
+    seen = both.attention(target, both.encode(source))
+    assert [tuple(part.shape[2:]) for part in seen] == [(7, 7), (7, 5)] * both.arch.trunk.depth
+    for part in seen:
+        torch.testing.assert_close(part.sum(-1), torch.ones_like(part[..., 0]))
+    changed = source.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % VOCABULARY
+    assert not torch.equal(both.attention(target, both.encode(changed))[1], seen[1])
+
+
 def test_a_source_is_needed_and_only_where_there_is_an_encoder(both):
     tokens = torch.tensor([[1, 2]])
     with pytest.raises(ValueError, match=r"memory=model\.encode\(source\)"):
         both(tokens)
+    with pytest.raises(ValueError, match="reads a source"):
+        both.attention(tokens)
     with pytest.raises(ValueError, match="takes no memory"):
         perturbed(QWEN3)(tokens, memory=both.encode(tokens))
 

@@ -42,6 +42,7 @@ def test_logits_of_a_source_and_a_target(tmp_path):
     torch.testing.assert_close(model.logits(source.tolist(), written.tolist()), expected)
     with pytest.raises(ValueError, match="reads a source and writes a target"):
         model.logits(source.tolist())
+    assert isinstance(model.generate("The sky", max_tokens=3), str)
 
 
 def test_llama2c(data, tmp_path, command):

@@ -95,10 +95,10 @@ def test_equal_scores(case: str, references: References):
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_equal_scores_in_fp64(case: str, references: References):
-    ids = ends(case, tokens())
+    ids, weights = ends(case, tokens()), references.theirs(case).state_dict()
     with no_casts_to_fp32():
         exact = make(case).double()
-        exact.load_state_dict(references.theirs(case).state_dict())
+        exact.load_state_dict(weights)
         if hasattr(exact, "set_experts_implementation"):
             exact.set_experts_implementation("eager")  # their grouped product knows no fp64
         expected = theirs_of(case, exact, ids)
