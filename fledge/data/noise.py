@@ -110,7 +110,7 @@ class Denoise(Stretches):
             source, target = without_spans(text, spans(length, self.share, self.span, len(self.sentinels), random), self.sentinels)
             sources.append(np.array(self.tokenizer.framed(source.tolist()), np.int64))
             targets.append(np.array([*target, self.tokenizer.end_of_text], np.int64))
-        return taught(sources, targets, self.start, self.tokenizer.pad)
+        return taught(sources, targets, self.start, self.tokenizer.pad, multiple=1)  # all rows but one are of one length
 
 
 def spans(length: int, share: float, mean: float, most: int, random: np.random.Generator) -> np.ndarray:

@@ -13,6 +13,7 @@ from fledge.model import Transformer, kernels
 from fledge.model.head import Words
 
 CHUNK = 1024  # tokens whose scores exist at once
+MULTIPLE = 64  # of the rows of such a product, so that any number of labels comes in few shapes
 
 
 class Objective(Protocol):
@@ -104,12 +105,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             projection = weight.to(working)
             for part in range(0, len(labels), chunk):
                 piece, label = hidden[part : part + chunk].to(working), labels[part : part + chunk]
+                piece = F.pad(piece, (0, 0, 0, -len(label) % MULTIPLE))
                 gradient = piece @ projection.T
                 if bias is not None:
                     gradient += bias
-                loss += smoothed(gradient, label, smoothing)
+                loss += smoothed(gradient[: len(label)], label, smoothing)
+                gradient[len(label) :] = 0
                 if hidden_gradient is not None:
-                    hidden_gradient[part : part + chunk] = gradient @ projection
+                    hidden_gradient[part : part + chunk] = (gradient @ projection)[: len(label)]
                 if weight_gradient is not None and working == exact:
                     weight_gradient.addmm_(gradient.T, piece)
                 elif weight_gradient is not None:
