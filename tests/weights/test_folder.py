@@ -25,6 +25,7 @@ from fledge.weights.hub import resolve
 
 TOKENIZER = Tokenizer.bytes()
 ARCH = presets.qwen3(16, 2, 2, 1, 8, 24, TOKENIZER.size, 32)
+VECTORS = {"reads": "first", "normalised": True, "longest": 20}
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -89,6 +90,16 @@ def test_a_foreign_chat_template_is_kept(tmp_path: Path):
     assert (facts["chat"], facts["chat_template"]) == (None, "{{ messages }}")
     with pytest.raises(ValueError, match="did you mean chatml"):
         save(tmp_path, model(), "chatlm")
+
+
+def test_how_vectors_are_made_goes_with_the_model(tmp_path: Path):
+    given = model()
+    save(tmp_path, given, facts={"embedding": VECTORS})
+    assert open_model(tmp_path)[2]["embedding"] == VECTORS
+    assert {"modules.json", "sentence_bert_config.json", "1_Pooling"} <= names(tmp_path)
+    save(tmp_path, given)
+    assert "embedding" not in open_model(tmp_path)[2]
+    assert not {"modules.json", "sentence_bert_config.json"} & names(tmp_path)
 
 
 def test_own_names_where_no_family_fits(tmp_path: Path):
@@ -348,7 +359,7 @@ def test_stopped_after_the_decision_the_new_model_is_finished(
         with monkeypatch.context() as patch:
             patch.setattr(os, function, failing)
             try:
-                save(folder, new, shard_bytes=shard_bytes)
+                save(folder, new, facts={"embedding": VECTORS}, shard_bytes=shard_bytes)
             except KeyboardInterrupt:
                 assert (folder / staging.SAVED).is_dir()
             else:
@@ -356,6 +367,7 @@ def test_stopped_after_the_decision_the_new_model_is_finished(
         opened, _, facts = open_model(folder)
         assert same(opened, new)
         assert facts["chat"] is None
+        assert facts["embedding"] == VECTORS
         assert "chat_template" not in facts
         verify(folder)
         assert not {staging.SAVED, staging.SAVING, staging.STALE} & names(folder)
