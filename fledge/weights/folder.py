@@ -15,7 +15,7 @@ from fledge.model import Transformer
 from fledge.text.chat import FORMATS
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.families import FAMILIES, Family, family_name, family_of, plain
-from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, save_tensors, sha256, write_json
+from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, room_for, save_tensors, sha256, write_json
 from fledge.weights.hub import resolve
 from fledge.weights.rules import claim, read, write
 from fledge.weights.sentences import LIMIT, MODULES, POOLING, read_sentences, write_sentences
@@ -113,15 +113,17 @@ def save_model(
     `chat` is the name of a chat format, or the Jinja text of another one's template; `generation` holds fields of
     generation_config.json beside the token ids, which come from the tokenizer and the chat format; `card` is README.md;
     `facts` go into fledge.json, `embedding` among them into the files of sentence-transformers; the family that `names` says in them is
-    kept where it still expresses the model. Raises `ValueError` for parts that do not belong together, `OSError` when the disk refuses;
-    the old model then stays.
+    kept where it still expresses the model. Raises `ValueError` for parts that do not belong together, `OSError` when the disk refuses
+    (with the bytes needed, where it is full); the old model then stays.
     """
     folder, arch = Path(folder), plain(model.arch)
     check_vocabulary(arch, tokenizer)
     template = chat_template(chat, tokenizer) if chat is not None else None
     name = family_name(arch, facts.get("names"))
     rules = FAMILIES[name].table(arch)
-    with replacing(folder, WHOLE, INDEX, SHARDS, TEMPLATE, GENERATION, MODULES, LIMIT, POOLING) as stage:
+    size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    owned = (WHOLE, INDEX, SHARDS, TEMPLATE, GENERATION, MODULES, LIMIT, POOLING)
+    with replacing(folder, *owned) as stage, room_for("the model", size, folder):
         weights = save_tensors(
             ((name, tensor.detach().to("cpu", dtype)) for name, tensor in write(rules, model.state_dict())), stage, shard_bytes
         )
