@@ -56,8 +56,10 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """The trunk's last hidden states, (batch, length, width).
 
-        With a cache the tokens continue what the given slots (all by default) hold; a memory is what `encode` made of the source;
-        types (batch, length) number the segments, 0 by default. Raises `ValueError` for a position beyond learned ones.
+        With a cache the tokens continue what the given slots (all by default) hold; a text that thereby outgrows a length beyond which
+        all of it is turned by other angles (LongRope) is read again as a whole, as `transformers` does when it generates. A memory is
+        what `encode` made of the source; types (batch, length) number the segments, 0 by default. Raises `ValueError` for a position
+        beyond learned ones.
         """
         trunk = self.trunk
         self._remembered(memory)

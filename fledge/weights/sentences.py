@@ -26,11 +26,17 @@ def read_sentences(folder: Path) -> dict[str, Any] | None:
     """
     if not (folder / MODULES).is_file():
         return None
-    listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-    kinds = [str(module["type"]).rpartition(".")[2] for module in listed]
+    try:
+        listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        kinds = [str(module["type"]).rpartition(".")[2] for module in listed]
+        places = [str(module["path"]) for module in listed]
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
+        raise ValueError(f"{folder / MODULES} is no list of modules, each with a type and a path") from None
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ValueError(f"{folder / MODULES} lists {', '.join(kinds)}, but fledge knows Transformer, Pooling and Normalize, in this order")
-    config = folder / Path(str(listed[1]["path"])).name / "config.json"
+    if (folder / places[1]).resolve().parent != folder.resolve():
+        raise ValueError(f"{folder / MODULES} has its pooling in {places[1]!r}, but it may only be a folder in this one")
+    config = folder / places[1] / "config.json"
     given = read_json(config)
     modes = given.get("pooling_mode", [mode for mode, flag in FLAGS.items() if given.get(flag)])
     modes = [modes] if isinstance(modes, str) else modes

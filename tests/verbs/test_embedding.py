@@ -117,11 +117,17 @@ def test_other_vectors_are_refused(encoder, tmp_path):
             ({"pooling_mode": ["cls", "mean"]}, PARTS, {}, "pools by cls and mean"),
             (mean, [*PARTS[:2], ("Dense", "2_Dense")], {}, "lists Transformer, Pooling, Dense"),
             (mean, PARTS, {"do_lower_case": True}, "lowers the case"),
+            (mean, [PARTS[0], ("Pooling", "../0/1_Pooling")], {}, "may only be a folder in this one"),
+            (mean, [PARTS[0], ("Pooling", "..")], {}, "may only be a folder in this one"),
         ]
     ):
         folder = published(encoder, tmp_path / str(number), pooling, parts, **limit)
         with pytest.raises(ValueError, match=said):
             fledge.load(folder)
+    folder = published(encoder, tmp_path / "prompt", mean)
+    (folder / "modules.json").write_text('["Pooling"]')
+    with pytest.raises(ValueError, match=r"modules\.json is no list of modules"):
+        fledge.load(folder)
     folder = published(encoder, tmp_path / "prompt", mean)
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"default_prompt_name": "query"}))
     with pytest.raises(ValueError, match="default_prompt_name to null"):

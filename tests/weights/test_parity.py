@@ -42,7 +42,8 @@ __all__ = ["references"]
 AT_THE_FIRST = {("left", f"{family} classes") for family in ("bert", "roberta", "distilbert", "electra")}
 FROM_BOTH = [case for case in CLASSIFIERS if case.split()[0] in ("bart", "t5")]
 GENERATING = [*DECODERS, *PAIRS]
-USUAL = [case for case in GENERATING if " " not in case]  # one of each family
+OWN = ("llama 3", "phi3 long", "qwen3 moe", "t5 1.1")  # as different as families are
+USUAL = [case for case in GENERATING if " " not in case or case in OWN]
 OPENERS = {
     "classes": transformers.AutoModelForSequenceClassification,
     "pairs": transformers.AutoModelForSeq2SeqLM,
@@ -285,6 +286,28 @@ def test_the_same_256_greedy_tokens_with_a_cache(case: str, references: Referenc
         row = ours(row, cache=cache, memory=memory)[:, -1].argmax(-1, keepdim=True)
         written.append(int(row))
     assert written == expected.tolist()
+
+
+@pytest.mark.parametrize("case", rest(GENERATING))
+@torch.no_grad()
+def test_padded_prompts_are_continued_as_the_reference_continues_them(case: str, references: References):
+    """Prompts of four lengths side by side, padded on the left; sources, as is usual, on the right."""
+    ours, steps = references.ours(case), 15
+    ids, mask = padded("right" if case in PAIRS else "left")
+    expected = references.theirs(case).generate(ids, attention_mask=mask.long(), do_sample=False, max_new_tokens=steps, eos_token_id=None)[
+        :, -steps:
+    ]
+    cache, document, lengths = ours.cache(4, 64), torch.where(mask, 0, PADDING), mask.sum(1, keepdim=True)
+    memory = ours.encode(ids, None, document) if case in PAIRS else None
+    if case in PAIRS:
+        scores = ours(torch.full((4, 1), START), cache=cache, memory=memory)
+    else:
+        scores = ours(ids, (mask.cumsum(1) - 1).clamp(min=0), document, cache)
+    written = [scores[:, -1].argmax(-1, keepdim=True)]
+    for step in range(steps - 1):
+        places = torch.full((4, 1), step + 1) if case in PAIRS else lengths + step
+        written.append(ours(written[-1], places, cache=cache, memory=memory)[:, -1].argmax(-1, keepdim=True))
+    assert torch.cat(written, 1).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
