@@ -98,7 +98,7 @@ class Rope:
 
     @property
     def changes_after(self) -> int | None:
-        """The length in tokens from which on a whole text is turned by other angles; none where a token's position alone decides."""
+        """The length in tokens beyond which a whole text is turned by other angles; none where a token's position alone decides."""
         return self.stretch.trained if isinstance(self.stretch, LongRope) else None
 
 

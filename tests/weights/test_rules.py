@@ -133,6 +133,7 @@ REFUSED = [
     ("qwen3", {"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "factor"),
     ("qwen3", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 1, 1, 1], "long_factor": [2, 2, 2, 2]}}, "as LongRope"),
     ("qwen3", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 0], "long_factor": [2, 2]}}, "positive numbers"),
+    ("qwen3", {"rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 1}, "needs at least 2"),
     ("qwen3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ("qwen3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     ("qwen3", {"hidden_act": "swiglu"}, "swiglu"),

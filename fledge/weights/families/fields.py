@@ -148,9 +148,8 @@ def rope_of(given: Mapping[str, Any], name: str, base: float, config: Mapping[st
     stray = sorted(set(given) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"} - STRETCHES[kind])
     if stray:
         raise ValueError(f"config.json: {name} is of type {kind} with {', '.join(stray)}, which fledge does not know there")
-    trained = config.get("original_max_position_embeddings") or typed(
-        given, "original_max_position_embeddings", config.get("max_position_embeddings"), int
-    )
+    said = typed(given, "original_max_position_embeddings", config.get("max_position_embeddings"), int)
+    trained = typed(config, "original_max_position_embeddings", said, int)
     stretch: Stretch | None = None
     match kind:
         case "linear":
@@ -159,7 +158,9 @@ def rope_of(given: Mapping[str, Any], name: str, base: float, config: Mapping[st
             low, high = need(given, "low_freq_factor", float), need(given, "high_freq_factor", float)
             stretch = ByWavelength(need(given, "factor", float), trained, low, high)
         case "longrope":
-            short, long = (_factors(given, f"{name}_factor") for name in ("short", "long"))
+            if trained < 2:
+                raise ValueError(f"config.json: original_max_position_embeddings is {trained}, but {name} of type {kind} needs at least 2")
+            short, long = (_factors(given, f"{texts}_factor") for texts in ("short", "long"))
             factor = typed(given, "factor", need(config, "max_position_embeddings") / trained, float)
             grown = math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0
             stretch = LongRope(short, long, trained, typed(given, "attention_factor", grown, float))
