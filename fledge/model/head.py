@@ -44,10 +44,10 @@ class Words(nn.Module):
         return hidden if self.spec.scale == 1 else hidden * self.spec.scale
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The scores of every word, (..., vocabulary)."""
+        """The scores of every word, (..., vocabulary), capped ones in fp32 at least."""
         scores = F.linear(self.before(hidden), self.weight, self.bias)
         cap = self.spec.soft_cap
-        return scores if cap is None else cap * (scores / cap).tanh()
+        return scores if cap is None else cap * (scores.to(torch.promote_types(scores.dtype, torch.float32)) / cap).tanh()
 
 
 class Untied(Words):

@@ -175,7 +175,7 @@ class Model:
         told = self.facts.get("embedding", {})
         texts = [text] if isinstance(text, str) else list(text)
         reads, normalised = pooling or told.get("reads", "mean"), told.get("normalised", False)
-        found = vectors(self.network, self.tokenizer, texts, reads, normalised, self.facts.get("reads"))
+        found = vectors(self.network, self.tokenizer, texts, reads, normalised, told.get("longest") or self.facts.get("reads"))
         return found[0] if isinstance(text, str) else found
 
     @property
