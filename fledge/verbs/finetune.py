@@ -217,7 +217,7 @@ class ClassifierJob:
                 run, model, batches, objective, out, evaluate=evaluate, best_of=badness, export=writer.export,
                 after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
-        best = writer.best()
+        best = writer.best(machine.device)
         with on_machine(machine):
             methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
         score = methods[-1].score
@@ -429,7 +429,7 @@ class InstructJob:
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
-        best = writer.best()
+        best = writer.best(machine.device)
         with on_machine(machine):
             after = answer_score(best, checked).perplexity.value
         examples = tuple(

@@ -112,8 +112,10 @@ class Model:
         if len(self.arch.stacks) < 2:
             raise ValueError("this model reads no source: use generate to go on from a text")
         read = [self.tokenizer.framed(self.tokenizer.encode(text), self.arch.context) for text in sources]
-        requests = [self._request(tokens or [self.tokenizer.end_of_text], settings) for tokens in read]
-        return [completion.text for completion in self._written(requests, settings)]
+        order = sorted(range(len(read)), key=lambda number: -len(read[number]))  # those of like length end at about the same time
+        requests = [self._request(read[number] or [self.tokenizer.end_of_text], settings) for number in order]
+        written = dict(zip(order, self._written(requests, settings), strict=True))
+        return [written[number].text for number in range(len(read))]
 
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The continuation of a prompt piece by piece, as it is made."""
@@ -286,5 +288,6 @@ class Model:
 
         if self.arch.labels:
             raise ValueError("this model is a classifier and writes no text: use `fledge predict`")
-        longest = max(len(request.tokens) + (request.max_tokens or self.arch.context) for request in requests)
+        before = [1 + len(self.tokenizer.opening) if len(self.arch.stacks) == 2 else len(request.tokens) for request in requests]
+        longest = max(length + (request.max_tokens or self.arch.context) for length, request in zip(before, requests, strict=True))
         return Engine(self.network, self.tokenizer, slots=len(requests) * beams, capacity=min(longest, self.arch.context))

@@ -16,6 +16,7 @@ from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.session import (
     AFTER,
+    VALIDATION_TOKENS,
     Column,
     Duration,
     ModelWriter,
@@ -45,8 +46,10 @@ if TYPE_CHECKING:
     from fledge.text import Tokenizer
     from fledge.train.run import Machine, Run
 
-MEASURED = 200  # held-out pairs that are written out at the end
+MEASURED = 200  # held-out pairs that are written out at the end, where the time is enough
 EXAMPLES = 5
+REHEARSED = 32, 8  # sources side by side, and tokens for each, from which follows what writing costs
+TIDYING = 0.02  # of the time, for scores and saving at the end
 TOKENS = 4096  # a step, sources and targets together, about
 SEARCHING = {"do_sample": False, "num_beams": 4, "length_penalty": 1.0}
 
@@ -198,7 +201,7 @@ class PairsJob:
 
     def run(self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float) -> Paired:
         """Train, keep the best by held-out loss, and measure what it writes."""
-        from fledge.data.batches import Pairs
+        from fledge.data.batches import Pairs, first_tokens
         from fledge.train.loop import on_machine
         from fledge.train.objective import NextWord
         from fledge.train.training import train, validate
@@ -213,28 +216,35 @@ class PairsJob:
         if batches.truncated:
             many = f"{batches.truncated:,} of {len(training.sources):,} pairs"
             terminal.say(f"  {many} have a side longer than {context} tokens, which loses its end (--set batch.context=...)")
-        checked = list(Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order())
-        objective = NextWord(smoothing=run.data.smoothing)
+        held_out_batches = Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order()
+        checked = list(first_tokens(held_out_batches, VALIDATION_TOKENS))
+        objective, writing = NextWord(smoothing=run.data.smoothing), {**SEARCHING, "max_new_tokens": batches.longest_target}
         if begun is None and self.seconds is not None:
-            run = within(self.seconds, AFTER * self.seconds, started, run, model, objective, batches.batch_at)
+            with on_machine(machine):
+                reserve = TIDYING * self.seconds + min(AFTER * self.seconds, self.rehearsed(model.to(machine.device)))
+            run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
         data = {"pairs": len(training.sources), "held out": len(held_out.sources)}
         data |= {"source_column": training.source_column, "target_column": training.target_column}
         parent = None if self.anew else self.parent
-        writing = {**SEARCHING, "max_new_tokens": batches.longest_target}
         writer = ModelWriter(out, tokenizer, run, data=data, parent=parent, generation=writing)
         with terminal.bar("Training", run.plan.steps) as bar:
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
-        best = writer.best()
+        ended, best = clock.monotonic(), writer.best(machine.device)
+        left = None if self.seconds is None else (1 - TIDYING) * self.seconds - result.seconds - (clock.monotonic() - ended)
         with on_machine(machine):
-            scores, examples = self.measured(best, writing)
+            written = self.written(best, writing, left)
+        scores = self.scores(written)
+        if not scores:
+            terminal.say("  BLEU and ROUGE need sacrebleu and rouge-score: pip install 'fledge[eval]', then fledge evaluate")
         facts = {score.measure: {**to_json(score.interval), "signature": score.signature} for score in scores}
         writer.save(best, {"validation": result.validation, **facts})
-        measured = min(MEASURED, len(held_out.sources))
+        examples = tuple(Written(*row) for row in zip(held_out.sources[:EXAMPLES], held_out.targets, written, strict=False))
+        spent = result.seconds + clock.monotonic() - ended
         done = Paired(
-            str(out), result.steps, result.tokens, result.seconds, result.validation, len(training.sources), measured, scores, examples
+            str(out), result.steps, result.tokens, spent, result.validation, len(training.sources), len(written), scores, examples
         )  # fmt: skip
         from fledge.verbs.pages import paired_page
 
@@ -263,19 +273,45 @@ class PairsJob:
         )  # fmt: skip
         return applied(run, settings)
 
-    def measured(self, model: Transformer, writing: dict[str, Any]) -> tuple[tuple[TextScore, ...], tuple[Written, ...]]:
-        """The scores of what the model writes for the first held-out sources; none, said, where the libraries are missing."""
-        from fledge.evaluation.generated import bleu, installed, rouge
+    def rehearsed(self, model: Transformer) -> float:
+        """About how many seconds it takes to write all the held-out targets that are measured, by the first few tokens of some."""
         from fledge.verbs.model import Model
 
-        some = self.held_out.part(range(min(MEASURED, len(self.held_out.sources))))
+        rows, tokens = REHEARSED
+        some = self.held_out.part(range(min(rows, len(self.held_out.sources))))
+        began = clock.monotonic()
+        written = Model(model, self.parent.tokenizer, {"generation": SEARCHING}).targets(some.sources, max_tokens=tokens)
+        spent = clock.monotonic() - began
+        longest = max(map(len, self.parent.tokenizer.encode_batch(list(some.targets))))
+        self.scores(written)  # its libraries load before the training, not after
+        return spent * longest / tokens * min(MEASURED, len(self.held_out.sources)) / len(some.sources)
+
+    def written(self, model: Transformer, writing: dict[str, Any], seconds: float | None = None) -> list[str]:
+        """What the model writes for the first held-out sources, for `MEASURED` of them or as many as `seconds` allow, at least a few."""
+        from fledge.evaluation.generated import installed
+        from fledge.verbs.model import Model
+
         writer = Model(model, self.parent.tokenizer, {"generation": writing})
-        if not installed():
-            terminal.say("  BLEU and ROUGE need sacrebleu and rouge-score: pip install 'fledge[eval]', then fledge evaluate")
-            some = some.part(range(min(EXAMPLES, len(some.sources))))
-        written = writer.targets(some.sources)
-        examples = tuple(Written(*row) for row in zip(some.sources[:EXAMPLES], some.targets, written, strict=False))
-        return ((bleu(written, some.targets), *rouge(written, some.targets)) if installed() else ()), examples
+        sources = self.held_out.sources[: MEASURED if installed() else EXAMPLES]
+        if seconds is None:
+            return writer.targets(sources)
+        found: list[str] = []
+        until, size = clock.monotonic() + seconds, EXAMPLES
+        while size >= EXAMPLES and len(found) < len(sources):
+            part, began = sources[len(found) : len(found) + size], clock.monotonic()
+            found += writer.targets(part)
+            now = clock.monotonic()
+            size = int(len(part) * (until - now) / (2 * (now - began)))  # half of what fits, for the machine may become slower
+        if len(found) < len(sources):
+            terminal.say(f"  The time was enough to write {len(found)} of {len(sources)} held-out targets; fledge evaluate writes all.")
+        return found
+
+    def scores(self, written: Sequence[str]) -> tuple[TextScore, ...]:
+        """How near the texts come to the first held-out targets; none where the libraries are missing."""
+        from fledge.evaluation.generated import bleu, installed, rouge
+
+        targets = self.held_out.targets[: len(written)]
+        return (bleu(written, targets), *rouge(written, targets)) if installed() else ()
 
 
 def fingerprint(data: Parallel) -> str:

@@ -15,6 +15,7 @@ from fledge.verbs.machine import look
 from fledge.verbs.pages import pretrained_page
 from fledge.verbs.preparation import corpus_from
 from fledge.verbs.session import (
+    VALIDATION_TOKENS,
     Column,
     Duration,
     Every,
@@ -39,7 +40,7 @@ from fledge.verbs.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from fledge.data.batches import Batch as Rows
     from fledge.data.batches import Stretches
@@ -53,7 +54,6 @@ DEFAULT_TIME = "10m"
 Objective = Literal["next-word", "masked-word", "denoise"]
 SMALLEST = {"next-word": "fledge-1m", "masked-word": "fledge-encoder-1m", "denoise": "fledge-both-2m"}  # presets in the default shapes
 SAMPLE_EVERY = 20.0  # seconds
-VALIDATION_TOKENS = 65_536  # scored while training goes on; the end scores everything
 PROBE_SHARE = 0.02  # of the time
 RESERVE = 0.05  # of the time, for what comes after the last step
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
@@ -302,6 +302,7 @@ def raise_model(
     run: Run, corpus: Corpus, out: Path, parent: Parent | None, asked: dict[str, Any], started: float, prompt: str | None = None
 ) -> Pretrained:
     """Train as `run` says, showing what the model writes as it learns; the folder `out` is the model from the first save on."""
+    from fledge.data.batches import first_tokens
     from fledge.model import Transformer, initialise
     from fledge.train.loop import on_machine
     from fledge.train.objective import NextWord
@@ -333,7 +334,7 @@ def raise_model(
             after_step=[bar_hook(bar), *shown], bytes_per_token=corpus.summary.bytes_per_token if next_word else None,
             asked=asked, started=started, say=bar.say,
         )  # fmt: skip
-    best = writer.best()
+    best = writer.best(run.machine.device)
     with on_machine(run.machine):
         validation = score(best, corpus) if next_word else guessed(best, checked.in_order())
     writer.save(best, {"validation": to_json(validation)})
@@ -376,14 +377,6 @@ def stretches(
         case Spans(share, length):
             return Denoise(shards, tokenizer, start, context, rows, seed, accumulate, share, length, data.moving)
     return Windows(shards, context, rows, seed, data.separate_documents, accumulate, data.moving)
-
-
-def first_tokens(batches: Iterable[Rows], tokens: int) -> Iterator[Rows]:
-    for batch in batches:
-        yield batch
-        tokens -= batch.size
-        if tokens <= 0:
-            return
 
 
 def opening(corpus: Corpus) -> str:

@@ -35,6 +35,7 @@ Column = Annotated[str, Parameter(metavar="NAME")]
 Settings = Annotated[Sequence[str], Parameter(metavar="NAME=VALUE")]
 SAMPLE_TOKENS = 48
 AFTER = 0.1  # of a fine-tuning's time, for what comes after the last step
+VALIDATION_TOKENS = 65_536  # scored while training goes on
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -307,11 +308,11 @@ class ModelWriter:
         facts = {**self.facts, "scores": dict(scores)}
         save_model(self.out, model, self.tokenizer, self.chat, facts, self.generation, card(self.out.name, model.arch, facts))
 
-    def best(self) -> Transformer:
+    def best(self, device: str) -> Transformer:
         """The best model so far, read back from its folder."""
         from fledge.weights import open_model
 
-        return open_model(self.out)[0]
+        return open_model(self.out, device=device)[0]
 
 
 def _origin(parent: Parent | None) -> dict[str, Any] | None:
