@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,15 +20,6 @@ class Beam:
     logprobs: list[float]
     score: float
     slot: int
-
-
-class Continuation(NamedTuple):
-    """A token that a beam could go on with: the score of both together, the beam's number, the token and its own log-probability."""
-
-    score: float
-    beam: int
-    token: int
-    logprob: float
 
 
 @dataclass
@@ -73,8 +64,8 @@ def _together(engine: Engine, rows: list[Row], beams: int, penalty: float) -> li
             engine.cache.reorder(slots, slots // beams * beams)
             active = searches
             while True:
-                for search, found in zip(active, _continuations(engine, active, hidden), strict=True):
-                    _advance(search, found, penalty)
+                for search, scores in zip(active, _logprobs(engine, hidden).split(beams), strict=True):
+                    _advance(engine, search, scores, penalty)
                 active = [search for search in active if search.beams]
                 if not active:
                     break
@@ -85,24 +76,9 @@ def _together(engine: Engine, rows: list[Row], beams: int, penalty: float) -> li
     return [_completion(search) for search in searches]
 
 
-def _continuations(engine: Engine, active: list[Search], hidden: Tensor) -> list[list[Continuation]]:
-    """The best next tokens of each search, best first: so many that enough of them go on, whichever of them stop.
-
-    Hidden states are (searches times beams, width); log-probabilities are as the model itself has them.
-    """
-    logprobs = engine.model.head(hidden).float().log_softmax(-1).unflatten(0, (len(active), -1))
-    banned = torch.stack([engine.banned(search.row.stop_tokens) for search in active])
-    so_far = torch.tensor([[beam.score for beam in search.beams] for search in active], device=hidden.device)
-    totals = logprobs.masked_fill_(banned[:, None], -torch.inf) + so_far[..., None]
-    wanted = max(2, *(1 + len(search.row.stop_tokens) for search in active)) * logprobs.shape[1]
-    best = totals.flatten(1).topk(min(totals[0].numel(), wanted))
-    columns = (
-        best.values,
-        best.indices // logprobs.shape[2],
-        best.indices % logprobs.shape[2],
-        logprobs.flatten(1).gather(1, best.indices),
-    )
-    return [list(map(Continuation, *row)) for row in zip(*(column.tolist() for column in columns), strict=True)]
+def _logprobs(engine: Engine, hidden: Tensor) -> Tensor:
+    """(beams, vocabulary), as the model itself has them."""
+    return engine.model.head(hidden).float().log_softmax(-1)
 
 
 def _read(engine: Engine, active: list[Search], beams: int) -> Tensor:
@@ -115,16 +91,23 @@ def _read(engine: Engine, active: list[Search], beams: int) -> Tensor:
         search.beams = [Beam(beam.tokens, beam.logprobs, beam.score, search.row.slot + place) for place, beam in enumerate(search.beams)]
     tokens = torch.tensor([[beam.tokens[-1]] for search in active for beam in search.beams], device=device)
     memory = engine.memory_of([search.row for search in active for _ in range(beams)])
-    return engine.model.hidden(tokens, None, None, engine.cache, slots, memory)[:, -1]
+    every = len(slots) == engine.slots
+    return engine.model.hidden(tokens, None, None, engine.cache, None if every else slots, memory)[:, -1]
 
 
-def _advance(search: Search, best: list[Continuation], penalty: float) -> None:
+def _advance(engine: Engine, search: Search, logprobs: Tensor, penalty: float) -> None:
     """One more token for each beam of a search: the best continuations go on, or end; without beams the search is over."""
     row, beams = search.row, search.beams
     width, length = len(beams), len(beams[0].tokens) + 1
+    allowed = logprobs.masked_fill(engine.banned(row.stop_tokens), -torch.inf)
+    totals = allowed + torch.tensor([beam.score for beam in beams], device=logprobs.device)[:, None]
+    # so many that enough of them go on, whichever of them stop
+    best = totals.flatten().topk(min(totals.numel(), max(2, 1 + len(row.stop_tokens)) * width))
     goes_on: list[Beam] = []
-    for rank, (score, beam, token, gained) in enumerate(best):
-        parent, stops = beams[beam], token in row.stop_tokens
+    for rank, (score, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+        parent, token = beams[place // logprobs.shape[1]], place % logprobs.shape[1]
+        gained = float(logprobs[place // logprobs.shape[1], token])
+        stops = token in row.stop_tokens
         if stops or length == row.most:
             if rank < width and score > FAR / 2:
                 ended = Beam([*parent.tokens, *([] if stops else [token])], [*parent.logprobs, gained], score, parent.slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,9 @@ from fledge.verbs.session import (
     asked_of,
     bar_hook,
     begun_run,
+    completing,
     framing_for,
+    mending,
     open_worded,
     preset_of,
     refuse_other_data,
@@ -40,7 +43,7 @@ from fledge.verbs.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from fledge.data.batches import Batch as Rows
     from fledge.data.batches import Stretches
@@ -54,6 +57,7 @@ DEFAULT_TIME = "10m"
 Objective = Literal["next-word", "masked-word", "denoise"]
 SMALLEST = {"next-word": "fledge-1m", "masked-word": "fledge-encoder-1m", "denoise": "fledge-both-2m"}  # presets in the default shapes
 SAMPLE_EVERY = 20.0  # seconds
+HIDEABLE = re.compile(r"( ?)\b[^\W\d_]{3,15}\b")  # words to show how gaps are filled in
 PROBE_SHARE = 0.02  # of the time
 RESERVE = 0.05  # of the time, for what comes after the last step
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
@@ -144,7 +148,7 @@ def pretrain(
         vocab: the size of the tokenizer that is trained.
         text_column: the column that holds the text of tables.
         validation: the share of documents held out.
-        prompt: what the model completes from time to time, so that one sees it learn.
+        prompt: what the model completes from time to time, so that one sees it learn, or fills in: "The ___ is blue."
         set: any field of the run, such as arch.depth=4, optimizer.rate=1e-3 or batch.rows=8; may be given several times.
         seed: of the split, the starting weights and the order of the text.
         device: auto, cpu or cuda.
@@ -327,8 +331,8 @@ def raise_model(
         return validate(model, objective, held_out, run.machine)
 
     with terminal.bar("Training", run.plan.steps) as bar:
-        samples = Samples(out / "run" / "samples.jsonl", corpus.tokenizer, prompt or opening(corpus), bar.say)
-        shown = [Every(SAMPLE_EVERY, samples.show)] if next_word else []
+        samples = sampled(corpus, tokenizer, run, prompt, out / "run" / "samples.jsonl", bar.say)
+        shown = [Every(SAMPLE_EVERY, samples.show)] if samples is not None else []
         result = train(
             run, model, batches, objective, out, evaluate=evaluate, export=writer.export,
             after_step=[bar_hook(bar), *shown], bytes_per_token=corpus.summary.bytes_per_token if next_word else None,
@@ -377,6 +381,31 @@ def stretches(
         case Spans(share, length):
             return Denoise(shards, tokenizer, start, context, rows, seed, accumulate, share, length, data.moving)
     return Windows(shards, context, rows, seed, data.separate_documents, accumulate, data.moving)
+
+
+def sampled(corpus: Corpus, tokenizer: Tokenizer, run: Run, prompt: str | None, path: Path, say: Callable[[str], None]) -> Samples | None:
+    """What the model is asked for from time to time: to go on from the prompt, or to fill in its gaps; by default of held-out text.
+
+    None where that has no words to hide. Raises `ValueError` for a prompt without a gap where one is needed.
+    """
+    from fledge.generation import Gapped, marks_of
+
+    if run.data.objective == "next-word":
+        prompt = prompt or opening(corpus)
+        return Samples(path, completing(tokenizer, prompt), say, prompt)
+    if prompt is not None:
+        marks = marks_of(tokenizer, spans=run.data.objective == "denoise")
+        return Samples(path, mending(tokenizer, Gapped.marked(prompt, marks)), say, whole=prompt)
+    tokens, _ = corpus.validation.document(0)
+    text = " ".join(corpus.tokenizer.decode(tokens[: min(64, run.batch.context // 2)].tolist()).split()[:-1])
+    words = list(HIDEABLE.finditer(text))
+    if not words:
+        return None
+    words = words[2::5] or words[-1:]
+    gapped = Gapped.without(text, words)
+    whole = gapped.filled([word[0] for word in words])
+    say(f"  held-out text, the words in ⟦ ⟧ to be filled in: {whole}")
+    return Samples(path, mending(tokenizer, gapped), say, whole=whole)
 
 
 def opening(corpus: Corpus) -> str:
