@@ -17,7 +17,7 @@ from fledge.data.batches import Batch
 from fledge.model import Transformer, initialise, kernels
 from fledge.presets import gpt2, qwen3
 from fledge.train.loop import State, on_machine, run_steps
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
 from fledge.train.plan import optimizer_for, this_machine, training_flops
 from fledge.train.run import AdamW, Constant, Machine, Plan
@@ -43,7 +43,7 @@ class Trained:
     def step(self) -> None:
         with on_machine(self.machine):
             began = time.perf_counter()
-            run_steps(self.state, NextWord(), lambda step: [self.batch], Constant(), self.machine, [])
+            run_steps(self.state, PredictTokens(), lambda step: [self.batch], Constant(), self.machine, [])
             self.seconds.append(time.perf_counter() - began)
         self.state.plan = Plan(self.state.step + 1)
 

@@ -15,7 +15,7 @@ from fledge.data.batches import Batch as Tokens
 from fledge.model import Transformer, initialise, kernels
 from fledge.presets import modernbert, qwen3, t5
 from fledge.train.loop import BatchAt, State, on_machine, run_steps
-from fledge.train.objective import NextWord, Objective
+from fledge.train.objective import Objective, PredictTokens
 from fledge.train.optimizer import Optimizer
 from fledge.train.run import AdamW, Batch, Constant, Machine, Muon, ObjectiveName, Plan, Run, Stable
 
@@ -137,7 +137,7 @@ def probe(
             took: list[float] = []
             while len(took) < 2 or time.monotonic() < until:
                 began = time.monotonic()
-                run_steps(state, NextWord(), lambda step: [part], Constant(), machine, [])  # noqa: B023
+                run_steps(state, PredictTokens(), lambda step: [part], Constant(), machine, [])  # noqa: B023
                 took.append(time.monotonic() - began)
                 state.plan = Plan(state.step + 1)
             points.append(

@@ -401,7 +401,7 @@ class InstructJob:
         from fledge.evaluation.language import answer_score
         from fledge.text import FORMATS
         from fledge.train.loop import on_machine
-        from fledge.train.objective import NextWord
+        from fledge.train.objective import PredictTokens
         from fledge.train.training import train, validate
 
         form, tokenizer = FORMATS[self.format], self.parent.tokenizer
@@ -418,7 +418,7 @@ class InstructJob:
         with on_machine(machine):
             before = min(answer_score(model, part).perplexity.value for part in (checked, self.answers(FORMATS["plain"], run)))
         said_before = self.examples(model, None)
-        objective = NextWord()
+        objective = PredictTokens()
         if begun is None and self.seconds is not None:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)

@@ -203,7 +203,7 @@ class PairsJob:
         """Train, keep the best by held-out loss, and measure what it writes."""
         from fledge.data.batches import Pairs, first_tokens
         from fledge.train.loop import on_machine
-        from fledge.train.objective import NextWord
+        from fledge.train.objective import PredictTokens
         from fledge.train.training import train, validate
 
         tokenizer, training, held_out = self.parent.tokenizer, self.training, self.held_out
@@ -218,7 +218,7 @@ class PairsJob:
             terminal.say(f"  {many} have a side longer than {context} tokens, which loses its end (--set batch.context=...)")
         held_out_batches = Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order()
         checked = list(first_tokens(held_out_batches, VALIDATION_TOKENS))
-        objective, writing = NextWord(smoothing=run.data.smoothing), {**SEARCHING, "max_new_tokens": batches.longest_target}
+        objective, writing = PredictTokens(smoothing=run.data.smoothing), {**SEARCHING, "max_new_tokens": batches.longest_target}
         if begun is None and self.seconds is not None:
             with on_machine(machine):
                 reserve = TIDYING * self.seconds + min(AFTER * self.seconds, self.rehearsed(model.to(machine.device)))

@@ -309,7 +309,7 @@ def raise_model(
     from fledge.data.batches import first_tokens
     from fledge.model import Transformer, initialise
     from fledge.train.loop import on_machine
-    from fledge.train.objective import NextWord
+    from fledge.train.objective import PredictTokens
     from fledge.train.training import train, validate
 
     context, rows = run.batch.context, run.batch.rows
@@ -324,7 +324,7 @@ def raise_model(
     batches = stretches(corpus.train, tokenizer, run.data, context, rows, run.machine.seed, run.batch.accumulate, start)
     checked = stretches(corpus.validation, tokenizer, run.data, context, rows, start=start)
     held_out = list(first_tokens(checked.in_order(), VALIDATION_TOKENS))
-    objective, next_word = NextWord(smoothing=run.data.smoothing), run.data.objective == "next-word"
+    objective, next_word = PredictTokens(smoothing=run.data.smoothing), run.data.objective == "next-word"
     writer = ModelWriter(out, tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING if next_word else None)
 
     def evaluate(model: Transformer) -> dict[str, float]:
