@@ -27,12 +27,12 @@ class Gapped:
 
     @classmethod
     def marked(cls, text: str, names: Iterable[str] = ()) -> "Gapped":
-        """A text in which gaps are written `[MASK]`, as one of `names`, or, where there is none of these, as `___`.
+        """A text in which gaps are written `[MASK]`, as one of `names`, or as `___` that is no part of a word.
 
         Raises `ValueError` for a text without a gap.
         """
         marks = "|".join(map(re.escape, ("[MASK]", *names)))
-        found = list(re.finditer(f"( ?)(?:{marks})", text)) or list(re.finditer(r"( ?)_{3,}", text))
+        found = list(re.finditer(rf"( ?)(?:{marks}|(?<!\w)_{{3,}}(?!\w))", text))
         if not found:
             raise ValueError(f"{text[:60]!r} marks nothing to fill in: write ___ or [MASK] for it, as in 'The sky is ___.'")
         return cls.without(text, found)
@@ -101,7 +101,7 @@ def _with_words(model: Transformer, tokenizer: Tokenizer, texts: Sequence[Gapped
         for shares, words in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             found: dict[str, float] = {}
             for share, word in zip(shares, words, strict=True):  # a word with its blank and without it is one
-                name = tokenizer.decode([word]).strip()
+                name = tokenizer.decode([word]).strip() or tokenizer.piece(word)
                 found[name] = found.get(name, 0.0) + share
             chances.append(dict(sorted(found.items(), key=lambda item: -item[1])))
         whole[whole == mask] = best.indices[:, 0]

@@ -183,11 +183,11 @@ class Model:
     def fills(self) -> bool:
         """Whether it has scores for words and fills in what is masked: an encoder, or one beside a decoder unless it learned otherwise."""
         both = len(self.arch.stacks) == 2
-        mends = self._learned in ("denoise", None) and bool(self.tokenizer.sentinels) if both else not self.arch.writes
+        mends = self.learned in ("denoise", None) and bool(self.tokenizer.sentinels) if both else not self.arch.writes
         return mends and isinstance(self.arch.head, Words)
 
     @property
-    def _learned(self) -> str | None:
+    def learned(self) -> str | None:
         """The objective that it was trained for, if that is known."""
         return self.facts.get("run", {}).get("data", {}).get("objective")
 
@@ -234,7 +234,8 @@ class Model:
             yield from engine.run(part) if beams == 1 else beam_search(engine, part, beams, 1.0 if penalty is None else penalty)
 
     def _beams(self, settings: Settings) -> int:
-        beams = settings.get("beams") or self.facts.get("generation", {}).get("num_beams") or 1
+        given = settings.get("beams")
+        beams = self.facts.get("generation", {}).get("num_beams") or 1 if given is None else given
         if beams < 1:
             raise ValueError(f"beams is {beams}, but at least 1 is needed")
         return beams
@@ -244,7 +245,7 @@ class Model:
 
         Raises `ValueError` for a model that learned to fill in gaps and nothing else.
         """
-        if self._learned == "denoise":
+        if self.learned == "denoise":
             raise ValueError(
                 "this model learned to fill in gaps: use `fledge predict MODEL 'The ___ is blue.'`, "
                 "or teach it to write with `fledge finetune pairs DATA --from MODEL --out DIR`"
@@ -281,6 +282,8 @@ class Model:
 
         if self.arch.labels:
             raise ValueError("this model is a classifier and writes no text: use `fledge predict`")
+        if not self.arch.writes:
+            raise ValueError("this model is an encoder and writes no text: `fledge predict` fills in gaps, `fledge embed` makes vectors")
         before = [1 + len(self.tokenizer.opening) if len(self.arch.stacks) == 2 else len(request.tokens) for request in requests]
         longest = max(length + (request.max_tokens or self.arch.context) for length, request in zip(before, requests, strict=True))
         return Engine(self.network, self.tokenizer, slots=len(requests) * beams, capacity=min(longest, self.arch.context))

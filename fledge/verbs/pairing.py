@@ -40,9 +40,11 @@ from fledge.verbs.session import (
 )
 
 if TYPE_CHECKING:
+    from fledge.arch import Arch
     from fledge.data.parallel import Parallel
     from fledge.evaluation.generated import TextScore
     from fledge.model import Transformer
+    from fledge.presets import Preset
     from fledge.text import Tokenizer
     from fledge.train.run import Machine, Run
 
@@ -137,6 +139,12 @@ def pairs(
         raise ValueError("--from starts from a model with its own tokenizer: leave out --tokenizer and --vocab")
     begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
+    preset = preset_of(arch) if arch is not None else None
+    parent = open_worded(from_) if from_ is not None else None
+    if preset is not None:
+        refuse_one_stack(str(arch), preset.arch())
+    if parent is not None:
+        refuse_one_stack(parent.name, parent.arch)
     from fledge.data import parallel
     from fledge.train.plan import this_machine
 
@@ -145,17 +153,22 @@ def pairs(
         terminal.say(f"  {line}")
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     training, held_out = parallel.split(whole, validation, seed)
-    parent = open_worded(from_) if from_ is not None else None
-    if parent is None:
-        words = tokenizer_for(training, out / "run" / "tokenizer", tokenizer, vocab)
-        parent = fresh(str(arch), settings, words, seed)
-    if len(parent.arch.stacks) < 2:
-        raise ValueError(
-            f"{parent.name} has {' and '.join(parent.arch.stacks)} alone, but pairs need an encoder and a decoder: see transformer-base; "
-            "a decoder learns to answer with fledge finetune instruct"
-        )
+    if preset is not None:
+        parent = fresh(str(arch), preset, settings, tokenizer_for(training, out / "run" / "tokenizer", tokenizer, vocab), seed)
+    assert parent is not None
     job = PairsJob(training, held_out, parent, from_ is None, label_smoothing, epochs, seconds)
     return job.run(out, machine, settings, asked, started)
+
+
+def refuse_one_stack(name: str, arch: Arch) -> None:
+    """Raise `ValueError` for a shape that does not read one text and write another."""
+    from fledge.train.run import named
+
+    if len(arch.stacks) < 2:
+        raise ValueError(
+            f"{name} has {named(list(arch.stacks))}, but pairs need an encoder and a decoder: see transformer-base; "
+            "a decoder learns to answer with fledge finetune instruct"
+        )
 
 
 def tokenizer_for(training: Parallel, folder: Path, name: str | None, vocab: int | None) -> Tokenizer:
@@ -179,12 +192,12 @@ def tokenizer_for(training: Parallel, folder: Path, name: str | None, vocab: int
     return found
 
 
-def fresh(arch: str, settings: dict[str, str], tokenizer: Tokenizer, seed: int) -> Parent:
-    """Random weights for this tokenizer."""
+def fresh(name: str, preset: Preset, settings: dict[str, str], tokenizer: Tokenizer, seed: int) -> Parent:
+    """Random weights in the shape of a preset, for this tokenizer."""
     from fledge.model import Transformer, initialise
 
-    made = replace(arch_of(preset_of(arch), settings, tokenizer.size), start=tokenizer.end_of_text)
-    return Parent(arch, initialise(Transformer(made), seed), tokenizer, {})
+    made = replace(arch_of(preset, settings, tokenizer.size), start=tokenizer.end_of_text)
+    return Parent(name, initialise(Transformer(made), seed), tokenizer, {})
 
 
 @dataclass(frozen=True)
@@ -215,7 +228,7 @@ class PairsJob:
         batches = Pairs(training.sources, training.targets, tokenizer, start, context, rows, machine.seed, run.batch.accumulate)
         if batches.truncated:
             many = f"{batches.truncated:,} of {len(training.sources):,} pairs"
-            terminal.say(f"  {many} have a side longer than {context} tokens, which loses its end (--set batch.context=...)")
+            terminal.say(f"  sides longer than {context} tokens lose their end, in {many} (--set batch.context=...)")
         held_out_batches = Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order()
         checked = list(first_tokens(held_out_batches, VALIDATION_TOKENS))
         objective, writing = PredictTokens(smoothing=run.data.smoothing), {**SEARCHING, "max_new_tokens": batches.longest_target}

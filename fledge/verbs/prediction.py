@@ -113,7 +113,7 @@ def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dic
     Raises `ValueError` naming the line of a row without text.
     """
     from fledge.data.sources import Document, noted, read, remarks
-    from fledge.data.tables import SAMPLE, guess_text, is_table, table
+    from fledge.data.tables import SAMPLE, counted, guess_text, is_table, table
 
     if Path(file).is_dir():
         raise ValueError(f"{file} is a folder: give a table or a text file")
@@ -125,10 +125,10 @@ def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dic
         return [{"text": text} for whole in texts for text in (whole.splitlines() if lines else [whole]) if text.strip()], "text"
     whole = table(file, [text_column] if text_column else [])
     column = whole.column(text_column, "--text-column") if text_column else guess_text(whole.path, whole.rows[:SAMPLE], [])
-    terminal.say(f"  classifying column {column!r} of {len(whole.rows):,} rows")
+    terminal.say(f"  text: column {column!r} of {counted(len(whole.rows), 'row')}")
     for row in whole.rows:
         if not str(row.values.get(column) or "").strip():
-            raise ValueError(f"{file}, line {row.line}: column {column!r} is empty, so there is nothing to classify")
+            raise ValueError(f"{file}, line {row.line}: column {column!r} is empty, so there is nothing to read")
     return [row.values for row in whole.rows], column
 
 

@@ -210,7 +210,7 @@ def fitting(objective: Objective | None, arch: Arch | None) -> Objective:
 
     Raises `ValueError` for one that does not.
     """
-    from fledge.train.run import FAMILIES
+    from fledge.train.run import FAMILIES, named
 
     if objective is not None and objective not in get_args(Objective):
         raise ValueError(f"--objective {objective!r} is unknown{did_you_mean(objective, get_args(Objective))}")
@@ -219,7 +219,7 @@ def fitting(objective: Objective | None, arch: Arch | None) -> Objective:
         own = next(name for name in get_args(Objective) if FAMILIES[name] == tuple(arch.stacks))
     if objective is not None and arch is not None and objective != own:
         raise ValueError(
-            f"--objective {objective} does not fit this model, which has {' and '.join(arch.stacks)}: leave it out, or say {own}"
+            f"--objective {objective} does not fit this model, which has {named(list(arch.stacks))}: leave it out, or say {own}"
         )
     return objective or own
 

@@ -241,10 +241,12 @@ def open_writer(name: str | Path) -> Parent:
 
     Raises `ValueError` for any other.
     """
+    from fledge.train.run import named
+
     parent = open_worded(name)
     if len(parent.arch.stacks) == 2 or not parent.arch.writes:
         raise ValueError(
-            f"{name} has {' and '.join(parent.arch.stacks)} and does not go on from text: start from a decoder, such as GPT-2's"
+            f"{name} has {named(list(parent.arch.stacks))} and does not go on from text: start from a decoder, such as GPT-2's"
         )
     return parent
 
