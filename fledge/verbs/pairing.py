@@ -53,6 +53,7 @@ EXAMPLES = 5
 REHEARSED = 32, 8  # sources side by side, and tokens for each, from which follows what writing costs
 TIDYING = 0.02  # of the time, for scores and saving at the end
 TOKENS = 4096  # a step, sources and targets together, about
+CHECKED = 1 / 7  # as many tokens at most, of those that a given time can train on, are validated on: a forward pass is a third of a step
 SEARCHING = {"do_sample": False, "num_beams": 4, "length_penalty": 1.0}
 
 
@@ -229,13 +230,14 @@ class PairsJob:
         if batches.truncated:
             many = f"{batches.truncated:,} of {len(training.sources):,} pairs"
             terminal.say(f"  sides longer than {context} tokens lose their end, in {many} (--set batch.context=...)")
-        held_out_batches = Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order()
-        checked = list(first_tokens(held_out_batches, VALIDATION_TOKENS))
         objective, writing = PredictTokens(smoothing=run.data.smoothing), {**SEARCHING, "max_new_tokens": batches.longest_target}
         if begun is None and self.seconds is not None:
             with on_machine(machine):
                 reserve = TIDYING * self.seconds + min(AFTER * self.seconds, self.rehearsed(model.to(machine.device)))
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
+        most = VALIDATION_TOKENS if self.seconds is None else min(VALIDATION_TOKENS, int(CHECKED * run.plan.steps * TOKENS))
+        held_out_batches = Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order()
+        checked = list(first_tokens(held_out_batches, most))
         data = {"pairs": len(training.sources), "held out": len(held_out.sources)}
         data |= {"source_column": training.source_column, "target_column": training.target_column}
         parent = None if self.anew else self.parent
