@@ -12,7 +12,7 @@ from fledge.data.batches import Batch
 from fledge.model import Transformer, initialise
 from fledge.presets import gpt2
 from fledge.train.loop import State, on_machine, run_steps
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
 from fledge.train.plan import this_machine
 from fledge.train.run import AdamW, Constant, Plan
@@ -40,4 +40,4 @@ machine = replace(this_machine(), dtype=task["dtype"], kernels=task["kernels"])
 model = initialise(Transformer(gpt2(dropout=0.0, **{name: task[name] for name in ("width", "depth", "heads", "vocabulary", "context")})))
 with on_machine(machine):
     state = State(0, Plan(task["steps"]), model, Optimizer(model, AdamW(rate=6e-4)))
-    run_steps(state, NextWord(), batch_at, Constant(), machine, [clock])
+    run_steps(state, PredictTokens(), batch_at, Constant(), machine, [clock])

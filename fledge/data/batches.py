@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -308,6 +308,15 @@ class Pairs(Bucketed):
     def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
         rows = [row for _, row in places]
         return taught([self._sources[row] for row in rows], [self._targets[row] for row in rows], self._start, self._pad)
+
+
+def first_tokens(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
+    """As many of the batches, from the first on, as hold so many tokens."""
+    for batch in batches:
+        yield batch
+        tokens -= batch.size
+        if tokens <= 0:
+            return
 
 
 def class_weights(labels: Sequence[int], classes: int) -> np.ndarray:

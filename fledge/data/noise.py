@@ -97,7 +97,7 @@ class Denoise(Stretches):
     ):  # fmt: skip
         super().__init__(shards, context - 1, batch, seed, accumulate, moving)
         self.tokenizer, self.start, self.context, self.share, self.span = tokenizer, start, context, share, span
-        self.sentinels = np.array([number for n in range(100) if (number := tokenizer.special(f"<extra_id_{n}>")) is not None])
+        self.sentinels = np.array(tokenizer.sentinels)
         if not len(self.sentinels):
             raise ValueError("this tokenizer has no sentinels <extra_id_0>, <extra_id_1>, ...: take T5's, or train one with fledge")
 

@@ -84,8 +84,8 @@ class Reading(NamedTuple):
 
     def seen(self, kept: Tensor) -> Tensor:
         """The rows and places in use; a view, not a copy, when every slot takes part."""
-        chosen = kept if self.slots is None else kept[self.slots]
-        return chosen[..., : self.used, :] if kept.dim() == 4 else chosen[:, : self.used]
+        used = kept[:, :, : self.used] if kept.dim() == 4 else kept[:, : self.used]
+        return used if self.slots is None else used[self.slots]
 
     def layer(self, index: int) -> "LayerCache":
         return LayerCache(self, index)

@@ -23,7 +23,7 @@ class Objective(Protocol):
     def __call__(self, model: Transformer, batch: Batch) -> Tensor: ...
 
 
-class NextWord:
+class PredictTokens:
     """Cross-entropy in nats, summed over the labels that are trained on: the next word, a masked one, or one of a target.
 
     Learning from instructions differs by its labels alone, which spare the questions. With `smoothing` each label gives that share of
@@ -43,11 +43,8 @@ class NextWord:
         head = model.head
         if not isinstance(head, Words):
             raise ValueError("words are scored here, but this model has no head for words")
-        smoothing = self.smoothing if model.training else 0.0
-        if head.spec.soft_cap is not None:
-            loss = F.cross_entropy(head(hidden).float(), labels, reduction="sum", label_smoothing=smoothing)
-        else:
-            loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing)
+        smoothing, cap = self.smoothing if model.training else 0.0, head.spec.soft_cap
+        loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, cap)
         return loss + len(labels) * model.balancing_loss() if model.training else loss
 
 
@@ -84,15 +81,18 @@ def on(device: torch.device, part: np.ndarray | None) -> Any:
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """`F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum", label_smoothing=smoothing)` without ever holding all scores.
+    """`F.cross_entropy(cap(hidden @ weight.T + bias), labels, reduction="sum", label_smoothing=smoothing)` without ever holding all scores.
 
     The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so all gradients are taken
     there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), bias (vocabulary,) or none,
-    labels (n,); sums are fp32 at least.
+    labels (n,); a `soft_cap` c makes scores `c tanh(scores / c)`; sums are fp32 at least.
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0) -> Tensor:
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0,
+        soft_cap: float | None = None,
+    ) -> Tensor:  # fmt: skip
         kind = hidden.device.type
         working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         exact = torch.promote_types(hidden.dtype, torch.float32)
@@ -109,7 +109,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 gradient = piece @ projection.T
                 if bias is not None:
                     gradient += bias
-                loss += smoothed(gradient[: len(label)], label, smoothing)
+                real = gradient[: len(label)]
+                if soft_cap is None:
+                    loss += smoothed(real, label, smoothing)
+                else:
+                    bent = real.div_(soft_cap).tanh_()
+                    capped = bent * soft_cap
+                    loss += smoothed(capped, label, smoothing)
+                    real.copy_(torch.ops.aten.tanh_backward(capped, bent))  # times 1 - tanh², for the cap cancels
                 gradient[len(label) :] = 0
                 if hidden_gradient is not None:
                     hidden_gradient[part : part + chunk] = (gradient @ projection)[: len(label)]
@@ -132,6 +139,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None if hidden_gradient is None else hidden_gradient * scale,
             None if weight_gradient is None else weight_gradient.mul_(scale).to(ctx.weight_dtype),
             None if bias_gradient is None else bias_gradient.mul_(scale).to(ctx.weight_dtype),
+            None,
             None,
             None,
             None,

@@ -306,8 +306,8 @@ class Keeper:
             self.export(state, {})
             self.exported = True
         self.finished, self.ended = True, state.stop or "the plan is done"
-        state.seconds = self.diary.seconds()
         self.save(state)
+        state.seconds = self.diary.seconds()
         self.diary.tell(f"Done: {state.step:,} steps, {state.tokens:,} tokens, {self.diary.seconds():.0f} s ({self.ended}).")
 
     def result(self, state: State) -> Result:

@@ -217,7 +217,7 @@ class ClassifierJob:
                 run, model, batches, objective, out, evaluate=evaluate, best_of=badness, export=writer.export,
                 after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
-        best = writer.best()
+        best = writer.best(machine.device)
         with on_machine(machine):
             methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
         score = methods[-1].score
@@ -401,7 +401,7 @@ class InstructJob:
         from fledge.evaluation.language import answer_score
         from fledge.text import FORMATS
         from fledge.train.loop import on_machine
-        from fledge.train.objective import NextWord
+        from fledge.train.objective import PredictTokens
         from fledge.train.training import train, validate
 
         form, tokenizer = FORMATS[self.format], self.parent.tokenizer
@@ -418,7 +418,7 @@ class InstructJob:
         with on_machine(machine):
             before = min(answer_score(model, part).perplexity.value for part in (checked, self.answers(FORMATS["plain"], run)))
         said_before = self.examples(model, None)
-        objective = NextWord()
+        objective = PredictTokens()
         if begun is None and self.seconds is not None:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
@@ -429,7 +429,7 @@ class InstructJob:
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
-        best = writer.best()
+        best = writer.best(machine.device)
         with on_machine(machine):
             after = answer_score(best, checked).perplexity.value
         examples = tuple(

@@ -14,7 +14,7 @@ import torch
 from fledge.model import Transformer, initialise
 from fledge.train import checkpoint, training
 from fledge.train.loop import Stopped, signals_held
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from fledge.train.run import Plan, Stable, read_run, write_run
 from fledge.train.training import train
 from tests.train.toy import OPTIMIZERS, Toy, a_run, go
@@ -296,7 +296,7 @@ def test_it_overfits_a_batch(tmp_path):
             run,
             model,
             type("One", (Toy,), {"batch_at": lambda self, step: Toy().batch_at(0)})(),
-            NextWord(),
+            PredictTokens(),
             tmp_path / optimizer,
             say=lambda sentence: None,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from fledge.data.batches import Batch as Examples
 from fledge.model import Transformer, initialise
 from fledge.presets import qwen3
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from fledge.train.run import AdamW, Batch, Machine, Muon, Plan, Run, Save, Stable
 from fledge.train.training import train, validate
 
@@ -52,9 +52,9 @@ def go(run: Run, folder: Path, **more):
     """Train the run in `folder`; returns the model and the result."""
     model = initialise(Transformer(run.arch), seed=run.machine.seed)
     held_out = [rows(4, 7), rows(2, 8, masked=0.5)]
-    more.setdefault("evaluate", lambda model: validate(model, NextWord(), held_out, run.machine))
+    more.setdefault("evaluate", lambda model: validate(model, PredictTokens(), held_out, run.machine))
     more.setdefault("say", lambda sentence: None)
-    result = train(run, model, Toy(), NextWord(), folder, **more)
+    result = train(run, model, Toy(), PredictTokens(), folder, **more)
     return model, result
 
 
