@@ -1,5 +1,6 @@
 """The frozen records that an `Arch` is made of."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -179,6 +180,11 @@ class Attention:
                 raise ValueError(f"{len(stretch.short)} short and {len(stretch.long)} long factors, but {pairs} pairs of a head are turned")
         if any(side is not None and side < 0 for side in self.sees):
             raise ValueError(f"sees={self.sees}: each side is a number of positions from 0 on, or none for no limit")
+
+    @property
+    def query_share(self) -> float:
+        """What part of the usual size queries have to have where `scale` is not `1 / sqrt(head_size)`, so that scores have theirs."""
+        return 1.0 if self.scale is None or self.q_norm is not None else 1 / (self.scale * math.sqrt(self.head_size))
 
 
 @dataclass(frozen=True)
