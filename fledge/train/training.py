@@ -14,10 +14,12 @@ from fledge.data.batches import Batch
 from fledge.model import Transformer
 from fledge.train import checkpoint
 from fledge.train.loop import Hook, State, Stopped, on_machine, precision, run_steps, signals_held
+from fledge.train.meter import Meter
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
 from fledge.train.plan import revised_total
 from fledge.train.run import Machine, Run, read_run, refuse_changes, settings, write_run
+from fledge.train.tracking import Tracker, numbers_of, opened
 
 EVALUATION_SHARE = 0.05  # of the wall time, at most
 LINES = 1000  # of metrics.jsonl for a run, about
@@ -71,13 +73,15 @@ def train(
     bytes_per_token: float | None = None,
     asked: Mapping | None = None,
     started: float | None = None,
+    track: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Result:
     """Train `model` as `run` says, keeping everything in `folder/run`; called again, it goes on from the newest good checkpoint.
 
     `evaluate` scores the model on validation data, `best_of` makes of those one number (less is better), `export` writes
     the model folder whenever that is a new best. `started` is when the command began on the clock of `time.monotonic`,
-    `asked` what the user typed (for `read_run`). What follows a resumption is bit-equal to a run that never stopped.
+    `asked` what the user typed (for `read_run`), `track` names who else is told the numbers (`fledge.train.tracking`). What follows
+    a resumption is bit-equal to a run that never stopped.
 
     Raises `ValueError` when `folder` holds a run with other settings, `Stopped` after a signal (saved), `FloatingPointError`
     for a loss or gradient that is not finite, `OSError` when a checkpoint cannot be written; older checkpoints stay whole.
@@ -97,6 +101,8 @@ def train(
         if keeper.resume(state):
             diary.tell(f"This run is finished: {state.step:,} steps in {state.seconds:.0f} s. Give another --out to start anew.")
             return keeper.result(state)
+        diary.meter = Meter(run, model)
+        diary.trackers = opened(track, place, run, state.step)
 
         def obey_signals(state: State) -> None:
             if noted:
@@ -118,12 +124,15 @@ def train(
 
 
 class Diary:
-    """`metrics.jsonl` and `log.txt`, and the wall time, which counts on over resumptions."""
+    """`metrics.jsonl`, those who track it, and `log.txt`; and the wall time, which counts on over resumptions."""
+
+    meter: Meter
 
     def __init__(self, place: Path, started: float | None, bytes_per_token: float | None, say: Callable[[str], None]):
         self.place, self.bytes_per_token, self.say = place, bytes_per_token, say
         self.started = time.monotonic() if started is None else started
         self.mark, self.tokens = time.monotonic(), 0
+        self.trackers: list[Tracker] = []
 
     def __enter__(self) -> "Diary":
         self.lines = (self.place / "metrics.jsonl").open("a", encoding="utf-8")
@@ -133,6 +142,8 @@ class Diary:
     def __exit__(self, *_) -> None:
         self.lines.close()
         self.words.close()
+        for tracker in self.trackers:
+            tracker.close()
 
     def seconds(self) -> float:
         return time.monotonic() - self.started
@@ -146,8 +157,11 @@ class Diary:
         self.words.flush()
 
     def line(self, state: State, facts: dict) -> None:
-        self.lines.write(json.dumps({"step": state.step, "tokens": state.tokens, "seconds": round(self.seconds(), 3), **facts}) + "\n")
+        line = {"step": state.step, "tokens": state.tokens, "seconds": round(self.seconds(), 3), **facts}
+        self.lines.write(json.dumps(line) + "\n")
         self.lines.flush()
+        for tracker in self.trackers:
+            tracker.log(state.step, numbers_of(line))
 
     def write(self, state: State) -> None:
         """One line for the step just done; its speed leaves out validating and saving."""
@@ -156,7 +170,10 @@ class Diary:
             return
         bits = {"bits_per_byte": state.loss / math.log(2) / self.bytes_per_token} if self.bytes_per_token else {}
         speed = (state.tokens - self.tokens) / max(1e-9, time.monotonic() - self.mark)
-        facts = {"loss": state.loss, **bits, "gradient_norm": state.norm, "learning_rate": state.rate, "tokens_per_second": round(speed, 1)}
+        facts = {
+            "loss": state.loss, **bits, "gradient_norm": state.norm, "learning_rate": state.rate,
+            "tokens_per_second": round(speed, 1), **self.meter.facts(state, speed),
+        }  # fmt: skip
         self.line(state, facts)
         self.restart(state)
 

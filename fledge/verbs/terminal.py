@@ -141,6 +141,18 @@ def size(count: float) -> str:
     return f"{count:,.0f}"
 
 
+def memory(count: float) -> str:
+    """Bytes as a person says them.
+
+    >>> memory(950), memory(1_050_240), memory(80e9)
+    ('950 B', '1.05 MB', '80 GB')
+    """
+    for unit, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {suffix}" if count < 999.5 * unit else f"{count / unit:,.0f} {suffix}"
+    return f"{count:.0f} B"
+
+
 def _left(under_way: Bar) -> str:
     if under_way.done <= 0:
         return ""
