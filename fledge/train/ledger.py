@@ -1,0 +1,139 @@
+"""Which memory a training step holds and when: every storage of a tensor, from its first operation to its end, and what it was for."""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Kind = Literal["weights", "gradients", "optimizer", "activations", "exchange"]
+KINDS: tuple[Kind, ...] = ("weights", "gradients", "optimizer", "activations", "exchange")
+
+
+@dataclass
+class Holding:
+    """So many bytes from one moment to another (None: still held)."""
+
+    bytes: int
+    kind: Kind
+    begun: int
+    ended: int | None = None
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What one rank gives or takes in one call among `ranks`: `bytes` of the whole tensor."""
+
+    name: str
+    ranks: int
+    bytes: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a rank of a ring sends; a sum goes around twice (Patarasuk and Yuan, 2009, doi:10.1016/j.jpdc.2008.09.002)."""
+        return self.bytes * (self.ranks - 1) / self.ranks * (2 if "reduce" in self.name and "scatter" not in self.name else 1)
+
+
+class Ledger(TorchDispatchMode):
+    """Inside, the storages of all tensors that operations make are written down, fake ones too.
+
+    Moments count operations; `mark` names the present one. What an exchange between ranks reads or fills, and what is sized anew (as FSDP2
+    does with the weights that it gathers), is of the kind `exchange`; all else `activations`, unless `is_kind` says what it is.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0
+        self.holdings: list[Holding] = []
+        self.marks: list[tuple[int, str]] = []
+        self.exchanges: list[Exchange] = []
+        self.held: dict[int, tuple[Holding, weakref.ref]] = {}  # by the identity of the storage
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch.distributed.tensor import DTensor
+
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it comes again with the local tensors
+        made = func(*args, **(kwargs or {}))
+        self.now += 1
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self.hold(tensor)
+        if func.namespace in ("c10d", "_c10d_functional"):
+            self.note_exchange(func, (args, kwargs), made)
+        return made
+
+    def hold(self, tensor: Tensor) -> Holding:
+        """The holding of a tensor's storage, which begins now where it is new."""
+        storage = tensor.untyped_storage()
+        holding, _ = self.held.get(id(storage), (None, None))
+        if holding is None:
+            holding = Holding(storage.nbytes(), "activations", self.now)
+            self.holdings.append(holding)
+            self.held[id(storage)] = (holding, weakref.ref(storage, self.release(id(storage))))
+        elif holding.bytes != storage.nbytes():
+            _, alive = self.held[id(storage)]
+            holding.ended = self.now
+            holding = Holding(storage.nbytes(), "exchange", self.now)
+            self.holdings.append(holding)
+            self.held[id(storage)] = (holding, alive)
+        return holding
+
+    def release(self, identity: int) -> Any:
+        def end(_: weakref.ref) -> None:
+            self.held.pop(identity)[0].ended = self.now
+
+        return end
+
+    def is_kind(self, kind: Kind, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            self.hold(tensor).kind = kind
+
+    def note_exchange(self, func: Any, given: Any, made: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves((given, made)) if isinstance(leaf, Tensor)]
+        ranks = [size for leaf in tree_leaves(given) if (size := _ranks(leaf))]
+        if tensors and ranks:
+            name = func.__name__.split(".")[0].strip("_")
+            self.exchanges.append(Exchange(name, ranks[0], max(tensor.nbytes for tensor in tensors)))
+        for tensor in tensors:
+            holding = self.hold(tensor)
+            if holding.kind == "activations":
+                holding.kind = "exchange"
+
+    def mark(self, name: str) -> None:
+        """What follows is of this name, until the next mark."""
+        self.marks.append((self.now, name))
+
+    def peaks(self) -> dict[str, Counter[Kind]]:
+        """The bytes of each kind at the fullest moment of each name; nothing before the first mark."""
+        changes: dict[int, Counter[Kind]] = {}
+        for holding in self.holdings:
+            changes.setdefault(holding.begun, Counter())[holding.kind] += holding.bytes
+            if holding.ended is not None:
+                # what ends during an operation was there while it ran
+                changes.setdefault(holding.ended + 1, Counter())[holding.kind] -= holding.bytes
+        found: dict[str, Counter[Kind]] = {}
+        marks, name, full = iter([*self.marks, (self.now + 2, "")]), "", Counter[Kind]()
+        begins, following = next(marks)
+        for moment in range(self.now + 2):
+            full.update(changes.get(moment, Counter()))
+            while moment >= begins:
+                name = following
+                begins, following = next(marks)
+            if name and (name not in found or full.total() > found[name].total()):
+                found[name] = Counter(full)
+        return found
+
+
+def _ranks(leaf: Any) -> int:
+    """How many ranks a process group among an operation's arguments has; 0 for anything else."""
+    if isinstance(leaf, torch.ScriptObject) and "ProcessGroup" in str(leaf._type()):
+        return torch._C._distributed_c10d.ProcessGroup.unbox(leaf).size()
+    if isinstance(leaf, torch._C._distributed_c10d.ProcessGroup):
+        return leaf.size()
+    return 0
