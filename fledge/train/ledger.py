@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -51,7 +51,7 @@ class Ledger(TorchDispatchMode):
         self.now = 0
         self.holdings: list[Holding] = []
         self.marks: list[tuple[int, str]] = []
-        self.exchanges: list[Exchange] = []
+        self.exchanges: list[tuple[int, Exchange]] = []
         self.held: dict[int, tuple[Holding, weakref.ref]] = {}  # by the identity of the storage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -99,7 +99,7 @@ class Ledger(TorchDispatchMode):
         ranks = [size for leaf in tree_leaves(given) if (size := _ranks(leaf))]
         if tensors and ranks:
             name = func.__name__.split(".")[0].strip("_")
-            self.exchanges.append(Exchange(name, ranks[0], max(tensor.nbytes for tensor in tensors)))
+            self.exchanges.append((self.now, Exchange(name, ranks[0], max(tensor.nbytes for tensor in tensors))))
         for tensor in tensors:
             holding = self.hold(tensor)
             if holding.kind == "activations":
@@ -108,6 +108,23 @@ class Ledger(TorchDispatchMode):
     def mark(self, name: str) -> None:
         """What follows is of this name, until the next mark."""
         self.marks.append((self.now, name))
+
+    def name_at(self, moment: int) -> str:
+        return next(name for begun, name in reversed(self.marks) if begun <= moment)
+
+    def watch(self, module: nn.Module, name: str) -> None:
+        """Mark the forward and the backward pass of a module with one result, and what follows each."""
+
+        def begin(*_: Any) -> None:
+            self.mark(f"{name} forward")
+
+        def end(_: nn.Module, __: Any, made: Tensor) -> None:
+            self.mark(f"after {name} forward")
+            if made.requires_grad:
+                made.register_hook(lambda _: self.mark(f"{name} backward"))
+
+        module.register_forward_pre_hook(begin)
+        module.register_forward_hook(end)
 
     def peaks(self) -> dict[str, Counter[Kind]]:
         """The bytes of each kind at the fullest moment of each name; nothing before the first mark."""
