@@ -68,6 +68,22 @@ class Ledger(TorchDispatchMode):
             self.note_exchange(func, (args, kwargs), made)
         return made
 
+    def __enter__(self) -> "Ledger":
+        self.resize = torch.UntypedStorage.resize_  # no operation, so that no mode is told of it: PyTorch's own MemTracker does the same
+
+        def resize(storage: torch.UntypedStorage, size: int) -> Any:
+            made = self.resize(storage, size)
+            if id(storage) in self.held:
+                self.sized_anew(storage)
+            return made
+
+        torch.UntypedStorage.resize_ = resize  # pyrefly: ignore[bad-assignment]
+        return super().__enter__()
+
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
+        torch.UntypedStorage.resize_ = self.resize
+        return super().__exit__(exc_type, exc_val, exc_tb)
+
     def hold(self, tensor: Tensor) -> Holding:
         """The holding of a tensor's storage, which begins now where it is new."""
         storage = tensor.untyped_storage()
@@ -76,13 +92,16 @@ class Ledger(TorchDispatchMode):
             holding = Holding(storage.nbytes(), "activations", self.now)
             self.holdings.append(holding)
             self.held[id(storage)] = (holding, weakref.ref(storage, self.release(id(storage))))
-        elif holding.bytes != storage.nbytes():
-            _, alive = self.held[id(storage)]
-            holding.ended = self.now
-            holding = Holding(storage.nbytes(), "exchange", self.now)
-            self.holdings.append(holding)
-            self.held[id(storage)] = (holding, alive)
         return holding
+
+    def sized_anew(self, storage: torch.UntypedStorage) -> None:
+        before, alive = self.held[id(storage)]
+        before.ended = self.now
+        after = Holding(storage.nbytes(), "exchange", self.now)
+        if before.bytes:
+            before.kind = "exchange"
+        self.holdings.append(after)
+        self.held[id(storage)] = (after, alive)
 
     def release(self, identity: int) -> Any:
         def end(_: weakref.ref) -> None:

@@ -97,8 +97,12 @@ def dropout_seed(seed: int, step: int, part: int) -> int:
 
 
 def precision(machine: Machine):
-    """Matrix products in the machine's dtype, sums and weights in fp32."""
-    return torch.autocast(torch.device(machine.device).type, torch.bfloat16) if machine.dtype == "bfloat16" else nullcontext()
+    """Matrix products in the machine's dtype, sums and weights in fp32.
+
+    Each weight is cast once in a forward pass, so that keeping the casts for another use would only hold memory.
+    """
+    kind = torch.device(machine.device).type
+    return torch.autocast(kind, torch.bfloat16, cache_enabled=False) if machine.dtype == "bfloat16" else nullcontext()
 
 
 def refuse_if_not_finite(state: State) -> None:

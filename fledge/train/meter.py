@@ -12,20 +12,22 @@ from fledge.train.run import Machine, Run
 if TYPE_CHECKING:
     from fledge.train.loop import State
 
-TRIES = 4
+SECONDS = 0.1  # of multiplying
 
 
 @cache
 def matrix_rate(machine: Machine) -> float:
-    """FLOP per second of large matrix products in the machine's dtype, with the threads that torch has: the best of a few.
+    """FLOP per second of matrix products in the machine's dtype, with the threads that torch has; asked again, it answers what it found."""
+    return measured_rate(machine)
 
-    Takes about a tenth of a second; asked again, it answers what it found.
-    """
+
+def measured_rate(machine: Machine) -> float:
+    """The best of the products of a tenth of a second: each large enough for the machine, and short enough that others leave one alone."""
     gpu = machine.device.startswith("cuda")
-    size = 8192 if gpu else 1024
+    size = 8192 if gpu else 128 * round(4 * torch.get_num_threads() ** (1 / 3))
     left, right = torch.randn(2, size, size, device=machine.device, dtype=getattr(torch, machine.dtype))
-    took = []
-    for _ in range(TRIES):
+    took, start = [], time.perf_counter()
+    while len(took) < 4 or time.perf_counter() - start < SECONDS:
         began = time.perf_counter()
         left @ right
         if gpu:
@@ -44,15 +46,16 @@ class Meter:
     def __init__(self, run: Run, model: torch.nn.Module):
         from fledge.train.plan import training_flops
 
-        self.device, self.share = torch.device(run.machine.device), 0.0
-        if all(parameter.requires_grad for parameter in model.parameters()):
-            # tokens of source and target both count, but a part of the model reads either
-            flops = training_flops(run.arch, run.batch.context) / len(run.arch.stacks)
-            self.share = flops / matrix_rate(run.machine)
+        self.machine, self.rate = run.machine, matrix_rate(run.machine)
+        whole = all(parameter.requires_grad for parameter in model.parameters())
+        # tokens of source and target both count, but a part of the model reads either
+        self.flops = training_flops(run.arch, run.batch.context) / len(run.arch.stacks) if whole else 0.0
 
     def facts(self, state: "State", tokens_per_second: float) -> dict[str, float]:
-        memory, peak = memory_in_use(self.device)
-        facts = {"mfu": round(self.share * tokens_per_second, 4)} if self.share else {}
+        if self.flops * tokens_per_second > self.rate:  # which was measured while others had the machine
+            self.rate = max(self.rate, measured_rate(self.machine))
+        memory, peak = memory_in_use(torch.device(self.machine.device))
+        facts = {"mfu": round(self.flops * tokens_per_second / self.rate, 4)} if self.flops else {}
         if memory:
             facts |= {"memory": memory, "peak_memory": peak}
         left = (state.total - state.step) * state.tokens / state.step

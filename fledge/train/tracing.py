@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fledge.arch import Arch, Words
 from fledge.data.batches import IGNORED, Batch, Source
 from fledge.model import Transformer
-from fledge.train.ledger import KINDS, Exchange, Kind, Ledger
+from fledge.train.ledger import KINDS, Kind, Ledger
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import NextWord
 from fledge.train.optimizer import Optimizer
@@ -92,7 +91,8 @@ def least_depth(arch: Arch, name: str) -> int:
 
 
 def with_depths(arch: Arch, depths: dict[str, int]) -> Arch:
-    return replace(arch, **{name: replace(arch.stacks[name], depth=depth) for name, depth in depths.items()})
+    changed: dict[str, Any] = {name: replace(arch.stacks[name], depth=depth) for name, depth in depths.items()}
+    return replace(arch, **changed)
 
 
 def extended(shallow: Trace, deeper: Trace, times: int) -> Trace:

@@ -166,7 +166,8 @@ class Diary:
     def write(self, state: State) -> None:
         """One line for the step just done; its speed leaves out validating and saving."""
         state.seconds = self.seconds()
-        if state.step % max(1, state.total // LINES) and state.step < state.total:
+        early = state.step.bit_count() == 1  # powers of two, which lie evenly on a logarithmic axis
+        if not early and state.step % max(1, state.total // LINES) and state.step < state.total:
             return
         bits = {"bits_per_byte": state.loss / math.log(2) / self.bytes_per_token} if self.bytes_per_token else {}
         speed = (state.tokens - self.tokens) / max(1e-9, time.monotonic() - self.mark)

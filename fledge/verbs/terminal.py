@@ -97,6 +97,19 @@ def table(titles: list[str], rows: list[list[str]], best: int | None = None) -> 
     _console().print(drawn)
 
 
+def pairs(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names with what they are, one below the other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(style="bold", no_wrap=True)
+    drawn.add_column()
+    for name, what in rows:
+        drawn.add_row(Text(plain(name)), Text(plain(what)))
+    _console().print(drawn)
+
+
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
     """Print a confusion matrix: rows the truth, columns the prediction, the right ones standing out."""
     from rich.box import SIMPLE
