@@ -13,7 +13,7 @@ from fledge.train.tracing import Layout, Trace, traced
 # Of the peak, with what waits for others: Grattafiori et al., 2024, arXiv:2407.21783, table 4 (38 to 43 % with H100s).
 UTILISATION = 0.4
 SPARE = 0.08  # of the memory stays free for the driver, the exchanges' own buffers, and what lies in pieces
-MOST_DEVICES = 2**17
+DOUBLINGS = 4  # of the devices that should be enough, for they also hold what they exchange
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al., 2022, arXiv:2203.15556
 # (parameters up to, tokens a step): Brown et al., 2020, arXiv:2005.14165, table 2.1, in powers of two
 BATCHES = ((1e9, 2**19), (5e9, 2**20), (15e9, 2**21), (math.inf, 2**22))
@@ -112,13 +112,14 @@ class Search:
     traces: dict[tuple[Job, Layout], Trace] = field(default_factory=dict)
 
     def layouts(self) -> Iterator[Layout]:
-        """Every layout that the job allows, a row at a time."""
+        """Every layout that the job and what is fixed allow, a row at a time."""
         for tensor in [self.tensor] if self.tensor else tensor_choices(self.job):
             data = self.job.devices // tensor
-            if self.job.devices % tensor or self.job.batch % data:
+            each = self.job.batch // data
+            if self.job.devices % tensor or self.job.batch % data or each % (self.rows or 1):
                 continue
             for recompute in (False, True) if self.recompute is None else (self.recompute,):
-                yield Layout(data, tensor, 1, self.job.batch // data, recompute)
+                yield Layout(data, tensor, 1, each, recompute)
 
     def traced(self, layout: Layout) -> Trace:
         job = self.job
@@ -153,30 +154,41 @@ class Search:
         return replace(freed, recompute=None, tensor=None).on_more_devices()
 
     def on_more_devices(self) -> Forecast | None:
-        """The fewest devices, in powers of two of those asked for, on which some layout fits; None where more of them do not help."""
-        job, least = self.job, self.least()
-        while job.devices < MOST_DEVICES:
-            devices = 2 * job.devices
-            job = replace(job, devices=devices, batch=max(job.batch, devices))
-            search = replace(self, job=job)
-            before, least = least, search.least()
-            if least.fits:
+        """The fewest devices, in powers of two of those asked for, on which some layout fits; None where more of them do not help.
+
+        What they share is weights, gradients and the optimiser's state.
+        """
+        job, least = self.job, self.least().trace
+        shared = sum(least.peak[kind] for kind in ("weights", "gradients", "optimizer"))
+        room = job.limit - (least.bytes - shared)
+        if room <= 0:
+            return None
+        times = 2 ** max(1, math.ceil(math.log2(shared / room)))
+        for devices in (job.devices * times * 2**more for more in range(DOUBLINGS)):
+            search = replace(self, job=replace(job, devices=devices, batch=math.ceil(job.batch / devices) * devices))
+            if search.least().fits:
                 return search.best()
-            if least.trace.bytes > 0.98 * before.trace.bytes:
-                return None
         return None
 
     def refuse_what_cannot_be(self) -> None:
         """Raise `ValueError` where nothing can lie as the caller fixed it."""
-        choices = tensor_choices(self.job)
+        job, choices = self.job, tensor_choices(self.job)
         if self.tensor is not None and self.tensor not in choices:
             raise ValueError(
-                f"--tensor {self.tensor} does not go here: on {self.job.devices:,} x {self.job.device.name} a layer of this model can be "
-                f"shared by {', '.join(map(str, choices))}"
+                f"--tensor {self.tensor} does not go here: on {job.devices:,} x {job.device.name} a layer of this model can be shared by "
+                f"{', '.join(map(str, choices))}"
             )
-        for layout in self.layouts():
-            if self.rows is not None:
-                with_rows(layout, self.rows)
+        if any(self.layouts()):
+            return
+        data = job.devices // (self.tensor or 1)
+        if job.batch % data:
+            raise ValueError(
+                f"a step of {job.batch:,} rows cannot be shared by {data:,} data ranks: give --batch-tokens {data * job.context}"
+            )
+        each = job.batch // data
+        raise ValueError(
+            f"--rows {self.rows} does not divide the {each:,} rows that a device has in a step: use {nearest(self.rows or 1, divisors(each))}"
+        )
 
     def with_rows(self, layout: Layout) -> Forecast | None:
         """With as many rows at a time as fit; None where not one does."""
@@ -207,10 +219,7 @@ class Search:
 
 
 def with_rows(layout: Layout, rows: int) -> Layout:
-    each = layout.rows * layout.accumulate
-    if each % rows:
-        raise ValueError(f"--rows {rows} does not divide the {each} rows that a device has in a step: use {nearest(rows, divisors(each))}")
-    return replace(layout, rows=rows, accumulate=each // rows)
+    return replace(layout, rows=rows, accumulate=layout.rows * layout.accumulate // rows)
 
 
 def tensor_choices(job: Job) -> list[int]:

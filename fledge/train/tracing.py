@@ -114,32 +114,38 @@ def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon,
         with FakeTensorMode(allow_non_fake_inputs=True), Answers(), Ledger() as ledger:
             materialise(model, "cpu")
             optimizer = Optimizer(model, recipe)
+            settle(optimizer, gradients=layout.accumulate > 1)
             watch(model, optimizer, ledger)
-            parts = min(2, layout.accumulate)  # the second finds the gradients of the first
             state = State(0, Plan(1), model, optimizer)
             batch = sample(arch, layout.rows, context)
             machine = Machine(dtype=dtype)  # pyrefly: ignore[bad-argument-type]  (a choice of two)
-            run_steps(state, NextWord(), lambda step: [batch] * parts, Constant(), machine, [])
-    return told(ledger, layout.accumulate / parts)
+            run_steps(state, NextWord(), lambda step: [batch], Constant(), machine, [])
+    return told(ledger, layout.accumulate)
 
 
-def told(ledger: Ledger, repeated: float) -> Trace:
+def told(ledger: Ledger, micro_batches: int) -> Trace:
     sent, calls = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
     for moment, exchange in ledger.exchanges:
         if moment >= ledger.marks[0][0]:
-            times = 1.0 if ledger.name_at(moment) == ONCE else repeated
+            times = 1 if ledger.name_at(moment) == ONCE else micro_batches
             sent[exchange.ranks, exchange.name] += round(times * exchange.sent)
-            calls[exchange.ranks, exchange.name] += round(times)
+            calls[exchange.ranks, exchange.name] += times
     return Trace(ledger.peaks(), sent, calls)
 
 
-def watch(model: Transformer, optimizer: Optimizer, ledger: Ledger) -> None:
-    """Give the optimiser its state, and let the ledger know of kinds and of the parts of a step: each block of the first and last
-    repetition of a pattern, forward and backward, the head between, and the optimiser's step."""
-    for own in optimizer.names:
-        own.grad = torch.zeros_like(own)
+def settle(optimizer: Optimizer, gradients: bool) -> None:
+    """Give the optimiser its state, which it has after a first step, and the weights the gradients that later micro-batches find."""
+    for parameter in optimizer.trained.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.collect()
     optimizer.step(2.0)
-    optimizer.zero_grad()
+    if not gradients:
+        optimizer.zero_grad()
+
+
+def watch(model: Transformer, optimizer: Optimizer, ledger: Ledger) -> None:
+    """Let the ledger know of kinds and of the parts of a step: each block of the first and last repetition of a pattern, forward and
+    backward, the head between, and the optimiser's step."""
     ledger.is_kind("weights", optimizer.names)
     ledger.is_kind("optimizer", optimizer.tensors().values())
 

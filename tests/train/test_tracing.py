@@ -1,0 +1,120 @@
+"""A step traced on tensors without values holds and sends what a real one does."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fledge.arch import Arch, parameter_count
+from fledge.model import Transformer, initialise, starting_weights
+from fledge.presets import gpt2
+from fledge.presets.shapes import gemma3, qwen3
+from fledge.train.loop import State, run_steps
+from fledge.train.objective import NextWord
+from fledge.train.optimizer import Optimizer
+from fledge.train.parallel.engine import fill, materialise, mesh_of, on_meta, recompute, spread_out
+from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
+from fledge.train.tracing import Layout, Trace, least_depth, sample, traced, traced_whole
+from tests.train.families import CONTEXT, FAMILIES, ODD
+from tests.train.ranks import on_ranks
+
+RECIPES = {"adamw": AdamW(), "muon": Muon()}
+
+
+def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
+    """The bytes that PyTorch's allocator has given out at most when a real model takes the traced step for a third time."""
+    mesh = mesh_of("cpu", layout.ranks, layout.tensor) if layout.ranks > 1 else None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        if mesh is None:
+            model = initialise(Transformer(arch))
+        else:
+            model = on_meta(arch)
+            spread = spread_out(model, mesh)
+        if layout.recompute:
+            recompute(model)
+        if mesh is not None:
+            materialise(model, "cpu")
+            fill(model, spread, starting_weights(on_meta(arch)))
+        state = State(0, Plan(3), model, Optimizer(model, recipe))
+        batch = sample(arch, layout.rows, CONTEXT)
+        run_steps(state, NextWord(), lambda step: [batch] * layout.accumulate, Constant(), Machine(dtype="bfloat16"), [])
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # pyrefly: ignore[missing-attribute]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", [*FAMILIES, "gpt2", "experts"])
+def test_it_holds_what_the_allocator_gives_out(name, recipe):
+    arch = (FAMILIES | ODD)[name]
+    for layout in (Layout(rows=16), Layout(rows=16, accumulate=2, recompute=True)):
+        found = traced_whole(arch, CONTEXT, layout, RECIPES[recipe], "bfloat16")
+        assert found.bytes == pytest.approx(allocated(arch, layout, RECIPES[recipe]), rel=0.05), layout
+
+
+def test_each_rank_holds_what_the_allocator_gives_out_there():
+    layout = Layout(data=2, tensor=2, rows=16, accumulate=2)
+    arch = FAMILIES["decoder"]
+    found = traced_whole(arch, CONTEXT, layout, AdamW(), "bfloat16")
+    assert found.bytes == pytest.approx(on_ranks(4, allocated, arch, layout, AdamW())[0], rel=0.1)
+
+
+PATTERNS = {
+    "one after another alike": qwen3(32, 7, heads=4, head_size=8, mlp=48, vocabulary=64, context=CONTEXT),
+    "dense and banded": gpt2(32, 9, 4, vocabulary=64, context=CONTEXT, banded=4),
+    "five local and one global": gemma3(32, 20, heads=4, kv_heads=2, head_size=8, mlp=48, vocabulary=64, context=CONTEXT, window=4),
+    "both": replace(FAMILIES["both"], **{name: replace(stack, depth=4) for name, stack in FAMILIES["both"].stacks.items()}),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("layout", [Layout(rows=2), Layout(data=4, tensor=2, rows=1, accumulate=3, recompute=True)], ids=["one", "many"])
+def test_two_depths_tell_of_all(name, layout):
+    arch = PATTERNS[name]
+    whole, extended = (trace(arch, CONTEXT, layout, AdamW(), "bfloat16") for trace in (traced_whole, traced))
+    assert all(least_depth(arch, name) < stack.depth for name, stack in arch.stacks.items())
+    assert extended.bytes == pytest.approx(whole.bytes, rel=2e-3)
+    assert extended.peak["weights"] == whole.peak["weights"]
+    assert extended.calls == whole.calls
+    assert {key: extended.sent[key] for key in whole.sent} == pytest.approx(dict(whole.sent), rel=2e-3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_ranks_hold_and_send_adds_up(name):
+    arch, size = FAMILIES[name], 4 * parameter_count(FAMILIES[name])
+
+    def of(**layout) -> Trace:
+        return traced_whole(arch, CONTEXT, Layout(**layout), AdamW(), "float32")
+
+    alone, shared = of(), of(data=4)
+    assert alone.peak["weights"] == size
+    assert not alone.sent
+    assert size / 4 <= shared.peak["weights"] <= 1.2 * size / 4  # rows that four ranks do not share evenly
+    reduced = {kind: shared.sent[4, kind] for kind in ("reduce_scatter_base", "allgather_base")}
+    assert reduced["reduce_scatter_base"] == pytest.approx(0.75 * size, rel=0.2)  # each gradient once
+    assert 1 < reduced["allgather_base"] / reduced["reduce_scatter_base"] <= 2  # each weight forward, most again backward
+    twice = of(data=4, accumulate=6)
+    assert twice.sent[4, "reduce_scatter_base"] == 6 * reduced["reduce_scatter_base"]
+    assert alone.peak["optimizer"] == pytest.approx(2 * size, rel=0.01)
+
+
+def test_computing_again_holds_less_and_nothing_is_left_behind():
+    arch = PATTERNS["one after another alike"]
+    kept, again = (traced(arch, CONTEXT, Layout(rows=64, recompute=recompute), AdamW()) for recompute in (False, True))
+    assert again.peak["activations"] < 0.5 * kept.peak["activations"]
+    before = torch.UntypedStorage.resize_
+    with pytest.raises(ValueError, match="no scores for words"):
+        traced(replace(arch, head=replace_head()), CONTEXT, Layout(data=2), AdamW())
+    assert torch.UntypedStorage.resize_ is before
+    assert not torch.distributed.is_initialized()
+    assert math.isfinite(kept.bytes)
+
+
+def replace_head():
+    from fledge.arch import Classes
+
+    return Classes(("a", "b"))
