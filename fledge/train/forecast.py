@@ -181,14 +181,13 @@ class Search:
         if any(self.layouts()):
             return
         data = job.devices // (self.tensor or 1)
+        each = job.batch // data
         if job.batch % data:
             raise ValueError(
                 f"a step of {job.batch:,} rows cannot be shared by {data:,} data ranks: give --batch-tokens {data * job.context}"
             )
-        each = job.batch // data
-        raise ValueError(
-            f"--rows {self.rows} does not divide the {each:,} rows that a device has in a step: use {nearest(self.rows or 1, divisors(each))}"
-        )
+        use = nearest(self.rows or 1, divisors(each))
+        raise ValueError(f"--rows {self.rows} does not divide the {each:,} rows that a device has in a step: use {use}")
 
     def with_rows(self, layout: Layout) -> Forecast | None:
         """With as many rows at a time as fit; None where not one does."""

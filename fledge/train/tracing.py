@@ -72,15 +72,15 @@ def traced(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype
 
     The fullest moment of each part of a step is followed apart, for where most is held changes with the depth.
     """
-    shallow = {name: least_depth(arch, name) for name in arch.stacks}
-    base = traced_whole(with_depths(arch, shallow), context, layout, recipe, dtype)
+    depths = {name: least_depth(arch, name) for name in arch.stacks}
+    shallow = found = traced_whole(with_depths(arch, depths), context, layout, recipe, dtype)
     for name, stack in arch.stacks.items():
         unit = len(stack.pattern)
-        more = (stack.depth - shallow[name]) // unit
+        more = (stack.depth - depths[name]) // unit
         if more:
-            deeper = traced_whole(with_depths(arch, {**shallow, name: shallow[name] + unit}), context, layout, recipe, dtype)
-            base = extended(base, deeper, more)
-    return base
+            deeper = traced_whole(with_depths(arch, {**depths, name: depths[name] + unit}), context, layout, recipe, dtype)
+            found = further(found, shallow, deeper, more)
+    return found
 
 
 def least_depth(arch: Arch, name: str) -> int:
@@ -95,12 +95,14 @@ def with_depths(arch: Arch, depths: dict[str, int]) -> Arch:
     return replace(arch, **changed)
 
 
-def extended(shallow: Trace, deeper: Trace, times: int) -> Trace:
-    def further(a: Counter, b: Counter) -> Counter:
-        return Counter({key: a[key] + times * (b[key] - a[key]) for key in {*a, *b}})
+def further(found: Trace, shallow: Trace, deeper: Trace, times: int) -> Trace:
+    """`found`, and so many times what the deeper one has more than the shallow one."""
 
-    peaks = {name: further(peak, deeper.peaks[name]) for name, peak in shallow.peaks.items()}
-    return Trace(peaks, further(shallow.sent, deeper.sent), further(shallow.calls, deeper.calls))
+    def count(one: Counter, a: Counter, b: Counter) -> Counter:
+        return Counter({key: one[key] + times * (b[key] - a[key]) for key in {*a, *b}})
+
+    peaks = {name: count(found.peaks[name], peak, deeper.peaks[name]) for name, peak in shallow.peaks.items()}
+    return Trace(peaks, count(found.sent, shallow.sent, deeper.sent), count(found.calls, shallow.calls, deeper.calls))
 
 
 def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype: str) -> Trace:
