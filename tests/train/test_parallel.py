@@ -7,7 +7,7 @@ from fledge.arch import Arch
 from fledge.model import Transformer, initialise, starting_weights
 from fledge.train.objective import NextWord
 from fledge.train.optimizer import Optimizer
-from fledge.train.parallel.engine import fill, materialise, mesh_of, on_meta, spread_out
+from fledge.train.parallel.engine import deal, materialise, mesh_of, on_meta, spread_out
 from fledge.train.parallel.spread import spread_of
 from fledge.train.run import AdamW
 from tests.train.families import FAMILIES, ODD, Steps
@@ -18,9 +18,9 @@ WAYS = [(2, 1), (2, 2), (3, 1), (4, 1), (4, 2), (4, 4)]  # ranks, of which so ma
 
 def spread_model(arch: Arch, tensor: int) -> Transformer:
     model = on_meta(arch)
-    spread = spread_out(model, mesh_of("cpu", torch.distributed.get_world_size(), tensor))
+    spread_out(model, mesh_of("cpu", torch.distributed.get_world_size(), tensor))
     materialise(model, "cpu")
-    fill(model, spread, starting_weights(on_meta(arch)))
+    deal(model, starting_weights(on_meta(arch)))
     return model
 
 

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fledge.train.parallel.ranks import Board, alive
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+    from fledge.model import Transformer
 
 Part = tuple[slice, ...]
 Place = tuple[int, int]  # which one, of how many
@@ -79,9 +83,31 @@ class Alone:
         """What rank 0 says, as JSON can hold it."""
         return value
 
-    def anywhere(self, flag: bool) -> bool:
-        """Whether any rank says so."""
-        return flag
+    def alive(self, doing: str, step: int | None = None) -> None:
+        """Tell those who watch that this rank moves on."""
+
+    def most(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        return number
+
+    def first(self, act: Callable[[], object]) -> None:
+        """Rank 0 acts while the others wait; what goes wrong there is raised everywhere."""
+        act()
+
+    def after_all(self, act: Callable[[], Any], then: Callable[[list[Any]], object]) -> None:
+        """All act at once, and rank 0 does `then` with what each came to, as JSON can hold it; what goes wrong is raised everywhere."""
+        then([act()])
+
+    def first_said(self, sentence: str | None) -> str | None:
+        """What the first rank says that says anything."""
+        return sentence
+
+    def begins(self, name: str, tensor: Tensor) -> list[int] | None:
+        """Where in the whole the part begins that lies here, of a tensor that lies like the parameter `name` or is a single number.
+
+        None where it is for another rank to write it.
+        """
+        return [0] * tensor.ndim
 
     def summed(self, loss: Tensor) -> Tensor:
         """A loss summed over the data ranks."""
@@ -98,7 +124,7 @@ class Alone:
         """Tensors that lie like the parameters of their names, changed as whole ones."""
         return dict(zip(parts, change(list(parts.values())), strict=True))
 
-    def whole(self, model: nn.Module) -> nn.Module | None:
+    def whole(self, model: Transformer) -> Transformer | None:
         """The model with whole weights, on rank 0 alone; None elsewhere."""
         return model
 
@@ -108,6 +134,7 @@ class Spread(Alone):
 
     def __init__(self, mesh: DeviceMesh, cuts: Mapping[str, Cut]):
         super().__init__(cuts)
+        self.board = Board(mesh.get_rank(), mesh.size())
         self.mesh, self.rank, self.size = mesh, mesh.get_rank(), mesh.size()
         self.data = mesh["data"].get_local_rank(), mesh["data"].size()
         self.tensor = mesh["tensor"].get_local_rank(), mesh["tensor"].size()
@@ -144,10 +171,30 @@ class Spread(Alone):
         torch.distributed.broadcast(text, 0)
         return json.loads(text.numpy().tobytes())
 
-    def anywhere(self, flag: bool) -> bool:
-        found = torch.tensor([int(flag)])
+    def alive(self, doing: str, step: int | None = None) -> None:
+        alive(doing, step)
+
+    def most(self, number: int) -> int:
+        found = torch.tensor([number])
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-        return bool(found)
+        return int(found)
+
+    def first(self, act: Callable[[], object]) -> None:
+        self.board.after_all(act if self.rank == 0 else lambda: None, lambda found: None)
+
+    def after_all(self, act: Callable[[], Any], then: Callable[[list[Any]], object]) -> None:
+        self.board.after_all(act, then)
+
+    def first_said(self, sentence: str | None) -> str | None:
+        said: list[str | None] = [None] * self.size
+        torch.distributed.all_gather_object(said, sentence)
+        return next((one for one in said if one is not None), None)
+
+    def begins(self, name: str, tensor: Tensor) -> list[int] | None:
+        if not tensor.ndim:
+            return [] if self.rank == 0 else None
+        part = dict(self.holders(name)).get(self.rank)
+        return None if part is None else [place.start for place in part]
 
     def summed(self, loss: Tensor) -> Tensor:
         if self.data[1] > 1:
@@ -186,12 +233,11 @@ class Spread(Alone):
         found = _exchanged(dealt, [[_lengths(self.part(name)) for name in names] for names in owned], some)
         return {name: piece for names, pieces in zip(owned, found, strict=True) for name, piece in zip(names, pieces, strict=True)}
 
-    def whole(self, model: nn.Module) -> nn.Module | None:
-        from fledge.model import Transformer
-
-        assert isinstance(model, Transformer)
+    def whole(self, model: Transformer) -> Transformer | None:
         complete = None
         if self.rank == 0:
+            from fledge.model import Transformer
+
             with torch.device("meta"):
                 complete = Transformer(model.arch)
             complete.to_empty(device="cpu")
