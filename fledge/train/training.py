@@ -229,7 +229,7 @@ class Keeper:
         if found is None:
             self.diary.rewind(state)
             return False
-        fill(state.model, found.weights.parts(spread))
+        fill(state.model, found.weights.parts(spread).items())
         state.optimizer.load(found.optimizer.parts(spread))
         facts = found.facts
         state.step, state.tokens, state.seconds, state.loss = found.step, facts["tokens"], facts["seconds"], facts["loss"]
@@ -328,8 +328,7 @@ class Keeper:
             "validated": self.validated, "finished": self.finished, "ended": self.ended, "revisions": state.plan.revisions,
             "validating": [self.validating, self.validation_cost],
         }  # fmt: skip
-        weights = {name: spread.local(parameter) for name, parameter in state.model.named_parameters()}
-        path = checkpoint.save(self.diary.place, state.step, weights, state.optimizer.tensors(), facts, spread)
+        path = checkpoint.save(self.diary.place, state.step, spread.held(state.model), state.optimizer.tensors(), facts, spread)
         if not self.diary.silent:
             checkpoint.prune(self.diary.place, self.run.save.keep, self.best["step"] if self.best else None)
         self.last_save = time.monotonic()

@@ -3,7 +3,7 @@
 With a mesh of one rank each of them leaves the model as it is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import wraps
 
 import torch
@@ -117,13 +117,12 @@ def materialise(model: nn.Module, device: str | torch.device) -> None:
 def deal(model: nn.Module, whole: Iterable[tuple[str, Tensor]]) -> None:
     """Take this rank's part of each whole tensor, one after the other."""
     spread = spread_of(model)
-    for name, tensor in whole:
-        fill(model, {name: tensor[spread.part(name)]})
+    fill(model, ((name, tensor[spread.part(name)]) for name, tensor in whole))
 
 
-def fill(model: nn.Module, parts: Mapping[str, Tensor]) -> None:
+def fill(model: nn.Module, parts: Iterable[tuple[str, Tensor]]) -> None:
     """Set the values that lie here of the parameters of these names."""
-    spread = spread_of(model)
+    held = spread_of(model).held(model)
     with torch.no_grad():
-        for name, tensor in parts.items():
-            spread.local(model.get_parameter(name)).copy_(tensor)
+        for name, tensor in parts:
+            held[name].copy_(tensor)

@@ -71,6 +71,10 @@ class Alone:
         """The part of a parameter or gradient that lies here."""
         return tensor
 
+    def held(self, model: nn.Module) -> dict[str, Tensor]:
+        """The part that lies here of each parameter of the model, between two steps."""
+        return dict(model.named_parameters())
+
     def part(self, name: str) -> Part:
         """The part of the parameter `name` that lies here."""
         return self.cuts[name].part(self.data, self.tensor)
@@ -158,6 +162,13 @@ class Spread(Alone):
         with torch.no_grad():
             return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
+    def held(self, model: nn.Module) -> dict[str, Tensor]:
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(model, FSDPModule):
+            model.reshard()  # what a forward pass without a backward one has gathered
+        return {name: self.local(parameter) for name, parameter in model.named_parameters()}
+
     def sums(self, *numbers: float) -> list[float]:
         counted = torch.tensor(numbers, dtype=torch.float64) * (self.tensor[0] == 0)
         torch.distributed.all_reduce(counted)
@@ -241,7 +252,7 @@ class Spread(Alone):
             with torch.device("meta"):
                 complete = Transformer(model.arch)
             complete.to_empty(device="cpu")
-        for name, tensor in self.gathered({name: self.local(p) for name, p in model.named_parameters()}):
+        for name, tensor in self.gathered(self.held(model)):
             if complete is not None and tensor is not None:
                 complete.get_parameter(name).data.copy_(tensor)
         return complete
