@@ -71,11 +71,13 @@ def run_steps(
             raise ValueError(f"step {step} has no token to train on: every label is masked, so use longer contexts or other data")
         losses = []
         for i, part in enumerate(parts):
+            spread.alive("training", step)
             torch.manual_seed(dropout_seed(machine.seed, step, i * places + place))
             with precision(machine):
                 loss = objective(model, part) / total
             loss.backward()
             losses.append(loss.detach())
+        spread.alive("waiting", step)
         optimizer.collect()
         state.loss, state.norm = torch.stack([spread.summed(torch.stack(losses).sum()), optimizer.norm()]).tolist()
         refuse_if_not_finite(state)

@@ -37,25 +37,26 @@ def measured_rate(machine: Machine) -> float:
 
 
 class Meter:
-    """Says of a step, for the speed that it had: `mfu`, `memory` and `peak_memory` in bytes, `seconds_left` of training.
+    """Says of a step, for the speed that it had: `mfu`, `memory` and `peak_memory` of this rank in bytes, `seconds_left` of training.
 
     Model FLOPs utilisation is the share of the measured `matrix_rate` that the model's own matrix products are, as in Chowdhery et al.,
     2022, arXiv:2204.02311, appendix B: what is computed twice counts once. It is left out where a part of the model stands still.
     """
 
-    def __init__(self, run: Run, model: torch.nn.Module):
+    def __init__(self, run: Run, model: torch.nn.Module, ranks: int = 1):
         from fledge.train.plan import training_flops
 
-        self.machine, self.rate = run.machine, matrix_rate(run.machine)
+        self.machine, self.ranks, self.rate = run.machine, ranks, matrix_rate(run.machine)
         whole = all(parameter.requires_grad for parameter in model.parameters())
         # tokens of source and target both count, but a part of the model reads either
         self.flops = training_flops(run.arch, run.batch.context) / len(run.arch.stacks) if whole else 0.0
 
     def facts(self, state: "State", tokens_per_second: float) -> dict[str, float]:
-        if self.flops * tokens_per_second > self.rate:  # which was measured while others had the machine
+        done = self.flops * tokens_per_second / self.ranks
+        if done > self.rate:  # which was measured while others had the machine
             self.rate = max(self.rate, measured_rate(self.machine))
         memory, peak = memory_in_use(torch.device(self.machine.device))
-        facts = {"mfu": round(self.flops * tokens_per_second / self.rate, 4)} if self.flops else {}
+        facts = {"mfu": round(done / self.rate, 4)} if self.flops else {}
         if memory:
             facts |= {"memory": memory, "peak_memory": peak}
         left = (state.total - state.step) * state.tokens / state.step

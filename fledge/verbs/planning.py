@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time as clock
 from collections.abc import Sequence
@@ -306,6 +307,7 @@ def show_fleet(planned: PlannedFleet) -> None:
             ("a step", f"{terminal.duration(found.step_seconds)}: {timed}"),
             ("in all", f"{job.flops:.3g} FLOP, {days(found.seconds)}, {planned.device_hours:,.0f} device hours"),
             ("assumed", f"{job.utilisation:.0%} of the peak (--utilisation; Llama 3 reached 38 to 43 %: arXiv:2407.21783, table 4)"),
+            ("to run", typed(found)),
         ]
     )
 
@@ -316,6 +318,17 @@ def sharding(found: Forecast) -> str:
         return f"none; {layout.rows} rows at a time, {layout.accumulate} times a step"
     shared = f" x {layout.tensor} that share each layer (tensor parallel)" if layout.tensor > 1 else ""
     return f"{layout.data:,} data ranks (FSDP2){shared}; {layout.rows} rows at a time, {layout.accumulate} times a step"
+
+
+def typed(found: Forecast) -> str:
+    """The settings with which `fledge pretrain` lies so."""
+    job, layout = found.job, found.layout
+    settings = {"batch.rows": layout.rows * layout.data, "batch.accumulate": layout.accumulate, "batch.context": job.context}
+    settings |= {"machine.tensor": layout.tensor} if layout.tensor > 1 else {}
+    settings |= {"machine.recompute": "true"} if layout.recompute else {}
+    machines = math.ceil(job.devices / job.device.node)
+    start = f"torchrun --nnodes {machines} --nproc-per-node {min(job.devices, job.device.node)} -m " if job.devices > 1 else ""
+    return f"{start}fledge pretrain ... " + " ".join(f"--set {name}={value}" for name, value in settings.items())
 
 
 def fleet(job: Job) -> str:

@@ -253,12 +253,13 @@ def open_writer(name: str | Path) -> Parent:
 @contextmanager
 def watched(title: str, out: Path, steps: int) -> Iterator[tuple[terminal.Bar, list[Hook]]]:
     """A bar, and the hooks of a training that move it and rewrite the live page of the run in `out`."""
+    from fledge.train.parallel.ranks import rank
     from fledge.verbs.pages import LivePage
 
     page = LivePage(f"{title} {out.name}", out / "run")
     with terminal.bar("Training", steps) as bar:
         try:
-            yield bar, [bar_hook(bar), page]
+            yield bar, [bar_hook(bar), page] if rank() == 0 else [bar_hook(bar)]
         except BaseException:
             page.stop()
             raise

@@ -1,15 +1,26 @@
 """One tiny model of each family, some that are hard to cut, and batches that are a function of the step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fledge.arch import Arch
+from fledge.arch import Arch, Block, Moe
 from fledge.data.batches import IGNORED, PADDING, Batch, Source
 from fledge.presets.shapes import bert, gemma2, gpt2, gpt_oss, modernbert, olmo2, qwen3, t5
 
 VOCABULARY, CONTEXT = 42, 12  # 42 words fall unevenly on four ranks
 SIZES = {"vocabulary": VOCABULARY, "context": CONTEXT, "dropout": 0.0}
+
+
+def unbalanced(arch: Arch) -> Arch:
+    """Without the balancing loss, which looks at the rows of one rank: no sum over rows."""
+
+    def plain(block: Block) -> Block:
+        assert isinstance(block.mlp, Moe)
+        return replace(block, mlp=replace(block.mlp, balance=0.0))
+
+    return arch.with_stacks(lambda stack: replace(stack, pattern=tuple(map(plain, stack.pattern))))
+
 
 FAMILIES: dict[str, Arch] = {
     "decoder": qwen3(32, 2, heads=4, kv_heads=4, head_size=8, mlp=48, **SIZES),
@@ -21,8 +32,8 @@ ODD: dict[str, Arch] = {  # biases, transforms, capped scores, norms over the wi
     "bert": bert(32, 2, 4, mlp=48, **SIZES),
     "gemma2": gemma2(32, 2, heads=4, kv_heads=2, head_size=8, mlp=48, window=8, **SIZES),
     "olmo2": olmo2(32, 2, heads=4, kv_heads=4, mlp=48, **SIZES),
-    "experts": qwen3(32, 2, heads=4, kv_heads=2, head_size=8, mlp=16, experts=4, chosen=2, **SIZES),
-    "gpt_oss": gpt_oss(32, 2, experts=4, chosen=2, heads=4, kv_heads=4, head_size=8, mlp=16, window=8, **SIZES),
+    "experts": unbalanced(qwen3(32, 2, heads=4, kv_heads=2, head_size=8, mlp=16, experts=4, chosen=2, **SIZES)),
+    "gpt_oss": unbalanced(gpt_oss(32, 2, experts=4, chosen=2, heads=4, kv_heads=4, head_size=8, mlp=16, window=8, **SIZES)),
 }
 
 

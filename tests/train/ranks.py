@@ -1,28 +1,24 @@
-"""Functions run on several processes at once, each forked from a server that has everything imported."""
+"""Functions run on several processes at once, each forked from a server that has everything imported, as if `torchrun` had started them."""
 
 import multiprocessing
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from torch.distributed import TCPStore
 
 
 def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, seconds: float = 100) -> list[Any]:
     """What `function(*arguments)` returns on each of so many ranks; the first traceback as an `AssertionError`."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.train.ranks", "fledge.train.training", "fledge.train.parallel.engine", "torch.distributed.fsdp"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    server.set_forkserver_preload(["tests.train.warm"])
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, processes = [], []
     for rank in range(count):
         here, there = server.Pipe(duplex=False)
-        process = server.Process(target=_work, args=(there, rank, count, port, function, arguments), daemon=True)
+        process = server.Process(target=_work, args=(there, rank, count, store.port, function, arguments), daemon=True)
         process.start()
         there.close()
         pipes.append(here)
@@ -52,6 +48,7 @@ def _work(pipe: Any, rank: int, count: int, port: int, function: Callable[..., A
     from fledge.train.parallel.ranks import joined
 
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    told["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     os.environ.update({name: str(value) for name, value in told.items()})
     torch.set_num_threads(1)
     try:

@@ -1,66 +1,65 @@
-"""Many processes are one: the same gradients, losses and weights, however a model is cut."""
+"""Many processes are one: the same starting weights, gradients, losses, however a model is cut, and wherever a run goes on."""
+
+import random
 
 import pytest
 import torch
 
-from fledge.arch import Arch
-from fledge.model import Transformer, initialise, starting_weights
-from fledge.train.objective import NextWord
-from fledge.train.optimizer import Optimizer
-from fledge.train.parallel.engine import fill, materialise, mesh_of, on_meta, spread_out
-from fledge.train.parallel.spread import spread_of
-from fledge.train.run import AdamW
-from tests.train.families import FAMILIES, ODD, Steps
+from fledge.model import Transformer, initialise
+from tests.train.families import FAMILIES, ODD
 from tests.train.ranks import on_ranks
+from tests.train.transitions import END, OPTIMIZERS, STOP, WAYS, furthest, gradients, losses, weights
 
-WAYS = [(2, 1), (2, 2), (3, 1), (4, 1), (4, 2), (4, 4)]  # ranks, of which so many share each layer
-
-
-def spread_model(arch: Arch, tensor: int) -> Transformer:
-    model = on_meta(arch)
-    spread = spread_out(model, mesh_of("cpu", torch.distributed.get_world_size(), tensor))
-    materialise(model, "cpu")
-    fill(model, spread, starting_weights(on_meta(arch)))
-    return model
+MANY = [way for way in WAYS if way[0] > 1]
 
 
-def first_gradients(arch: Arch, tensor: int) -> tuple[float, float, dict[str, torch.Tensor]]:
-    """Loss, norm and whole gradients of the first step; weights are those of one process, to the bit."""
-    model = spread_model(arch, tensor) if tensor else initialise(Transformer(arch))
-    if tensor:
-        whole = spread_of(model).whole(model)
-        if isinstance(whole, Transformer):
-            alone = initialise(Transformer(arch))
-            assert all(torch.equal(p, alone.get_parameter(name)) for name, p in whole.named_parameters())
-    return gradients(model, Steps(arch))
+def as_alone(name: str, ranks: int, tensor: int) -> None:
+    """Loss, norm and every gradient are those of one process."""
+    loss, norm, alone = gradients(name, 1)
+    found = on_ranks(ranks, gradients, name, tensor)
+    for part in found:
+        assert part[:2] == pytest.approx((loss, norm), rel=1e-6)
+    assert furthest(found[0][2], alone) <= 1e-6
 
 
-def gradients(model: Transformer, steps: Steps) -> tuple[float, float, dict[str, torch.Tensor]]:
-    spread, objective, optimizer = spread_of(model), NextWord(smoothing=0.1), Optimizer(model, AdamW())
-    parts = steps.batch_at(0, *spread.data)
-    (total,) = spread.sums(sum(objective.count(part) for part in parts))
-    loss = torch.zeros(())
-    model.train()
-    for part in parts:
-        lost = objective(model, part) / total
-        lost.backward()
-        loss += lost.detach()
-    optimizer.collect()
-    loss, norm = spread.summed(loss), optimizer.norm()
-    found = optimizer.gradients()
-    if spread.size > 1:
-        found = {name: g for name, g in spread.gathered(found) if g is not None}  # pyrefly: ignore[missing-attribute]
-    return float(loss), float(norm), {name: g.clone() for name, g in found.items()}
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_gradient_is_that_of_one_process(name):
+    as_alone(name, 4, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, *ODD])
-@pytest.mark.parametrize(("ranks", "tensor"), WAYS)
-def test_every_gradient_is_that_of_one_process(name, ranks, tensor):
-    arch = (FAMILIES | ODD)[name]
-    loss, norm, alone = first_gradients(arch, 0)
-    found = on_ranks(ranks, first_gradients, arch, tensor)
-    assert all(part[:2] == pytest.approx((loss, norm), rel=1e-6) for part in found)
-    largest = max(float(g.abs().max()) for g in alone.values())
-    assert found[0][2].keys() == alone.keys()
-    for key, gradient in found[0][2].items():
-        assert float((gradient - alone[key]).abs().max()) <= 1e-6 * largest, key
+@pytest.mark.parametrize(("ranks", "tensor"), MANY)
+def test_every_gradient_is_that_of_one_process_in_every_way(name, ranks, tensor):
+    as_alone(name, ranks, tensor)
+
+
+def test_weights_start_as_in_one_process_to_the_bit():
+    alone = initialise(Transformer(FAMILIES["both"])).state_dict()
+    found, *others = on_ranks(3, weights, "both", 1)
+    assert others == [None, None]
+    assert found.keys() == alone.keys()
+    assert all(torch.equal(found[name], alone[name]) for name in alone)
+
+
+def goes_on(family: str, optimizer: str, before: tuple[int, int], after: tuple[int, int], folder) -> None:
+    """Stopped on some ranks and continued on others, every loss is that of one process, and all ranks have the same."""
+    whole = losses(family, optimizer, folder / "alone", 1)
+    first = on_ranks(before[0], losses, family, optimizer, folder / "run", before[1], STOP)
+    then = on_ranks(after[0], losses, family, optimizer, folder / "run", after[1], END)
+    for part in first:
+        assert part == first[0]
+    for part in then:
+        assert part == then[0]
+    assert first[0] + then[0] == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_run_goes_on_on_another_number_of_ranks(tmp_path):
+    goes_on("decoder", "muon", (4, 2), (3, 1), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_transitions(tmp_path, seed):
+    draw = random.Random(seed)
+    goes_on(draw.choice([*FAMILIES]), draw.choice([*OPTIMIZERS]), draw.choice(WAYS), draw.choice(WAYS), tmp_path)

@@ -13,7 +13,7 @@ from fledge.presets.shapes import gemma3, qwen3, t5
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import NextWord
 from fledge.train.optimizer import Optimizer
-from fledge.train.parallel.engine import fill, materialise, mesh_of, on_meta, recompute, spread_out
+from fledge.train.parallel.engine import deal, materialise, mesh_of, on_meta, recompute, spread_out
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
 from fledge.train.tracing import Layout, Trace, least_depth, sample, traced, traced_whole
 from tests.train.families import CONTEXT, FAMILIES, ODD
@@ -27,9 +27,9 @@ def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         model = initialise(Transformer(arch))
         if layout.ranks > 1:
-            spread = spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
+            spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
             materialise(model, "cpu")
-            fill(model, spread, starting_weights(on_meta(arch)))
+            deal(model, starting_weights(on_meta(arch)))
         if layout.recompute:
             recompute(model)
         state = State(0, Plan(3), model, Optimizer(model, recipe))

@@ -12,10 +12,32 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils.checkpoint import checkpoint
 
 from fledge.arch import Arch
-from fledge.model import Transformer
+from fledge.model import Transformer, starting_weights
 from fledge.model.trunk import Block
-from fledge.train.parallel.spread import Spread
+from fledge.train.parallel.ranks import ranks
+from fledge.train.parallel.spread import Alone, Spread, spread_of
 from fledge.train.parallel.tensor import split
+from fledge.train.run import Machine
+
+
+def put_on(model: Transformer, machine: Machine) -> Alone:
+    """The model where and how it trains: here, or its part on this rank of many, with the values that it has.
+
+    A model on the meta device starts with those that the machine's seed gives.
+    """
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    unmade = any(value.is_meta for value in values.values())
+    found: Alone = spread_of(model)
+    if ranks() > 1:
+        found = spread_out(model, mesh_of(torch.device(machine.device).type, ranks(), machine.tensor))
+    if machine.recompute:
+        recompute(model)
+    if unmade or ranks() > 1:
+        materialise(model, machine.device)
+        deal(model, starting_weights(on_meta(model.arch), machine.seed) if unmade else values.items())
+    else:
+        model.to(machine.device)
+    return found
 
 
 def mesh_of(device: str, ranks: int, tensor: int = 1) -> DeviceMesh:
@@ -92,8 +114,15 @@ def materialise(model: nn.Module, device: str | torch.device) -> None:
     model.to_empty(device=device)
 
 
-def fill(model: nn.Module, spread: Spread, whole: Iterable[tuple[str, Tensor]]) -> None:
-    """Take this rank's part of each whole tensor."""
+def deal(model: nn.Module, whole: Iterable[tuple[str, Tensor]]) -> None:
+    """Take this rank's part of each whole tensor, one after the other."""
+    spread = spread_of(model)
+    fill(model, ((name, tensor[spread.part(name)]) for name, tensor in whole))
+
+
+def fill(model: nn.Module, parts: Iterable[tuple[str, Tensor]]) -> None:
+    """Set the values that lie here of the parameters of these names."""
+    held = spread_of(model).held(model)
     with torch.no_grad():
-        for name, tensor in whole:
-            spread.local(model.get_parameter(name)).copy_(tensor[spread.part(name)])
+        for name, tensor in parts:
+            held[name].copy_(tensor)

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fledge.train.parallel.ranks import Board, alive
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+    from fledge.model import Transformer
 
 Part = tuple[slice, ...]
 Place = tuple[int, int]  # which one, of how many
@@ -67,6 +71,10 @@ class Alone:
         """The part of a parameter or gradient that lies here."""
         return tensor
 
+    def held(self, model: nn.Module) -> dict[str, Tensor]:
+        """The part that lies here of each parameter of the model, between two steps."""
+        return dict(model.named_parameters())
+
     def part(self, name: str) -> Part:
         """The part of the parameter `name` that lies here."""
         return self.cuts[name].part(self.data, self.tensor)
@@ -79,9 +87,31 @@ class Alone:
         """What rank 0 says, as JSON can hold it."""
         return value
 
-    def anywhere(self, flag: bool) -> bool:
-        """Whether any rank says so."""
-        return flag
+    def alive(self, doing: str, step: int | None = None) -> None:
+        """Tell those who watch that this rank moves on."""
+
+    def most(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        return number
+
+    def first(self, act: Callable[[], object]) -> None:
+        """Rank 0 acts while the others wait; what goes wrong there is raised everywhere."""
+        act()
+
+    def after_all(self, act: Callable[[], Any], then: Callable[[list[Any]], object]) -> None:
+        """All act at once, and rank 0 does `then` with what each came to, as JSON can hold it; what goes wrong is raised everywhere."""
+        then([act()])
+
+    def first_said(self, sentence: str | None) -> str | None:
+        """What the first rank says that says anything."""
+        return sentence
+
+    def begins(self, name: str, tensor: Tensor) -> list[int] | None:
+        """Where in the whole the part begins that lies here, of a tensor that lies like the parameter `name` or is a single number.
+
+        None where it is for another rank to write it.
+        """
+        return [0] * tensor.ndim
 
     def summed(self, loss: Tensor) -> Tensor:
         """A loss summed over the data ranks."""
@@ -98,7 +128,7 @@ class Alone:
         """Tensors that lie like the parameters of their names, changed as whole ones."""
         return dict(zip(parts, change(list(parts.values())), strict=True))
 
-    def whole(self, model: nn.Module) -> nn.Module | None:
+    def whole(self, model: Transformer) -> Transformer | None:
         """The model with whole weights, on rank 0 alone; None elsewhere."""
         return model
 
@@ -108,6 +138,7 @@ class Spread(Alone):
 
     def __init__(self, mesh: DeviceMesh, cuts: Mapping[str, Cut]):
         super().__init__(cuts)
+        self.board = Board(mesh.get_rank(), mesh.size())
         self.mesh, self.rank, self.size = mesh, mesh.get_rank(), mesh.size()
         self.data = mesh["data"].get_local_rank(), mesh["data"].size()
         self.tensor = mesh["tensor"].get_local_rank(), mesh["tensor"].size()
@@ -118,18 +149,24 @@ class Spread(Alone):
 
     def holders(self, name: str) -> list[tuple[int, Part]]:
         """The ranks that hold the parameter's parts, each part once, and no empty one."""
-        cut, found = self.cuts[name], []
-        for rank in range(self.size):
-            part = cut.part(**self.place(rank))
-            if (cut.tensor is not None or rank % self.tensor[1] == 0) and math.prod(_lengths(part)):
-                found.append((rank, part))
-        return found
+        return [(rank, self.cuts[name].part(**self.place(rank))) for rank in range(self.size) if self.holds(name, rank)]
+
+    def holds(self, name: str, rank: int) -> bool:
+        cut = self.cuts[name]
+        return (cut.tensor is not None or rank % self.tensor[1] == 0) and math.prod(_lengths(cut.part(**self.place(rank)))) > 0
 
     def local(self, tensor: Tensor) -> Tensor:
         from torch.distributed.tensor import DTensor
 
         with torch.no_grad():
             return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def held(self, model: nn.Module) -> dict[str, Tensor]:
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(model, FSDPModule):
+            model.reshard()  # what a forward pass without a backward one has gathered
+        return {name: self.local(parameter) for name, parameter in model.named_parameters()}
 
     def sums(self, *numbers: float) -> list[float]:
         counted = torch.tensor(numbers, dtype=torch.float64) * (self.tensor[0] == 0)
@@ -144,10 +181,30 @@ class Spread(Alone):
         torch.distributed.broadcast(text, 0)
         return json.loads(text.numpy().tobytes())
 
-    def anywhere(self, flag: bool) -> bool:
-        found = torch.tensor([int(flag)])
+    def alive(self, doing: str, step: int | None = None) -> None:
+        alive(doing, step)
+
+    def most(self, number: int) -> int:
+        found = torch.tensor([number])
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-        return bool(found)
+        return int(found)
+
+    def first(self, act: Callable[[], object]) -> None:
+        self.board.after_all(act if self.rank == 0 else lambda: None, lambda found: None)
+
+    def after_all(self, act: Callable[[], Any], then: Callable[[list[Any]], object]) -> None:
+        self.board.after_all(act, then)
+
+    def first_said(self, sentence: str | None) -> str | None:
+        said: list[str | None] = [None] * self.size
+        torch.distributed.all_gather_object(said, sentence)
+        return next((one for one in said if one is not None), None)
+
+    def begins(self, name: str, tensor: Tensor) -> list[int] | None:
+        if not tensor.ndim:
+            return [] if self.rank == 0 else None
+        part = dict(self.holders(name)).get(self.rank)
+        return None if part is None else [place.start for place in part]
 
     def summed(self, loss: Tensor) -> Tensor:
         if self.data[1] > 1:
@@ -174,8 +231,9 @@ class Spread(Alone):
         order = sorted(parts, key=lambda name: -math.prod(self.cuts[name].shape))
         owned = [order[rank :: self.size] for rank in range(self.size)]
         some = next(iter(parts.values()))
-        given = [[parts[name] for name in names if self.rank in dict(self.holders(name))] for names in owned]
-        places = [[(name, dict(self.holders(name)).get(rank)) for name in owned[self.rank]] for rank in range(self.size)]
+        given = [[parts[name] for name in names if self.holds(name, self.rank)] for names in owned]
+        holders = {name: dict(self.holders(name)) for name in owned[self.rank]}
+        places = [[(name, holders[name].get(rank)) for name in holders] for rank in range(self.size)]
         whole = {name: some.new_empty(self.cuts[name].shape) for name in owned[self.rank]}
         taken = [[(name, part) for name, part in row if part is not None] for row in places]
         for row, pieces in zip(taken, _exchanged(given, [[_lengths(part) for _, part in row] for row in taken], some), strict=True):
@@ -186,16 +244,15 @@ class Spread(Alone):
         found = _exchanged(dealt, [[_lengths(self.part(name)) for name in names] for names in owned], some)
         return {name: piece for names, pieces in zip(owned, found, strict=True) for name, piece in zip(names, pieces, strict=True)}
 
-    def whole(self, model: nn.Module) -> nn.Module | None:
-        from fledge.model import Transformer
-
-        assert isinstance(model, Transformer)
+    def whole(self, model: Transformer) -> Transformer | None:
         complete = None
         if self.rank == 0:
+            from fledge.model import Transformer
+
             with torch.device("meta"):
                 complete = Transformer(model.arch)
             complete.to_empty(device="cpu")
-        for name, tensor in self.gathered({name: self.local(p) for name, p in model.named_parameters()}):
+        for name, tensor in self.gathered(self.held(model)):
             if complete is not None and tensor is not None:
                 complete.get_parameter(name).data.copy_(tensor)
         return complete
