@@ -70,9 +70,9 @@ class Forecast:
         """Seconds of a step that a device's exchanges take among data ranks, and among tensor ranks."""
         job, layout = self.job, self.layout
         seconds = {True: 0.0, False: 0.0}
-        for (ranks, _), sent in self.trace.sent.items():
-            among_tensor = ranks == layout.tensor != layout.data
-            seconds[among_tensor] += sent / speed(job, ranks if among_tensor else layout.ranks)
+        for (_, ranks, span), sent in self.trace.sent.items():
+            within_a_layer = layout.tensor > 1 and ranks == span == layout.tensor
+            seconds[within_a_layer] += sent / speed(job, span)
         return seconds[False], seconds[True]
 
     @property
@@ -86,9 +86,9 @@ class Forecast:
         return self.step_seconds * self.job.steps
 
 
-def speed(job: Job, ranks: int) -> float:
-    """Bytes a second that go to a neighbour among so many ranks."""
-    return job.device.link if ranks <= job.device.node else job.device.network
+def speed(job: Job, span: int) -> float:
+    """Bytes a second that go to a neighbour among ranks that lie within so many side by side."""
+    return job.device.link if span <= job.device.node else job.device.network
 
 
 def computing(job: Job, recompute: bool) -> float:
@@ -109,7 +109,7 @@ class Search:
     rows: int | None = None
     recompute: bool | None = None
     say: Callable[[str], None] = lambda sentence: None
-    traces: dict[tuple[Job, Layout], Trace] = field(default_factory=dict)
+    traces: dict[tuple, Trace] = field(default_factory=dict)
 
     def layouts(self) -> Iterator[Layout]:
         """Every layout that the job and what is fixed allow, a row at a time."""
@@ -122,11 +122,11 @@ class Search:
                 yield Layout(data, tensor, 1, each, recompute)
 
     def traced(self, layout: Layout) -> Trace:
-        job = self.job
-        if (job, layout) not in self.traces:
+        what = (self.job.arch, self.job.context, layout, self.job.recipe, self.job.dtype)
+        if what not in self.traces:
             self.say(f"tracing {said(layout)}")
-            self.traces[job, layout] = traced(job.arch, job.context, layout, job.recipe, job.dtype)
-        return self.traces[job, layout]
+            self.traces[what] = traced(*what)
+        return self.traces[what]
 
     def best(self) -> Forecast | None:
         """The quickest layout that fits; None where none does."""

@@ -27,16 +27,17 @@ class Holding:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What one rank gives or takes in one call among `ranks`: `bytes` of the whole tensor."""
+    """One call in which `ranks` take part, which lie within `span` ranks side by side: `bytes` of the whole tensor."""
 
     name: str
     ranks: int
+    span: int
     bytes: int
 
     @property
     def sent(self) -> float:
         """Bytes that a rank of a ring sends; a sum goes around twice (Patarasuk and Yuan, 2009, doi:10.1016/j.jpdc.2008.09.002)."""
-        return self.bytes * (self.ranks - 1) / self.ranks * (2 if "reduce" in self.name and "scatter" not in self.name else 1)
+        return self.bytes * (self.ranks - 1) / self.ranks * (2 if self.name == "allreduce" else 1)
 
 
 class Ledger(TorchDispatchMode):
@@ -115,10 +116,11 @@ class Ledger(TorchDispatchMode):
 
     def note_exchange(self, func: Any, given: Any, made: Any) -> None:
         tensors = [leaf for leaf in tree_leaves((given, made)) if isinstance(leaf, Tensor)]
-        ranks = [size for leaf in tree_leaves(given) if (size := _ranks(leaf))]
-        if tensors and ranks:
-            name = func.__name__.split(".")[0].strip("_")
-            self.exchanges.append((self.now, Exchange(name, ranks[0], max(tensor.nbytes for tensor in tensors))))
+        groups = [ranks for leaf in tree_leaves(given) if (ranks := _ranks(leaf))]
+        if tensors and groups:
+            name, ranks = func.__name__.split(".")[0].strip("_"), groups[0]
+            exchange = Exchange(name, len(ranks), max(ranks) - min(ranks) + 1, max(tensor.nbytes for tensor in tensors))
+            self.exchanges.append((self.now, exchange))
         for tensor in tensors:
             holding = self.hold(tensor)
             if holding.kind == "activations":
@@ -166,10 +168,10 @@ class Ledger(TorchDispatchMode):
         return found
 
 
-def _ranks(leaf: Any) -> int:
-    """How many ranks a process group among an operation's arguments has; 0 for anything else."""
+def _ranks(leaf: Any) -> list[int]:
+    """The ranks of a process group among an operation's arguments; none for anything else."""
+    from torch.distributed import ProcessGroup, get_process_group_ranks
+
     if isinstance(leaf, torch.ScriptObject) and "ProcessGroup" in str(leaf._type()):
-        return torch._C._distributed_c10d.ProcessGroup.unbox(leaf).size()
-    if isinstance(leaf, torch._C._distributed_c10d.ProcessGroup):
-        return leaf.size()
-    return 0
+        leaf = ProcessGroup.unbox(leaf)
+    return get_process_group_ranks(leaf) if isinstance(leaf, ProcessGroup) else []

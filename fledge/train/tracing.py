@@ -45,16 +45,19 @@ class Layout:
         return self.data * self.tensor
 
 
+Way = tuple[str, int, int]
+
+
 @dataclass(frozen=True)
 class Trace:
     """What one rank holds and sends: `peaks` the bytes of each kind at the fullest moment of each part of a step, `sent` in a whole step.
 
-    `sent` is by the number of ranks that take part and the name of what they do: (bytes, calls).
+    `sent`, and in how many `calls`, by what is done, by how many ranks, and within how many side by side those are.
     """
 
     peaks: dict[str, Counter[Kind]]
-    sent: Counter[tuple[int, str]]
-    calls: Counter[tuple[int, str]]
+    sent: Counter[Way]
+    calls: Counter[Way]
 
     @property
     def peak(self) -> dict[Kind, int]:
@@ -126,12 +129,13 @@ def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon,
 
 
 def told(ledger: Ledger, micro_batches: int) -> Trace:
-    sent, calls = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
+    sent, calls = Counter[Way](), Counter[Way]()
     for moment, exchange in ledger.exchanges:
         if moment >= ledger.marks[0][0]:
             times = 1 if ledger.name_at(moment) == ONCE else micro_batches
-            sent[exchange.ranks, exchange.name] += round(times * exchange.sent)
-            calls[exchange.ranks, exchange.name] += times
+            way = (exchange.name, exchange.ranks, exchange.span)
+            sent[way] += round(times * exchange.sent)
+            calls[way] += times
     return Trace(ledger.peaks(), sent, calls)
 
 
