@@ -291,8 +291,8 @@ def show_fleet(planned: PlannedFleet) -> None:
         terminal.table(
             ["a device sends in a step", "among", "calls", "bytes"],
             [
-                [EXCHANGES.get(kind, kind), f"{ranks:,}", f"{found.trace.calls[ranks, kind]:,}", terminal.memory(count)]
-                for (ranks, kind), count in sent if count >= 1e3
+                [EXCHANGES.get(way[0], way[0]), f"{way[1]:,}", f"{found.trace.calls[way]:,}", terminal.memory(count)]
+                for way, count in sent if count >= 1e3
             ],
         )  # fmt: skip
     data, tensor = found.exchanging
@@ -360,8 +360,8 @@ def facts(found: Forecast) -> dict[str, Any]:
         "optimizer": to_json(job.recipe), "layout": asdict(layout), "fits": found.fits,
         "memory": {**found.trace.peak, "all": found.trace.bytes},
         "exchange": [
-            {"among": ranks, "name": name, "calls": found.trace.calls[ranks, name], "bytes": count}
-            for (ranks, name), count in found.trace.sent.items()
+            {"name": way[0], "among": way[1], "span": way[2], "calls": found.trace.calls[way], "bytes": count}
+            for way, count in found.trace.sent.items()
         ],
         "utilisation": job.utilisation, "flops": job.flops, "step_seconds": found.step_seconds, "computing_seconds": found.computing,
         "data_seconds": data, "tensor_seconds": tensor, "seconds": found.seconds, "days": found.seconds / 86400,

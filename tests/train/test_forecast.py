@@ -48,9 +48,10 @@ def test_time_is_what_is_computed_and_sent(traces):
     assert one.job.steps == -(-1_000_000 // (4 * CONTEXT))
     many = Search(replace(JOB, devices=4), traces=traces).forecast(Layout(2, 2, 2, 1))
     assert many.job.device.node < many.layout.ranks
-    assert {ranks for ranks, _ in many.trace.sent} == {2, 4}
+    assert {(ranks, span) for _, ranks, span in many.trace.sent} == {(2, 2), (2, 3), (4, 4)}
     data, tensor = many.exchanging
-    assert data + tensor > many.trace.sent[2, "reduce_scatter_base"] / TINY.network
+    assert data > many.trace.sent["reduce_scatter_base", 2, 3] / TINY.network > 0
+    assert tensor == pytest.approx(many.trace.sent["allreduce", 2, 2] / TINY.link)
     assert many.step_seconds == pytest.approx(max(many.computing, data) + tensor)
     assert many.computing == pytest.approx(one.computing / 4)
 
@@ -78,7 +79,7 @@ def test_what_does_not_fit_gets_the_nearest_that_does(traces):
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"--tensor 8 does not go here: on 2 x tiny a layer .* by 1, 2"):
         Search(JOB, tensor=8).refuse_what_cannot_be()
-    with pytest.raises(ValueError, match="--rows 3 does not divide the 4 rows .*: use 4"):
+    with pytest.raises(ValueError, match=r"--rows 3 does not divide the 4 rows .*: use 4"):
         Search(JOB, tensor=2, rows=3).refuse_what_cannot_be()
     with pytest.raises(ValueError, match="a step of 3 rows cannot be shared by 2 data ranks: give --batch-tokens 24"):
         Search(replace(JOB, batch=3), tensor=1).refuse_what_cannot_be()

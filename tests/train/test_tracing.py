@@ -90,11 +90,11 @@ def test_what_ranks_hold_and_send_adds_up(name):
     assert alone.peak["weights"] == size
     assert not alone.sent
     assert size / 4 <= shared.peak["weights"] <= 1.2 * size / 4  # rows that four ranks do not share evenly
-    reduced = {kind: shared.sent[4, kind] for kind in ("reduce_scatter_base", "allgather_base")}
+    reduced = {name: shared.sent[name, 4, 4] for name in ("reduce_scatter_base", "allgather_base")}
     assert reduced["reduce_scatter_base"] == pytest.approx(0.75 * size, rel=0.2)  # each gradient once
     assert 1 < reduced["allgather_base"] / reduced["reduce_scatter_base"] <= 2  # each weight forward, most again backward
     twice = of(data=4, accumulate=6)
-    assert twice.sent[4, "reduce_scatter_base"] == 6 * reduced["reduce_scatter_base"]
+    assert twice.sent["reduce_scatter_base", 4, 4] == 6 * reduced["reduce_scatter_base"]
     assert alone.peak["optimizer"] == pytest.approx(2 * size, rel=0.01)
 
 
