@@ -1,6 +1,7 @@
 """A training step on tensors without values: the real model, objective, backward pass and optimiser, on as many ranks as one likes."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from fledge.model import Transformer
 from fledge.train.ledger import KINDS, Kind, Ledger
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import NextWord
+from fledge.train.optimizer import Muon as OurMuon
 from fledge.train.optimizer import Optimizer
 from fledge.train.parallel.engine import materialise, mesh_of, on_meta, recompute, spread_out
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
@@ -110,7 +112,10 @@ def further(found: Trace, shallow: Trace, deeper: Trace, times: int) -> Trace:
 
 def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype: str) -> Trace:
     """The same by tracing all layers."""
-    with alone_among(layout.ranks):
+    with alone_among(layout.ranks), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Mismatch dtype between input and weight"
+        )  # norms of bf16: about speed, which nobody measures here
         model = on_meta(arch)
         if layout.ranks > 1:
             spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
@@ -144,7 +149,11 @@ def settle(optimizer: Optimizer, gradients: bool) -> None:
     for parameter in optimizer.trained.values():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.collect()
-    optimizer.step(2.0)
+    for part in optimizer.parts:
+        if isinstance(part, OurMuon):  # whose step is long, for all ranks take part in it
+            part.state |= {own: {"momentum": torch.zeros_like(own)} for group in part.param_groups for own in group["params"]}
+        else:
+            part.step()
     if not gradients:
         optimizer.zero_grad()
 

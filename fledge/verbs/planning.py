@@ -192,7 +192,8 @@ def this_processor() -> Device:
     machine, found = this_machine("cpu"), look()
     with on_machine(machine):
         rate = max(measured_rate(machine) for _ in range(3))
-    return Device("cpu", rate, found.memory, 0.0, 1.25e9, 1.25e9, 1, f"this machine ({found.processor}), measured in {machine.dtype}")
+    source = f"this machine ({found.processor}), measured in {machine.dtype}; its compiled kernels are not traced"
+    return Device("cpu", rate, found.memory, 0.0, 1.25e9, 1.25e9, 1, source)
 
 
 def job_of(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,17 +10,26 @@ import torch
 from fledge.arch import Arch, Classes, parameter_count
 from fledge.model import Transformer, initialise, starting_weights
 from fledge.presets import gpt2
-from fledge.presets.shapes import gemma3, qwen3, t5
+from fledge.presets.shapes import gemma3, modernbert, qwen3, t5
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import NextWord
 from fledge.train.optimizer import Optimizer
 from fledge.train.parallel.engine import deal, materialise, mesh_of, on_meta, recompute, spread_out
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
 from fledge.train.tracing import Layout, Trace, least_depth, sample, traced, traced_whole
-from tests.train.families import CONTEXT, FAMILIES, ODD
+from tests.train.families import CONTEXT, FAMILIES
 from tests.train.ranks import on_ranks
 
-RECIPES = {"adamw": AdamW(), "muon": Muon()}
+LENGTH, WORDS = 128, 512  # of what is measured: large enough that what kernels need for themselves does not count
+SIZE: dict[str, Any] = {"vocabulary": WORDS, "context": LENGTH, "dropout": 0.0}
+MEASURED: dict[str, tuple[Arch, Layout, AdamW | Muon]] = {
+    "a decoder": (qwen3(128, 2, heads=4, kv_heads=2, **SIZE), Layout(rows=8), Muon()),
+    "later micro-batches": (qwen3(128, 2, heads=4, kv_heads=2, **SIZE), Layout(rows=8, accumulate=2), AdamW()),
+    "blocks computed again": (gpt2(128, 3, 4, **SIZE), Layout(rows=8, recompute=True), AdamW()),
+    "an encoder": (modernbert(128, 3, heads=4, **SIZE), Layout(rows=8), Muon()),
+    "both": (t5(128, 2, heads=4, head_size=32, gated=True, tied=False, **SIZE), Layout(rows=8), AdamW()),
+    "experts": (qwen3(128, 2, heads=4, mlp=64, experts=4, chosen=2, **SIZE), Layout(rows=8), AdamW()),
+}
 
 
 def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
@@ -33,7 +43,7 @@ def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
         if layout.recompute:
             recompute(model)
         state = State(0, Plan(3), model, Optimizer(model, recipe))
-        batch = sample(arch, layout.rows, CONTEXT)
+        batch = sample(arch, layout.rows, LENGTH)
         run_steps(state, NextWord(), lambda step: [batch] * layout.accumulate, Constant(), Machine(dtype="bfloat16"), [])
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # pyrefly: ignore[missing-attribute]
     held = most = 0
@@ -43,20 +53,18 @@ def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
     return most
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("name", [*FAMILIES, "gpt2", "experts"])
-def test_it_holds_what_the_allocator_gives_out(name, recipe):
-    arch = (FAMILIES | ODD)[name]
-    for layout in (Layout(rows=16), Layout(rows=16, accumulate=2, recompute=True)):
-        found = traced_whole(arch, CONTEXT, layout, RECIPES[recipe], "bfloat16")
-        assert found.bytes == pytest.approx(allocated(arch, layout, RECIPES[recipe]), rel=0.05), layout
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # PyTorch's norm of bf16 by a weight of fp32, once
+@pytest.mark.parametrize("name", MEASURED)
+def test_it_holds_what_the_allocator_gives_out(name):
+    arch, layout, recipe = MEASURED[name]
+    found = traced_whole(arch, LENGTH, layout, recipe, "bfloat16")
+    assert found.bytes == pytest.approx(allocated(arch, layout, recipe), rel=0.05)
 
 
 def test_each_rank_holds_what_the_allocator_gives_out_there():
-    layout = Layout(data=2, tensor=2, rows=16, accumulate=2)
-    arch = FAMILIES["decoder"]
-    found = traced_whole(arch, CONTEXT, layout, AdamW(), "bfloat16")
-    assert found.bytes == pytest.approx(on_ranks(4, allocated, arch, layout, AdamW())[0], rel=0.1)
+    arch, layout, recipe = MEASURED["a decoder"][0], Layout(data=2, tensor=2, rows=8, accumulate=2), AdamW()
+    found = traced_whole(arch, LENGTH, layout, recipe, "bfloat16")
+    assert found.bytes == pytest.approx(on_ranks(4, allocated, arch, layout, recipe)[0], rel=0.1)
 
 
 PATTERNS = {
