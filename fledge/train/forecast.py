@@ -100,8 +100,8 @@ def computing(job: Job, recompute: bool) -> float:
 class Search:
     """Looks for the layout of a job that takes the least time and fits; what the caller fixed stays.
 
-    Each pair of tensor ranks and recomputation is traced once with a single row at a time, in the order of what it would take at best, and
-    the one that is chosen again as it is.
+    Pairs of tensor ranks and recomputation are traced with a single row at a time, in the order of what they would take at best, and those
+    that fit again with as many as fit. Where a layer is shared by too few ranks, it is not tried with fewer.
     """
 
     job: Job
@@ -131,11 +131,16 @@ class Search:
     def best(self) -> Forecast | None:
         """The quickest layout that fits; None where none does."""
         found: Forecast | None = None
+        too_large = {False: 0, True: 0}  # tensor ranks that are too few, with and without computing again
         for layout in sorted(self.layouts(), key=self.at_best):
             if found is not None and self.at_best(layout) >= found.step_seconds:
                 break
+            if layout.tensor <= too_large[layout.recompute]:
+                continue
             rival = self.with_rows(layout)
-            if rival is not None and (found is None or rival.step_seconds < found.step_seconds):
+            if rival is None:
+                too_large[layout.recompute] = layout.tensor
+            elif found is None or rival.step_seconds < found.step_seconds:
                 found = rival
         return found
 

@@ -113,9 +113,7 @@ def further(found: Trace, shallow: Trace, deeper: Trace, times: int) -> Trace:
 def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype: str) -> Trace:
     """The same by tracing all layers."""
     with alone_among(layout.ranks), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Mismatch dtype between input and weight"
-        )  # norms of bf16: about speed, which nobody measures here
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of norms: it is about speed
         model = on_meta(arch)
         if layout.ranks > 1:
             spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
