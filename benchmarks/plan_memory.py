@@ -1,6 +1,6 @@
 """How near the memory that `fledge plan` predicts comes to what a training step takes: three sizes each of three families, on this CPU.
 
-Predicted: two depths traced on tensors without values, extended to the whole depth. Measured, each in a process of its own: what
+Predicted: two depths traced on tensors without values, extended to the whole depth. Measured, in a process of its own each time: what
 PyTorch's CPU allocator has given out at most, by its profiler; and beside it what the operating system has given the process at most, less
 what it had before there was a model.
 """
@@ -74,19 +74,20 @@ def resident(family: str, arch: Arch, rows: int, machine: Machine) -> int:
     return status("VmHWM") - before
 
 
-def measured(how: str, family: str, size: tuple[int, int, int], dtype: str) -> int:
-    """What `how` measures in a process of its own, which gives memory back at once."""
+def measured(family: str, size: tuple[int, int, int], dtype: str) -> tuple[int, int]:
+    """What is resident, and what is allocated, in a process of its own, which gives memory back at once."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-    words = [sys.executable, __file__, "--measure", json.dumps([how, family, size, dtype])]
-    return int(subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout)
+    words = [sys.executable, __file__, "--measure", json.dumps([family, size, dtype])]
+    told = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout.split()
+    return int(told[0]), int(told[1])
 
 
 def main() -> None:
     options = arguments(__doc__, measure="", dtype="bfloat16")
     if options.measure:
-        how, family, (width, depth, rows), dtype = json.loads(options.measure)
-        machine = Machine(dtype=dtype, threads=1)
-        print({"allocated": allocated, "resident": resident}[how](family, FAMILIES[family](width, depth), rows, machine))
+        family, (width, depth, rows), dtype = json.loads(options.measure)
+        what = family, FAMILIES[family](width, depth), rows, Machine(dtype=dtype, threads=1)
+        print(resident(*what), allocated(*what))
         return
     runs: list[dict[str, Any]] = []
     for family, shape in FAMILIES.items():
@@ -95,7 +96,7 @@ def main() -> None:
             began = time.perf_counter()
             found = traced(arch, CONTEXT, Layout(rows=rows), recipe_for(family, arch), options.dtype)
             seconds = time.perf_counter() - began
-            truth, process = (measured(how, family, (width, depth, rows), options.dtype) for how in ("allocated", "resident"))
+            process, truth = measured(family, (width, depth, rows), options.dtype)
             runs.append(
                 {
                     "family": family, "width": width, "depth": depth, "rows": rows, "context": CONTEXT, "dtype": options.dtype,

@@ -1,5 +1,6 @@
 """Which memory a training step holds and when: every storage of a tensor, from its first operation to its end, and what it was for."""
 
+import gc
 import weakref
 from collections import Counter
 from collections.abc import Iterable
@@ -51,7 +52,7 @@ class Ledger(TorchDispatchMode):
         super().__init__()
         self.now = 0
         self.holdings: list[Holding] = []
-        self.marks: list[tuple[int, str]] = []
+        self.marks: list[tuple[int, tuple[str, ...]]] = []
         self.exchanges: list[tuple[int, Exchange]] = []
         self.held: dict[int, tuple[Holding, weakref.ref]] = {}  # by the identity of the storage
 
@@ -126,23 +127,27 @@ class Ledger(TorchDispatchMode):
             if holding.kind == "activations":
                 holding.kind = "exchange"
 
-    def mark(self, name: str) -> None:
-        """What follows is of this name, until the next mark."""
-        self.marks.append((self.now, name))
+    def mark(self, *names: str) -> None:
+        """What follows is of these names, until the next mark.
 
-    def name_at(self, moment: int) -> str:
-        return next(name for begun, name in reversed(self.marks) if begun <= moment)
+        What nobody can reach any more is released first: else it is held until Python happens to look.
+        """
+        gc.collect()
+        self.marks.append((self.now, names))
 
-    def watch(self, module: nn.Module, name: str) -> None:
-        """Mark the forward and the backward pass of a module with one result, and what follows each."""
+    def names_at(self, moment: int) -> tuple[str, ...]:
+        return next(names for begun, names in reversed(self.marks) if begun <= moment)
+
+    def watch(self, module: nn.Module, *names: str) -> None:
+        """Mark the forward and the backward pass of a module with one result, and what follows the former."""
 
         def begin(*_: Any) -> None:
-            self.mark(f"{name} forward")
+            self.mark(*(f"{name} forward" for name in names))
 
         def end(_: nn.Module, __: Any, made: Tensor) -> None:
-            self.mark(f"after {name} forward")
+            self.mark(*(f"after {name} forward" for name in names))
             if made.requires_grad:
-                made.register_hook(lambda _: self.mark(f"{name} backward"))
+                made.register_hook(lambda _: self.mark(*(f"{name} backward" for name in names)))
 
         module.register_forward_pre_hook(begin)
         module.register_forward_hook(end)
@@ -156,15 +161,16 @@ class Ledger(TorchDispatchMode):
                 # what ends during an operation was there while it ran
                 changes.setdefault(holding.ended + 1, Counter())[holding.kind] -= holding.bytes
         found: dict[str, Counter[Kind]] = {}
-        marks, name, full = iter([*self.marks, (self.now + 2, "")]), "", Counter[Kind]()
+        marks, names, full = iter([*self.marks, (self.now + 2, ())]), tuple[str, ...](), Counter[Kind]()
         begins, following = next(marks)
         for moment in range(self.now + 2):
             full.update(changes.get(moment, Counter()))
             while moment >= begins:
-                name = following
+                names = following
                 begins, following = next(marks)
-            if name and (name not in found or full.total() > found[name].total()):
-                found[name] = Counter(full)
+            for name in names:
+                if name not in found or full.total() > found[name].total():
+                    found[name] = Counter(full)
         return found
 
 

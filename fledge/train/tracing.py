@@ -1,5 +1,6 @@
 """A training step on tensors without values: the real model, objective, backward pass and optimiser, on as many ranks as one likes."""
 
+import gc
 import math
 import warnings
 from collections import Counter
@@ -89,10 +90,11 @@ def traced(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype
 
 
 def least_depth(arch: Arch, name: str) -> int:
-    """The depth from which on another repetition of the pattern changes nothing but the number of its layers: two of them."""
+    """The depth from which on another repetition of the pattern changes nothing but the number of its layers: each layer of it stands
+    between others once, as it will in a deeper model."""
     stack = arch.stacks[name]
     unit = len(stack.pattern)
-    return min(stack.depth, 2 * unit + stack.depth % unit)
+    return min(stack.depth, (3 if unit == 1 else 2) * unit + stack.depth % unit)
 
 
 def with_depths(arch: Arch, depths: dict[str, int]) -> Arch:
@@ -127,7 +129,9 @@ def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon,
             state = State(0, Plan(1), model, optimizer)
             batch = sample(arch, layout.rows, context)
             machine = Machine(dtype=dtype)  # pyrefly: ignore[bad-argument-type]  (a choice of two)
-            run_steps(state, NextWord(), lambda step: [batch], Constant(), machine, [])
+            with only_new_garbage():
+                ledger.mark("embedding")
+                run_steps(state, NextWord(), lambda step: [batch], Constant(), machine, [])
     return told(ledger, layout.accumulate)
 
 
@@ -135,7 +139,7 @@ def told(ledger: Ledger, micro_batches: int) -> Trace:
     sent, calls = Counter[Way](), Counter[Way]()
     for moment, exchange in ledger.exchanges:
         if moment >= ledger.marks[0][0]:
-            times = 1 if ledger.name_at(moment) == ONCE else micro_batches
+            times = 1 if ledger.names_at(moment) == (ONCE,) else micro_batches
             way = (exchange.name, exchange.ranks, exchange.span)
             sent[way] += round(times * exchange.sent)
             calls[way] += times
@@ -157,8 +161,7 @@ def settle(optimizer: Optimizer, gradients: bool) -> None:
 
 
 def watch(model: Transformer, optimizer: Optimizer, ledger: Ledger) -> None:
-    """Let the ledger know of kinds and of the parts of a step: each block of the first and last repetition of a pattern, forward and
-    backward, the head between, and the optimiser's step."""
+    """Let the ledger know of kinds and of the parts of a step: each block by its place, forward and backward, and the optimiser's step."""
     ledger.is_kind("weights", optimizer.names)
     ledger.is_kind("optimizer", optimizer.tensors().values())
 
@@ -168,11 +171,21 @@ def watch(model: Transformer, optimizer: Optimizer, ledger: Ledger) -> None:
 
     optimizer.parts[0].register_step_pre_hook(gathered)
     for name, stack in model.arch.stacks.items():
-        unit, trunk = len(stack.pattern), model.get_submodule(name)
-        blocks = list(trunk.get_submodule("blocks").children())
+        unit, blocks = len(stack.pattern), list(model.get_submodule(f"{name}.blocks").children())
         for i, block in enumerate(blocks):
-            place = "last" if i >= len(blocks) - unit else "first" if i < unit else "middle"
-            ledger.watch(block, f"{name} {place} {i % unit}")
+            ledger.watch(block, *(f"{name} {place} {i % unit}" for place in places(i // unit, -(-len(blocks) // unit))))
+
+
+def places(i: int, of: int) -> list[str]:
+    """Where the `i`-th of so many repetitions stands, from the beginning and from the end.
+
+    >>> [places(i, 3) for i in range(3)]
+    [['first'], ['second', 'last but one'], ['last']]
+    """
+    found = {0: "first", of - 1: "last"}.get(i)
+    if found is not None:
+        return [found]
+    return [name for place, name in ((1, "second"), (of - 2, "last but one")) if i == place] or ["middle"]
 
 
 def sample(arch: Arch, rows: int, context: int) -> Batch:
@@ -201,6 +214,16 @@ class Answers(TorchDispatchMode):
                 with _real():
                     return torch.tensor([count // bins + (i < count % bins) for i in range(bins)])
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def only_new_garbage() -> Iterator[None]:
+    """Inside, looking for what nobody can reach is quick: what was there before is left alone."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
