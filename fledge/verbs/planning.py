@@ -381,6 +381,7 @@ def plan_text(names: Sequence[str], time: str, arch: PresetName | None, settings
         given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer) if preset is not None else None
         run = planned(corpus, Budget(seconds), given, settings, machine, started, fitting(None, given))
         summary = corpus.summary
+    run = replace(run, data=replace(run.data, sources=tuple(names)))
     read = run.plan.steps * run.batch.tokens
     bits = None
     if run.data.objective == "next-word":
