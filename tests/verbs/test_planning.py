@@ -8,24 +8,23 @@ from fledge.verbs.planning import PlannedFleet, PlannedRun, count_of
 
 
 def test_a_preset_on_many_devices(command):
-    words = ["plan", "fledge-1m", "--devices", 16, "--device", "h100", "--tokens", "1B", "--context", 256, "--price-per-hour", 2]
-    said = command(*words, "--json")
-    assert said.code == 0
+    words = "plan fledge-1m --devices 4 --device h100 --tokens 1B --context 256 --price-per-hour 2 --recompute no --json"
+    said = command(*words.split())
+    assert said.code == 0, said.err
     found = said.json
     assert found["fits"]
     assert found["nearest"] is None
     assert found["parameters"] == PRESETS["fledge-1m"].parameters
-    assert found["layout"]["data"] * found["layout"]["tensor"] == 16
+    assert found["layout"]["data"] * found["layout"]["tensor"] == 4
     assert found["memory"]["all"] == sum(found["memory"][kind] for kind in ("weights", "gradients", "optimizer", "activations", "exchange"))
     assert found["steps"] * found["batch_tokens"] == pytest.approx(1e9, rel=0.01)
-    assert found["price"] == pytest.approx(2 * found["seconds"] / 3600 * 16)
+    assert found["price"] == pytest.approx(2 * found["seconds"] / 3600 * 4)
     assert found["utilisation"] == 0.4
-    assert {"allgather_base", "reduce_scatter_base"} <= {row["name"] for row in found["exchange"]} or found["layout"]["data"] == 1
-    tables = command(*words)
-    assert max(map(len, tables.err.splitlines())) <= 80
+    assert "reduce_scatter_base" in {row["name"] for row in found["exchange"]}
+    tables = said.err[said.err.index("model ") :]
+    assert max(map(len, tables.splitlines())) <= 80
     for word in ("memory of a device", "weights", "optimizer", "gathers weights", "--utilisation", "arXiv:2407.21783", "1.05M parameters"):
-        assert word in tables.err, word
-    assert tables.out.startswith("fledge-1m on 16 x h100: ")
+        assert word in tables, word
 
 
 def test_a_model_folder_on_this_processor(base, command):
@@ -90,7 +89,7 @@ def test_numbers_of_tokens(text, count):
 
 
 def test_the_functions_answer_with_what_the_command_prints():
-    found = fledge.plan("fledge-1m", device="h100", context=128)
+    found = fledge.plan(["fledge-1m"], device="h100", context=64, recompute="no", batch_tokens="512")
     assert isinstance(found, PlannedFleet)
     assert not isinstance(found, PlannedRun)
     assert str(found).startswith("fledge-1m on one h100: ")
