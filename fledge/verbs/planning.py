@@ -126,8 +126,8 @@ def plan(
         price_per_hour: of one device, in any money.
         set: any field of what is planned, such as arch.depth=4 or optimizer.kind=AdamW; may be given several times.
     """
-    names = texts_of(name)
-    model = None if len(names) > 1 else model_named(names[0])
+    names, settings = texts_of(name), settings_of(set)
+    model = None if len(names) > 1 else model_named(names[0], settings)
     for_models = {
         "devices": devices, "tokens": tokens, "batch-tokens": batch_tokens, "context": context, "tensor": tensor, "rows": rows,
         "utilisation": utilisation, "price-per-hour": price_per_hour,
@@ -138,19 +138,19 @@ def plan(
             other = "a preset or a model" if model is None else "a text"
             raise ValueError(f"--{flag} plans {other}, but {names[0]} is {'a text' if model is None else 'a model'}")
     if model is None:
-        return plan_text(names, time or DEFAULT_TIME, arch, settings_of(set))
+        return plan_text(names, time or DEFAULT_TIME, arch, settings)
     kind, count = device_named(device), 1 if devices is None else devices
     for flag, value in (("devices", count), ("context", context), ("tensor", tensor), ("rows", rows)):
         if value is not None and value < 1:
             raise ValueError(f"--{flag} {value} is none: give at least 1")
     if utilisation is not None and not 0 < utilisation <= 1:
         raise ValueError(f"--utilisation {utilisation:g} is no share of a peak: give more than 0 and at most 1")
-    job = job_of(model, settings_of(set), kind, count, tokens, batch_tokens, context, utilisation)
+    job = job_of(model, settings, kind, count, tokens, batch_tokens, context, utilisation)
     return plan_fleet(names[0], job, tensor, rows, {"auto": None, "yes": True, "no": False}[recompute], price_per_hour)
 
 
-def model_named(name: str) -> Arch | None:
-    """What a preset, a model's folder or a hub id is; None for a text. Says which of them it took."""
+def model_named(name: str, settings: dict[str, str]) -> Arch | None:
+    """What a preset (with its dials among `settings`), a model's folder or a hub id is; None for a text. Says which of them it took."""
     from fledge.presets import PRESETS
 
     path = Path(name)
@@ -163,8 +163,9 @@ def model_named(name: str) -> Arch | None:
         return None
     if name not in PRESETS:
         raise ValueError(f"{name!r} is no text, no model's folder and no preset{did_you_mean(name, PRESETS)}")
-    terminal.say(f"{name} is a preset ({PRESETS[name].source})")
-    return PRESETS[name].arch()
+    preset = PRESETS[name]
+    terminal.say(f"{name} is a preset ({preset.source})")
+    return arch_of(preset, settings, preset.arch().vocabulary)
 
 
 def device_named(name: str) -> Device:

@@ -3,18 +3,19 @@
 import pytest
 
 import fledge
+from fledge.arch import parameter_count
 from fledge.presets import PRESETS
 from fledge.verbs.planning import PlannedFleet, PlannedRun, count_of
 
 
 def test_a_preset_on_many_devices(command):
-    words = "plan fledge-1m --devices 4 --device h100 --tokens 1B --context 256 --price-per-hour 2 --recompute no --json"
+    words = "plan fledge-1m --devices 4 --device h100 --tokens 1B --context 256 --price-per-hour 2 --recompute no --set arch.depth=3 --json"
     said = command(*words.split())
     assert said.code == 0, said.err
     found = said.json
     assert found["fits"]
     assert found["nearest"] is None
-    assert found["parameters"] == PRESETS["fledge-1m"].parameters
+    assert found["parameters"] == parameter_count(PRESETS["fledge-1m"].arch(depth=3))
     assert found["layout"]["data"] * found["layout"]["tensor"] == 4
     assert found["memory"]["all"] == sum(found["memory"][kind] for kind in ("weights", "gradients", "optimizer", "activations", "exchange"))
     assert found["steps"] * found["batch_tokens"] == pytest.approx(1e9, rel=0.01)
@@ -23,7 +24,7 @@ def test_a_preset_on_many_devices(command):
     assert "reduce_scatter_base" in {row["name"] for row in found["exchange"]}
     tables = said.err[said.err.index("model ") :]
     assert max(map(len, tables.splitlines())) <= 80
-    for word in ("memory of a device", "weights", "optimizer", "gathers weights", "--utilisation", "arXiv:2407.21783", "1.05M parameters"):
+    for word in ("memory of a device", "weights", "optimizer", "gathers weights", "--utilisation", "arXiv:2407.21783", "3 x 128"):
         assert word in tables, word
 
 
