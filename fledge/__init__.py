@@ -4,7 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fledge.verbs import Model, chat, demo, embed, evaluate, finetune, generate, import_model, load, predict, prepare, pretrain, show
+    from fledge.verbs import (
+        Model,
+        chat,
+        demo,
+        embed,
+        evaluate,
+        finetune,
+        generate,
+        import_model,
+        load,
+        plan,
+        predict,
+        prepare,
+        pretrain,
+        show,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,6 +32,7 @@ __all__ = [
     "generate",
     "import_model",
     "load",
+    "plan",
     "predict",
     "prepare",
     "pretrain",

@@ -26,10 +26,13 @@ class Sample:
 
 
 class Page:
-    """A self-contained HTML page: no script, nothing fetched, every given string escaped."""
+    """A self-contained HTML page: no script, nothing fetched, every given string escaped.
 
-    def __init__(self, title: str, subtitle: str = ""):
-        self.title, self.subtitle = title, subtitle
+    With `reload` a browser reads it anew after so many seconds.
+    """
+
+    def __init__(self, title: str, subtitle: str = "", reload: int | None = None):
+        self.title, self.subtitle, self.reload = title, subtitle, reload
         self._parts: list[str] = []
         self._sections: list[str] = []
 
@@ -132,12 +135,14 @@ class Page:
         subtitle = f"<p>{escaped(self.subtitle)}</p>" if self.subtitle else ""
         body = "\n".join(self._parts)
         title = escaped(self.title)
+        again = f'\n<meta http-equiv="refresh" content="{self.reload}">' if self.reload else ""
+        until = f" It reads itself anew every {self.reload} seconds, until what it tells of is over." if self.reload else ""
         return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=device-width, initial-scale=1">{again}
 <title>{title}</title>
 <style>{STYLE}</style>
 </head>
@@ -147,7 +152,7 @@ class Page:
 {contents}
 {body}
 </main>
-<footer>Written by fledge. This page is one file: it loads nothing and runs nothing.</footer>
+<footer>Written by fledge. This page is one file: it loads nothing and runs nothing.{until}</footer>
 </body>
 </html>
 """

@@ -58,29 +58,34 @@ def run_steps(
 
     Raises `FloatingPointError` when a loss or gradient is not finite; weights and optimiser are then those of the step before.
     """
-    model, optimizer = state.model, state.optimizer
+    model, optimizer, spread = state.model, state.optimizer, state.optimizer.spread
+    place, places = spread.data
     model.train()
     while state.step < state.total and not state.stop:
         step = state.step
         state.rate = optimizer.set_rates(factor(schedule, step, state.plan))
         parts = batch_at(step)
-        total = sum(objective.count(part) for part in parts)  # labels are data: known before any forward
+        # labels are data: known before any forward
+        total, read = spread.sums(sum(objective.count(part) for part in parts), sum(part.size for part in parts))
         if not total:
             raise ValueError(f"step {step} has no token to train on: every label is masked, so use longer contexts or other data")
         losses = []
         for i, part in enumerate(parts):
-            torch.manual_seed(dropout_seed(machine.seed, step, i))
+            spread.alive("training", step)
+            torch.manual_seed(dropout_seed(machine.seed, step, i * places + place))
             with precision(machine):
                 loss = objective(model, part) / total
             loss.backward()
             losses.append(loss.detach())
-        state.loss, state.norm = torch.stack([torch.stack(losses).sum(), optimizer.norm()]).tolist()
+        spread.alive("waiting", step)
+        optimizer.collect()
+        state.loss, state.norm = torch.stack([spread.summed(torch.stack(losses).sum()), optimizer.norm()]).tolist()
         refuse_if_not_finite(state)
         with precision(machine):
             optimizer.step(state.norm)
         optimizer.zero_grad()
         state.step += 1
-        state.tokens += sum(part.size for part in parts)
+        state.tokens += int(read)
         for act in after_step:
             act(state)
         if not model.training:
@@ -94,8 +99,12 @@ def dropout_seed(seed: int, step: int, part: int) -> int:
 
 
 def precision(machine: Machine):
-    """Matrix products in the machine's dtype, sums and weights in fp32."""
-    return torch.autocast(torch.device(machine.device).type, torch.bfloat16) if machine.dtype == "bfloat16" else nullcontext()
+    """Matrix products in the machine's dtype, sums and weights in fp32.
+
+    Each weight is cast once in a forward pass, so that keeping the casts for another use would only hold memory.
+    """
+    kind = torch.device(machine.device).type
+    return torch.autocast(kind, torch.bfloat16, cache_enabled=False) if machine.dtype == "bfloat16" else nullcontext()
 
 
 def refuse_if_not_finite(state: State) -> None:

@@ -1,6 +1,6 @@
 """Batches and scores become a summed loss, which travels with its count; means are taken once, by whoever knows the total."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fledge.data.batches import IGNORED, Batch
-from fledge.model import Transformer, kernels
-from fledge.model.head import Words
+from fledge.model import Transformer
+from fledge.model.head import Words, cross_entropy
 
 CHUNK = 1024  # tokens whose scores exist at once
 MULTIPLE = 64  # of the rows of such a product, so that any number of labels comes in few shapes
@@ -43,8 +43,8 @@ class PredictTokens:
         head = model.head
         if not isinstance(head, Words):
             raise ValueError("words are scored here, but this model has no head for words")
-        smoothing, cap = self.smoothing if model.training else 0.0, head.spec.soft_cap
-        loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, cap)
+        smoothing = self.smoothing if model.training else 0.0
+        loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, head.cross_entropy)
         return loss + len(labels) * model.balancing_loss() if model.training else loss
 
 
@@ -85,13 +85,13 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so all gradients are taken
     there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), bias (vocabulary,) or none,
-    labels (n,); a `soft_cap` c makes scores `c tanh(scores / c)`; sums are fp32 at least.
+    labels (n,); sums are fp32 at least. `scored` gives the loss of a chunk's scores and turns them into their gradient.
     """
 
     @staticmethod
     def forward(
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0,
-        soft_cap: float | None = None,
+        scored: Callable[[Tensor, Tensor, float], Tensor] = cross_entropy,
     ) -> Tensor:  # fmt: skip
         kind = hidden.device.type
         working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -109,14 +109,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 gradient = piece @ projection.T
                 if bias is not None:
                     gradient += bias
-                real = gradient[: len(label)]
-                if soft_cap is None:
-                    loss += smoothed(real, label, smoothing)
-                else:
-                    bent = real.div_(soft_cap).tanh_()
-                    capped = bent * soft_cap
-                    loss += smoothed(capped, label, smoothing)
-                    real.copy_(torch.ops.aten.tanh_backward(capped, bent))  # times 1 - tanh², for the cap cancels
+                loss += scored(gradient[: len(label)], label, smoothing)
                 gradient[len(label) :] = 0
                 if hidden_gradient is not None:
                     hidden_gradient[part : part + chunk] = (gradient @ projection)[: len(label)]
@@ -144,20 +137,3 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
-
-
-def smoothed(scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """The summed cross-entropy of scores (n, words) and smoothed labels (n,); the scores become its gradient by them, in place.
-
-    A share s of a label lies on all words alike: that adds `s (score of the label - mean score)` to the loss, and s times the label
-    less the uniform distribution to the gradient.
-    """
-    if not smoothing:
-        return kernels.cross_entropy(scores, labels)
-    exact = torch.promote_types(scores.dtype, torch.float32)
-    right = scores.gather(1, labels[:, None])[:, 0].to(exact)
-    moved = smoothing * (right - scores.mean(-1, dtype=exact)).sum()
-    loss = kernels.cross_entropy(scores, labels) + moved
-    scores -= smoothing / scores.shape[-1]
-    scores.scatter_add_(1, labels[:, None], scores.new_full((len(labels), 1), smoothing))
-    return loss

@@ -229,6 +229,8 @@ class Machine:
     """Where it runs; `dtype` is that of the matrix products (weights stay fp32), `threads` 0 leaves torch's own number.
 
     `kernels` says whether the parts that a compiler of this machine has built take part, see `fledge.model.kernels`.
+    Of the processes that `torchrun` starts, `tensor` share each layer. With `recompute` only the inputs of blocks are kept for the
+    backward pass: less memory, a third more time. Neither changes what is computed, so a run may go on with others.
     """
 
     device: str = "cpu"
@@ -237,9 +239,12 @@ class Machine:
     deterministic: bool = False
     seed: int = 0
     kernels: bool = False
+    tensor: int = 1
+    recompute: bool = False
 
     def __post_init__(self):
         _at_least(self, 0, "threads", "seed")
+        _at_least(self, 1, "tensor")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device {self.device!r} is unknown: use auto, cpu or cuda")
 
@@ -315,8 +320,8 @@ def refuse_changes(folder: Path, old: dict, new: dict) -> None:
 
 
 def settings(run: Run) -> dict:
-    """The run's JSON without the plan's revisions, which training adds itself."""
-    return to_json(replace(run, plan=replace(run.plan, revisions=())))
+    """The run's JSON without the plan's revisions, which training adds itself, and without what a run may change when it goes on."""
+    return to_json(replace(run, plan=replace(run.plan, revisions=()), machine=replace(run.machine, tensor=1, recompute=False)))
 
 
 def named(stacks: Sequence[str]) -> str:

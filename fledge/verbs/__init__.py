@@ -6,6 +6,7 @@ from fledge.verbs.display import show
 from fledge.verbs.embedding import embed
 from fledge.verbs.importing import import_model
 from fledge.verbs.model import Model, load
+from fledge.verbs.planning import plan
 from fledge.verbs.prediction import predict
 from fledge.verbs.preparation import prepare
 from fledge.verbs.pretraining import pretrain
@@ -13,6 +14,6 @@ from fledge.verbs.scoring import evaluate
 from fledge.verbs.writing import chat, generate, stream
 
 __all__ = [
-    "Model", "chat", "demo", "embed", "evaluate", "finetune", "generate", "import_model", "load", "predict", "prepare", "pretrain", "show",
-    "stream",
+    "Model", "chat", "demo", "embed", "evaluate", "finetune", "generate", "import_model", "load", "plan", "predict", "prepare", "pretrain",
+    "show", "stream",
 ]  # fmt: skip

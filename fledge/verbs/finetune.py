@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fledge.arch.record import to_json
+from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
@@ -25,10 +26,10 @@ from fledge.verbs.session import (
     Place,
     PresetName,
     Settings,
+    Trackers,
     applied,
     arch_of,
     asked_of,
-    bar_hook,
     begun_run,
     framing_for,
     open_parent,
@@ -38,6 +39,7 @@ from fledge.verbs.session import (
     refuse_unknown,
     seconds_of,
     settings_of,
+    watched,
     within,
 )
 
@@ -112,6 +114,7 @@ def classify(
     dtype: Dtype = "auto",
     threads: int = 0,
     deterministic: bool = False,
+    track: Trackers | None = None,
 ) -> Classified:
     """Fine-tune a model to a classifier and measure it beside two baselines on the same held-out rows.
 
@@ -132,9 +135,11 @@ def classify(
         dtype: of the matrix products; auto takes the faster one.
         threads: CPU threads; 0 leaves the number to torch.
         deterministic: the same bits twice, even where that is slower.
+        track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
     started = clock.monotonic()
-    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads"))
+    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
+    trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
     if (from_ is None) == (arch is None):
         raise ValueError("say what to start from: either --from MODEL for a pretrained model, or --arch PRESET for random weights")
@@ -151,7 +156,7 @@ def classify(
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     parent = open_parent(from_) if from_ is not None else fresh_parent(str(arch), settings, seed)
     job = ClassifierJob(tuple(labelled.split(whole, seed=seed)), parent, train, balance, epochs, seconds)
-    return job.run(out, machine, settings, asked, started)
+    return job.run(out, machine, settings, asked, started, trackers)
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,9 @@ class ClassifierJob:
     epochs: int = 4
     seconds: float | None = None
 
-    def run(self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float) -> Classified:
+    def run(
+        self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
+    ) -> Classified:
         """Train, keep the best by validation macro-F1, and measure it on the test rows beside the baselines."""
         import numpy as np
 
@@ -212,10 +219,10 @@ class ClassifierJob:
             "labels": ", ".join(names),
         }
         writer = ModelWriter(out, tokenizer, run, data=facts, parent=self.parent, more={"reads": run.batch.context})
-        with terminal.bar("Training", run.plan.steps) as bar:
+        with watched("Classifier", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=evaluate, best_of=badness, export=writer.export,
-                after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
+                after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
             )  # fmt: skip
         best = writer.best(machine.device)
         with on_machine(machine):
@@ -335,6 +342,7 @@ def instruct(
     dtype: Dtype = "auto",
     threads: int = 0,
     deterministic: bool = False,
+    track: Trackers | None = None,
 ) -> Instructed:
     """Fine-tune a model to an assistant on questions and answers.
 
@@ -353,9 +361,11 @@ def instruct(
         dtype: of the matrix products; auto takes the faster one.
         threads: CPU threads; 0 leaves the number to torch.
         deterministic: the same bits twice, even where that is slower.
+        track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
     started = clock.monotonic()
-    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads"))
+    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
+    trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
     if format is not None:
         refuse_unknown(format, Format, "--format")
@@ -373,7 +383,7 @@ def instruct(
         raise ValueError(f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more of them")
     parent = open_writer(from_)
     job = InstructJob(training, held_out, parent, format or default_format(parent), everything, epochs, seconds)
-    return job.run(out, machine, settings, asked, started)
+    return job.run(out, machine, settings, asked, started, trackers)
 
 
 def default_format(parent: Parent) -> str:
@@ -394,7 +404,9 @@ class InstructJob:
     seconds: float | None = None
     more: dict[str, Any] | None = None
 
-    def run(self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float) -> Instructed:
+    def run(
+        self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
+    ) -> Instructed:
         """Check the conversations, train on the answers, keep the best by held-out loss, and measure before and after."""
         from fledge.data.batches import Conversations
         from fledge.data.instructions import lint, tokenized
@@ -424,10 +436,10 @@ class InstructJob:
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
         data = {"conversations": len(batches.kept), "held out": len(self.held_out), "format": self.format}
         writer = ModelWriter(out, tokenizer, run, data=data, parent=self.parent, chat=self.format, generation=ANSWERING, more=self.more)
-        with terminal.bar("Training", run.plan.steps) as bar:
+        with watched("Assistant", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
-                export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
+                export=writer.export, after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
             )  # fmt: skip
         best = writer.best(machine.device)
         with on_machine(machine):

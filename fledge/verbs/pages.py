@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +14,26 @@ from fledge.verbs import terminal
 if TYPE_CHECKING:
     from fledge.data.corpus import Corpus
     from fledge.report import Page
+    from fledge.train.loop import State
     from fledge.verbs.demonstration import Demonstrated
     from fledge.verbs.finetune import Classified, Instructed, InstructJob
     from fledge.verbs.pairing import Paired
     from fledge.verbs.pretraining import Pretrained
+
+LIVE_EVERY = 5.0  # seconds between two writings of a live page, at least
+LIVE_SHARE = 0.01  # of the time goes into them, at most
+NOW: tuple[tuple[str, str, Callable[[Any], str | float]], ...] = (  # what a live page says of the last step
+    ("loss", "nats per token", float),
+    ("bits_per_byte", "bits per byte", float),
+    ("gradient_norm", "norm of the gradient", float),
+    ("learning_rate", "learning rate", "{:.2g}".format),
+    ("tokens", "tokens read", int),
+    ("tokens_per_second", "tokens a second", round),
+    ("mfu", "share of the matrix rate (MFU)", "{:.1%}".format),
+    ("memory", "memory", terminal.memory),
+    ("peak_memory", "memory at most", terminal.memory),
+    ("seconds", "time", terminal.duration),
+)
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -23,7 +42,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(page: Page, run: Path) -> None:
-    """The loss and the learning rate of a run over its tokens."""
+    """The loss, the norm of the gradient, the learning rate and the speed of a run over its tokens."""
     from fledge.report import Line
 
     rows = lines_of(run / "metrics.jsonl")
@@ -33,12 +52,12 @@ def curves(page: Page, run: Path) -> None:
     if checks:
         drawn.append(Line("held out", [row["tokens"] for row in checks], [row["validation"]["loss"] for row in checks]))
     page.lines("Loss while training", drawn, "tokens read", "nats per token", log_x=True)
-    page.lines(
-        "Learning rate",
-        [Line("learning rate", [row["tokens"] for row in steps], [row["learning_rate"] for row in steps])],
-        "tokens read",
-        "rate",
-    )
+    for title, name, unit in (
+        ("Norm of the gradient", "gradient_norm", "norm"),
+        ("Learning rate", "learning_rate", "rate"),
+        ("Speed", "tokens_per_second", "tokens a second"),
+    ):
+        page.lines(title, [Line(title.lower(), [row["tokens"] for row in steps], [row[name] for row in steps])], "tokens read", unit)
 
 
 def samples(page: Page, run: Path, most: int = 12) -> None:
@@ -54,6 +73,54 @@ def samples(page: Page, run: Path, most: int = 12) -> None:
         page.timeline("The same text, its gaps filled in as the model learns", [Sample("the text", whole), *written])
     else:
         page.timeline("The same prompt, completed as the model learns", written)
+
+
+class LivePage:
+    """The report of a run while it lasts: a hook that rewrites `run/report.html` as often as a small share of the time allows.
+
+    The page reads itself anew, so that it ends as the report that takes its place; `stop` writes one that stays as it is.
+    """
+
+    def __init__(self, title: str, run: Path):
+        self.title, self.run = title, run
+        self.written, self.cost = -math.inf, 0.0  # clock and seconds of the last writing
+        self.state: State | None = None
+
+    def __call__(self, state: State) -> None:
+        self.state = state
+        every = max(LIVE_EVERY, self.cost / LIVE_SHARE)
+        if time.monotonic() - self.written >= every:
+            self.write(state, math.ceil(every))
+
+    def stop(self) -> None:
+        if self.state is not None:
+            self.write(self.state, None)
+
+    def write(self, state: State, reload: int | None) -> None:
+        began = time.monotonic()
+        live_page(self.title, state.step, state.total, self.run, reload).write(self.run / "report.html")
+        self.written = time.monotonic()
+        self.cost = self.written - began
+
+
+def live_page(title: str, step: int, total: int, run: Path, reload: int | None) -> Page:
+    """What is known of a run that is not over, or was stopped."""
+    from fledge.report import Page
+
+    rows = lines_of(run / "metrics.jsonl")
+    now = next((row for row in reversed(rows) if "loss" in row), {})
+    checked = next((row["validation"] for row in reversed(rows) if "validation" in row), {})
+    left = f"; {terminal.duration(now['seconds_left'])} left" if now and reload else ""
+    page = Page(title, f"{'Under way' if reload else 'Stopped'} at step {step:,} of {total:,}{left}.", reload)
+    page.heading("Now")
+    known = [(name, written(now[key])) for key, name, written in NOW if key in now]
+    page.facts([*known, *((f"held out: {name.replace('_', ' ')}", value) for name, value in checked.items())])
+    page.heading("Curves")
+    curves(page, run)
+    if (run / "samples.jsonl").is_file():
+        page.heading("Samples")
+        samples(page, run)
+    return page
 
 
 def pretrained_page(done: Pretrained, out: Path) -> Page:

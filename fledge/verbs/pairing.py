@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.arch.record import to_json
+from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
@@ -25,10 +26,10 @@ from fledge.verbs.session import (
     Place,
     PresetName,
     Settings,
+    Trackers,
     applied,
     arch_of,
     asked_of,
-    bar_hook,
     begun_run,
     framing_for,
     open_worded,
@@ -36,6 +37,7 @@ from fledge.verbs.session import (
     refuse_other_data,
     seconds_of,
     settings_of,
+    watched,
     within,
 )
 
@@ -108,6 +110,7 @@ def pairs(
     dtype: Dtype = "auto",
     threads: int = 0,
     deterministic: bool = False,
+    track: Trackers | None = None,
 ) -> Paired:
     """Teach a model to write a target for a source: translations, summaries.
 
@@ -130,9 +133,11 @@ def pairs(
         dtype: of the matrix products; auto takes the faster one.
         threads: CPU threads; 0 leaves the number to torch.
         deterministic: the same bits twice, even where that is slower.
+        track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
     started = clock.monotonic()
-    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads"))
+    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
+    trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
     if (from_ is None) == (arch is None):
         raise ValueError("say what to start from: either --from MODEL, or --arch PRESET for random weights, such as transformer-base")
@@ -158,7 +163,7 @@ def pairs(
         parent = fresh(str(arch), preset, settings, tokenizer_for(training, out / "run" / "tokenizer", tokenizer, vocab), seed)
     assert parent is not None
     job = PairsJob(training, held_out, parent, from_ is None, label_smoothing, epochs, seconds)
-    return job.run(out, machine, settings, asked, started)
+    return job.run(out, machine, settings, asked, started, trackers)
 
 
 def refuse_one_stack(name: str, arch: Arch) -> None:
@@ -213,7 +218,9 @@ class PairsJob:
     epochs: int = 10
     seconds: float | None = None
 
-    def run(self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float) -> Paired:
+    def run(
+        self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
+    ) -> Paired:
         """Train, keep the best by held-out loss, and measure what it writes."""
         from fledge.data.batches import Pairs, first_tokens
         from fledge.train.loop import on_machine
@@ -242,10 +249,10 @@ class PairsJob:
         data |= {"source_column": training.source_column, "target_column": training.target_column}
         parent = None if self.anew else self.parent
         writer = ModelWriter(out, tokenizer, run, data=data, parent=parent, generation=writing)
-        with terminal.bar("Training", run.plan.steps) as bar:
+        with watched("Pairs", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
-                export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
+                export=writer.export, after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
             )  # fmt: skip
         ended, best = clock.monotonic(), writer.best(machine.device)
         left = None if self.seconds is None else (1 - TIDYING) * self.seconds - result.seconds - (clock.monotonic() - ended)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fledge.arch import Arch, parameter_count
 from fledge.arch.record import did_you_mean, to_json
+from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
 from fledge.verbs.pages import pretrained_page
@@ -26,10 +27,10 @@ from fledge.verbs.session import (
     PresetName,
     Samples,
     Settings,
+    Trackers,
     applied,
     arch_of,
     asked_of,
-    bar_hook,
     begun_run,
     completing,
     framing_for,
@@ -40,6 +41,7 @@ from fledge.verbs.session import (
     seconds_of,
     settings_of,
     texts_of,
+    watched,
 )
 
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ def pretrain(
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     threads: int = 0,
     deterministic: bool = False,
+    track: Trackers | None = None,
 ) -> Pretrained:
     """Train a model on text by predicting the next word, or what is hidden of the text.
 
@@ -155,9 +158,11 @@ def pretrain(
         dtype: auto, float32 or bfloat16 (of the matrix products).
         threads: CPU threads; 0 leaves the number to torch.
         deterministic: the same bits twice, even where that is slower.
+        track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
     started = clock.monotonic()
-    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "prompt"))
+    asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track", "prompt"))
+    trackers = wanted(track)
     out = Path(out)
     if sum(budget is not None for budget in (time, steps, tokens)) > 1:
         raise ValueError("--time, --steps and --tokens each say how long to train: give one of them")
@@ -193,7 +198,7 @@ def pretrain(
         if preset is not None:
             given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer)
         run = planned(corpus, budget, given, settings, machine, started, objective)
-    return raise_model(run, corpus, out, parent, asked, started, prompt)
+    return raise_model(run, corpus, out, parent, asked, started, prompt, trackers)
 
 
 @dataclass(frozen=True)
@@ -303,7 +308,14 @@ def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machi
 
 
 def raise_model(
-    run: Run, corpus: Corpus, out: Path, parent: Parent | None, asked: dict[str, Any], started: float, prompt: str | None = None
+    run: Run,
+    corpus: Corpus,
+    out: Path,
+    parent: Parent | None,
+    asked: dict[str, Any],
+    started: float,
+    prompt: str | None = None,
+    track: Sequence[str] = (),
 ) -> Pretrained:
     """Train as `run` says, showing what the model writes as it learns; the folder `out` is the model from the first save on."""
     from fledge.data.batches import first_tokens
@@ -330,13 +342,13 @@ def raise_model(
     def evaluate(model: Transformer) -> dict[str, float]:
         return validate(model, objective, held_out, run.machine)
 
-    with terminal.bar("Training", run.plan.steps) as bar:
+    with watched("Pretraining", out, run.plan.steps) as (bar, hooks):
         samples = sampled(corpus, tokenizer, run, prompt, out / "run" / "samples.jsonl", bar.say)
         shown = [Every(SAMPLE_EVERY, samples.show)] if samples is not None else []
         result = train(
             run, model, batches, objective, out, evaluate=evaluate, export=writer.export,
-            after_step=[bar_hook(bar), *shown], bytes_per_token=corpus.summary.bytes_per_token if next_word else None,
-            asked=asked, started=started, say=bar.say,
+            after_step=[*hooks, *shown], bytes_per_token=corpus.summary.bytes_per_token if next_word else None,
+            asked=asked, started=started, track=track, say=bar.say,
         )  # fmt: skip
     best = writer.best(run.machine.device)
     with on_machine(run.machine):

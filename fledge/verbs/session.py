@@ -7,7 +7,8 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -16,6 +17,7 @@ from cyclopts import Parameter
 
 from fledge.arch import parameter_count
 from fledge.arch.record import did_you_mean, differences, from_json, parse, to_json, with_setting
+from fledge.train.tracking import TrackerName
 from fledge.verbs import terminal
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from fledge.model import Transformer
     from fledge.presets import Preset
     from fledge.text import Tokenizer
-    from fledge.train.loop import BatchAt, State
+    from fledge.train.loop import BatchAt, Hook, State
     from fledge.train.objective import Objective
     from fledge.train.run import AdamW, Muon, Run
 
@@ -34,6 +36,7 @@ Duration = Annotated[str, Parameter(metavar="TIME")]
 PresetName = Annotated[str, Parameter(metavar="PRESET")]
 Column = Annotated[str, Parameter(metavar="NAME")]
 Settings = Annotated[Sequence[str], Parameter(metavar="NAME=VALUE")]
+Trackers = Annotated[Sequence[TrackerName], Parameter(metavar="NAME")]
 SAMPLE_TOKENS = 48
 AFTER = 0.1  # of a fine-tuning's time, for what comes after the last step
 VALIDATION_TOKENS = 65_536  # scored while training goes on
@@ -249,6 +252,21 @@ def open_writer(name: str | Path) -> Parent:
             f"{name} has {named(list(parent.arch.stacks))} and does not go on from text: start from a decoder, such as GPT-2's"
         )
     return parent
+
+
+@contextmanager
+def watched(title: str, out: Path, steps: int) -> Iterator[tuple[terminal.Bar, list[Hook]]]:
+    """A bar, and the hooks of a training that move it and rewrite the live page of the run in `out`."""
+    from fledge.train.parallel.ranks import rank
+    from fledge.verbs.pages import LivePage
+
+    page = LivePage(f"{title} {out.name}", out / "run")
+    with terminal.bar("Training", steps) as bar:
+        try:
+            yield bar, [bar_hook(bar), page] if rank() == 0 else [bar_hook(bar)]
+        except BaseException:
+            page.stop()
+            raise
 
 
 def bar_hook(bar: terminal.Bar) -> Callable[[State], None]:

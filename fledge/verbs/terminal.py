@@ -97,6 +97,19 @@ def table(titles: list[str], rows: list[list[str]], best: int | None = None) -> 
     _console().print(drawn)
 
 
+def pairs(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names with what they are, one below the other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(style="bold", no_wrap=True)
+    drawn.add_column()
+    for name, what in rows:
+        drawn.add_row(Text(plain(name)), Text(plain(what)))
+    _console().print(drawn)
+
+
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
     """Print a confusion matrix: rows the truth, columns the prediction, the right ones standing out."""
     from rich.box import SIMPLE
@@ -139,6 +152,18 @@ def size(count: float) -> str:
         if count >= least:
             return f"{count / unit:.3g}{suffix}"
     return f"{count:,.0f}"
+
+
+def memory(count: float) -> str:
+    """Bytes as a person says them.
+
+    >>> memory(950), memory(1_050_240), memory(80e9)
+    ('950 B', '1.05 MB', '80 GB')
+    """
+    for unit, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {suffix}" if count < 999.5 * unit else f"{count / unit:,.0f} {suffix}"
+    return f"{count:.0f} B"
 
 
 def _left(under_way: Bar) -> str:

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,11 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fledge import arch
 from fledge.arch import Classes
 from fledge.data.batches import Batch, Source
 from fledge.data.corpus import Shards
 from fledge.data.noise import MaskedWords
 from fledge.model import Transformer, initialise, with_new_head
+from fledge.model.head import Words
 from fledge.presets import gpt2, qwen3
 from fledge.presets.shapes import bert, gemma2, modernbert, t5, transformer
 from fledge.text.tokenizer import Tokenizer
@@ -42,10 +45,15 @@ def test_chunked_is_the_plain_line(n, width, vocabulary, chunk, seed, large, smo
     labels = torch.randint(vocabulary, (n,), generator=generator)
     bias = torch.randn(vocabulary, generator=generator, dtype=torch.float64).requires_grad_() if with_bias else None
     plain = F.cross_entropy(capped(F.linear(hidden, weight, bias), cap), labels, reduction="sum", label_smoothing=smoothing)
-    chunked = ChunkedCrossEntropy.apply(hidden, weight, bias, labels, chunk, smoothing, cap)
+    chunked = ChunkedCrossEntropy.apply(hidden, weight, bias, labels, chunk, smoothing, scored(cap))
     torch.testing.assert_close(chunked, plain)
     learned = [part for part in (hidden, weight, bias) if part is not None]
     torch.testing.assert_close(torch.autograd.grad(3 * chunked, learned), torch.autograd.grad(3 * plain, learned))
+
+
+def scored(cap: float | None) -> Any:
+    """The loss of a head with this cap."""
+    return Words(arch.Words(soft_cap=cap), qwen3(32, 1, vocabulary=64)).cross_entropy
 
 
 def capped(scores: torch.Tensor, cap: float | None) -> torch.Tensor:
@@ -62,7 +70,7 @@ def test_chunked_in_bf16_is_right_to_its_rounding(cap):
     )
     plain = F.cross_entropy(capped(hidden @ weight.T, cap), labels, reduction="sum")
     with torch.autocast("cpu", torch.bfloat16):
-        chunked = ChunkedCrossEntropy.apply(hidden, weight, None, labels, 100, 0.0, cap)
+        chunked = ChunkedCrossEntropy.apply(hidden, weight, None, labels, 100, 0.0, scored(cap))
     assert chunked.dtype == torch.float32
     assert chunked.item() == pytest.approx(plain.item(), rel=2e-3)
     for ours, true in zip(torch.autograd.grad(chunked, (hidden, weight)), torch.autograd.grad(plain, (hidden, weight)), strict=True):

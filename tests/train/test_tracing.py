@@ -1,0 +1,117 @@
+"""A step traced on tensors without values holds and sends what a real one does."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fledge.arch import Arch, Classes, parameter_count
+from fledge.model import Transformer, initialise, starting_weights
+from fledge.presets import gpt2
+from fledge.presets.shapes import gemma3, modernbert, qwen3, t5
+from fledge.train.loop import State, run_steps
+from fledge.train.objective import PredictTokens
+from fledge.train.optimizer import Optimizer
+from fledge.train.parallel.engine import deal, materialise, mesh_of, on_meta, recompute, spread_out
+from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
+from fledge.train.tracing import Layout, Trace, least_depth, sample, traced, traced_whole
+from tests.train.families import CONTEXT, FAMILIES
+from tests.train.ranks import on_ranks
+
+LENGTH, WORDS = 128, 512  # of what is measured: large enough that what kernels need for themselves does not count
+SIZE: dict[str, Any] = {"vocabulary": WORDS, "context": LENGTH, "dropout": 0.0}
+MEASURED: dict[str, tuple[Arch, Layout, AdamW | Muon]] = {
+    "a decoder": (qwen3(128, 2, heads=4, kv_heads=2, **SIZE), Layout(rows=8), Muon()),
+    "later micro-batches": (qwen3(128, 2, heads=4, kv_heads=2, **SIZE), Layout(rows=8, accumulate=2), AdamW()),
+    "blocks computed again": (gpt2(128, 3, 4, **SIZE), Layout(rows=8, recompute=True), AdamW()),
+    "an encoder": (modernbert(128, 3, heads=4, **SIZE), Layout(rows=8), Muon()),
+    "both": (t5(128, 2, heads=4, head_size=32, gated=True, tied=False, **SIZE), Layout(rows=8), AdamW()),
+    "experts": (qwen3(128, 2, heads=4, mlp=64, experts=4, chosen=2, **SIZE), Layout(rows=8), AdamW()),
+}
+
+
+def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
+    """The bytes that PyTorch's allocator has given out at most when a real model takes the traced step for a third time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        model = initialise(Transformer(arch))
+        if layout.ranks > 1:
+            spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
+            materialise(model, "cpu")
+            deal(model, starting_weights(on_meta(arch)))
+        if layout.recompute:
+            recompute(model)
+        state = State(0, Plan(3), model, Optimizer(model, recipe))
+        batch = sample(arch, layout.rows, LENGTH)
+        run_steps(state, PredictTokens(), lambda step: [batch] * layout.accumulate, Constant(), Machine(dtype="bfloat16"), [])
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # pyrefly: ignore[missing-attribute]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # PyTorch's norm of bf16 by a weight of fp32, once
+@pytest.mark.parametrize("name", MEASURED)
+def test_it_holds_what_the_allocator_gives_out(name):
+    arch, layout, recipe = MEASURED[name]
+    found = traced_whole(arch, LENGTH, layout, recipe, "bfloat16")
+    assert found.bytes == pytest.approx(allocated(arch, layout, recipe), rel=0.05)
+
+
+def test_each_rank_holds_what_the_allocator_gives_out_there():
+    arch, layout, recipe = MEASURED["a decoder"][0], Layout(data=2, tensor=2, rows=8, accumulate=2), AdamW()
+    found = traced_whole(arch, LENGTH, layout, recipe, "bfloat16")
+    assert found.bytes == pytest.approx(on_ranks(4, allocated, arch, layout, recipe)[0], rel=0.1)
+
+
+PATTERNS = {
+    "one after another alike": qwen3(32, 7, heads=4, head_size=8, mlp=48, vocabulary=64, context=CONTEXT),
+    "dense and banded": gpt2(32, 9, 4, vocabulary=64, context=CONTEXT, banded=4),
+    "five local and one global": gemma3(32, 20, heads=4, kv_heads=2, head_size=8, mlp=48, vocabulary=64, context=CONTEXT, window=4),
+    "both": t5(32, 4, heads=4, head_size=8, mlp=48, gated=True, tied=False, vocabulary=64, context=CONTEXT),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("layout", [Layout(rows=2), Layout(data=4, tensor=2, rows=1, accumulate=3, recompute=True)], ids=["one", "many"])
+def test_two_depths_tell_of_all(name, layout):
+    arch = PATTERNS[name]
+    whole, extended = (trace(arch, CONTEXT, layout, AdamW(), "bfloat16") for trace in (traced_whole, traced))
+    assert all(least_depth(arch, name) < stack.depth for name, stack in arch.stacks.items())
+    assert extended.peak == whole.peak
+    assert extended.calls == whole.calls
+    assert dict(extended.sent) == pytest.approx(dict(whole.sent), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_ranks_hold_and_send_adds_up(name):
+    arch, size = FAMILIES[name], 4 * parameter_count(FAMILIES[name])
+
+    def of(**layout) -> Trace:
+        return traced_whole(arch, CONTEXT, Layout(**layout), AdamW(), "float32")
+
+    alone, shared = of(), of(data=4)
+    assert alone.peak["weights"] == size
+    assert not alone.sent
+    assert size / 4 <= shared.peak["weights"] <= 1.2 * size / 4  # rows that four ranks do not share evenly
+    reduced = {name: shared.sent[name, 4, 4] for name in ("reduce_scatter_base", "allgather_base")}
+    assert reduced["reduce_scatter_base"] == pytest.approx(0.75 * size, rel=0.2)  # each gradient once
+    assert 1 < reduced["allgather_base"] / reduced["reduce_scatter_base"] <= 2  # each weight forward, most again backward
+    twice = of(data=4, accumulate=6)
+    assert twice.sent["reduce_scatter_base", 4, 4] == 6 * reduced["reduce_scatter_base"]
+    assert alone.peak["optimizer"] == pytest.approx(2 * size, rel=0.01)
+
+
+def test_computing_again_holds_less_and_nothing_is_left_behind():
+    arch = PATTERNS["one after another alike"]
+    kept, again = (traced(arch, CONTEXT, Layout(rows=64, recompute=recompute), AdamW()) for recompute in (False, True))
+    assert again.peak["activations"] < 0.5 * kept.peak["activations"]
+    before = torch.UntypedStorage.resize_
+    with pytest.raises(ValueError, match="no scores for words"):
+        traced(replace(arch, head=Classes(("a", "b"))), CONTEXT, Layout(data=2), AdamW())
+    assert torch.UntypedStorage.resize_ is before
+    assert not torch.distributed.is_initialized()
+    assert math.isfinite(kept.bytes)
