@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fledge.arch import Arch, Classes
-from fledge.arch.record import differences, from_json, to_json
+from fledge.arch.record import differences, from_json, to_json, with_setting
 
 ObjectiveName = Literal["next-word", "masked-word", "denoise", "instruct", "pairs", "classify"]
 FAMILIES: dict[str, tuple[str, ...]] = {  # what an objective needs, where not any will do
@@ -19,6 +19,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # what an objective needs, where not a
     "instruct": ("decoder",),
     "pairs": ("encoder", "decoder"),
 }
+PLAIN = {"tensor": 1, "recompute": False}  # of a machine: what changes nothing of what is computed, as it is unless asked for
+CHANGEABLE = {f"machine.{name}" for name in PLAIN}
 
 
 @dataclass(frozen=True)
@@ -291,9 +293,9 @@ def write_run(folder: Path, run: Run, asked: Mapping | None = None) -> None:
 
 
 def read_run(folder: Path, asked: Mapping | None = None) -> Run | None:
-    """The run that `folder/run.json` holds; None where there is none.
+    """The run that `folder/run.json` holds; None where there is none. What of the machine may change is as `asked` now.
 
-    Raises `ValueError` with every difference when `asked` is not what was asked when the run began.
+    Raises `ValueError` with every other difference when `asked` is not what was asked when the run began.
     """
     path = folder / "run.json"
     if not path.exists():
@@ -305,8 +307,20 @@ def read_run(folder: Path, asked: Mapping | None = None) -> Run | None:
     except (ValueError, KeyError, TypeError) as broken:
         raise ValueError(f"{path} cannot be read ({broken}): give another --out, or delete the folder to start again") from None
     if asked is not None:
-        refuse_changes(folder, begun_with, to_json(dict(asked)))
+        lasting, now = _parted(to_json(dict(asked)))
+        refuse_changes(folder, _parted(begun_with)[0], lasting)
+        run = replace(run, machine=replace(run.machine, **PLAIN))
+        for name, value in now.items():
+            run = with_setting(run, name, value)
     return run
+
+
+def _parted(asked: dict) -> tuple[dict, dict]:
+    """What was asked, and apart from it those of its settings with which a run may go on otherwise."""
+    given = asked.get("set", {})
+    rest = {name: value for name, value in given.items() if name not in CHANGEABLE}
+    lasting = {name: value for name, value in asked.items() if name != "set"} | ({"set": rest} if rest else {})
+    return lasting, {name: value for name, value in given.items() if name in CHANGEABLE}
 
 
 def refuse_changes(folder: Path, old: dict, new: dict) -> None:
@@ -321,7 +335,7 @@ def refuse_changes(folder: Path, old: dict, new: dict) -> None:
 
 def settings(run: Run) -> dict:
     """The run's JSON without the plan's revisions, which training adds itself, and without what a run may change when it goes on."""
-    return to_json(replace(run, plan=replace(run.plan, revisions=()), machine=replace(run.machine, tensor=1, recompute=False)))
+    return to_json(replace(run, plan=replace(run.plan, revisions=()), machine=replace(run.machine, **PLAIN)))
 
 
 def _named(stacks: tuple[str, ...]) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args
 
 from cyclopts import Parameter
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from fledge.train.objective import Objective
     from fledge.train.run import AdamW, Muon, Run
 
+Taken = ParamSpec("Taken")
+Given = TypeVar("Given")
 Place = Annotated[Path | str, Parameter(metavar="PATH")]  # a file or folder
 Name = Annotated[str | Path, Parameter(metavar="MODEL")]  # of a model: its folder, or its id on the hub
 Duration = Annotated[str, Parameter(metavar="TIME")]
@@ -36,6 +40,22 @@ Settings = Annotated[Sequence[str], Parameter(metavar="NAME=VALUE")]
 SAMPLE_TOKENS = 48
 AFTER = 0.1  # of a fine-tuning's time, for what comes after the last step
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def together(verb: Callable[Taken, Given]) -> Callable[Taken, Given]:
+    """The verb, on each of the processes that `torchrun` started: the first prepares and plans, and the others follow it into training."""
+
+    @wraps(verb)
+    def each(*arguments: Taken.args, **named: Taken.kwargs) -> Given:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return verb(*arguments, **named)
+        from fledge.train.parallel import ranks
+
+        with ranks.joined():
+            ranks.follow()
+            return verb(*arguments, **named)
+
+    return each
 
 
 def seconds_of(text: str | float) -> float:
