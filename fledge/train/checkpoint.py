@@ -4,8 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from torch import Tensor
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, one's share of it, the size that a file may have
+
+
+class NoRoom(OSError):
+    """The disk is full, or nobody may write more on it; the sentence says how many bytes a checkpoint needs."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,17 @@ class Checkpoint:
 def save(folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], facts: dict) -> Path:
     """Write `folder/step-N`; it is there whole or not at all, and nothing older is touched.
 
-    Raises `OSError` with the bytes needed when the disk is full.
+    Raises `NoRoom` with the bytes needed when the disk is full, `OSError` when it refuses otherwise.
     """
     final, new = folder / f"step-{step}", folder / f"step-{step}{UNFINISHED}"
     tensors = {"weights.safetensors": weights, "optimizer.safetensors": optimizer}
-    needed = sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
+    needed = bytes_of(*tensors.values())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(errno.ENOSPC, f"a checkpoint needs {needed:,} bytes and {free:,} are free", str(final))
+        raise NoRoom(errno.ENOSPC, f"a checkpoint needs {needed:,} bytes and {free:,} are free", str(final))
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
     try:
+        new.mkdir()
         for name, part in tensors.items():
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in part.items()}, new / name)
         (new / "state.json").write_text(json.dumps({"step": step, **facts}, indent=2), encoding="utf-8")
@@ -52,23 +58,41 @@ def save(folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapp
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         _sync(new / MANIFEST)
         _sync(new)
+        remove(final)
+        new.rename(final)
+        _sync(folder)
     except (OSError, SafetensorError) as failure:
         shutil.rmtree(new, ignore_errors=True)
-        if isinstance(failure, OSError) and failure.errno != errno.ENOSPC:
-            raise
-        raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes could not be written ({failure})", str(final)) from None
-    remove(final)
-    new.rename(final)
-    _sync(folder)
+        raise refusal(failure, needed, final) from None
     return final
 
 
-def newest_good(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that its manifest confirms; None where none was ever saved. `say` hears of each broken one.
+def bytes_of(*parts: Mapping[str, Tensor]) -> int:
+    """The bytes of all tensors."""
+    return sum(tensor.nbytes for part in parts for tensor in part.values())
+
+
+def refusal(failure: OSError | SafetensorError, needed: int, place: Path) -> OSError:
+    """What the system said when `needed` bytes or less could not be written at `place`: `NoRoom` if that was the reason."""
+    if isinstance(failure, OSError):
+        number, said = failure.errno, failure.strerror
+    else:  # its sentence ends in "(os error 28)"
+        found = re.search(r"os error (\d+)", str(failure))
+        number, said = int(found[1]) if found else errno.EIO, str(failure)
+    if isinstance(failure, NoRoom) or (isinstance(failure, OSError) and number not in FULL):
+        return failure
+    if number in FULL:
+        return NoRoom(errno.ENOSPC, f"a checkpoint needs at least {needed:,} bytes: {said}", str(place))
+    return OSError(number, f"a checkpoint could not be written: {said}", str(place))
+
+
+def newest_good(folder: Path, say: Callable[[str], None], until: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint (of step `until` or before) that its manifest confirms; None where there is none at all. `say` hears of
+    each broken one.
 
     Raises `ValueError` when all are broken.
     """
-    steps = saved_steps(folder)
+    steps = [step for step in saved_steps(folder) if until is None or step <= until]
     for step in steps[::-1]:
         path = folder / f"step-{step}"
         fault = broken(path)
@@ -93,18 +117,23 @@ def broken(path: Path) -> str | None:
             if sha256(path / name) != said["sha256"]:
                 return f"{name} has changed since it was written"
         missing = {"weights.safetensors", "optimizer.safetensors", "state.json"} - set(manifest)
-        return f"its manifest lacks {min(missing)}" if missing else None
+        if missing:
+            return f"its manifest lacks {min(missing)}"
+        step = json.loads((path / "state.json").read_text(encoding="utf-8"))["step"]
+        return None if path.name == f"step-{step}" else f"it holds step {step}"
     except FileNotFoundError as missing:
         return f"{Path(missing.filename).name} is missing"
+    except OSError as unreadable:
+        return f"{Path(unreadable.filename).name} cannot be read: {unreadable.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is no manifest"
 
 
-def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Remove all checkpoints but the last `keep`, the one of step `best`, and what an interrupted save left."""
+def prune(folder: Path, keep: int, spared: Collection[int] = ()) -> None:
+    """Remove all checkpoints but the last `keep` and those of the steps that are `spared`, and what an interrupted save left."""
     steps = saved_steps(folder)
     for step in steps[:-keep]:
-        if step != best:
+        if step not in spared:
             remove(folder / f"step-{step}")
     for left in folder.glob(f"step-*{UNFINISHED}"):
         shutil.rmtree(left, ignore_errors=True)

@@ -4,23 +4,29 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from fledge.arch import Arch
 from fledge.data.batches import Batch
 from fledge.model import Transformer
 from fledge.train import checkpoint
-from fledge.train.loop import Hook, State, Stopped, on_machine, precision, run_steps, signals_held
+from fledge.train.guard import Spikes
+from fledge.train.loop import Hook, NotFinite, State, Stopped, on_machine, precision, run_steps, signals_held
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
 from fledge.train.plan import revised_total
-from fledge.train.run import Machine, Run, read_run, refuse_changes, settings, write_run
+from fledge.train.run import Machine, Plan, Run, read_run, refuse_changes, settings, write_run
 
 EVALUATION_SHARE = 0.05  # of the wall time, at most
 LINES = 1000  # of metrics.jsonl for a run, about
+MOST_IN_A_ROW = 10  # batches left out at one step: where all are bad, the weights are
 
 Scores = dict[str, float]
 
@@ -42,6 +48,33 @@ class Result:
     validation: Scores
     best_step: int | None
     ended: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy in CPU memory of where training stood after `step` steps: nothing that follows changes it."""
+
+    step: int
+    arch: Arch
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, state: State, facts: dict[str, Any]) -> "Snapshot":
+        weights, optimizer = (
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            for tensors in (state.model.state_dict(), state.optimizer.tensors())
+        )
+        return cls(state.step, state.model.arch, weights, optimizer, facts)
+
+    @property
+    def model(self) -> Transformer:
+        """The model as it was."""
+        with torch.device("meta"):  # draws no random numbers, of which training makes use meanwhile
+            model = Transformer(self.arch)
+        model.load_state_dict(self.weights, assign=True)
+        return model.eval()
 
 
 def validate(model: Transformer, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
@@ -66,7 +99,7 @@ def train(
     *,
     evaluate: Callable[[Transformer], Scores] | None = None,
     best_of: Callable[[Scores], float] = lambda scores: scores["loss"],
-    export: Callable[[State, Scores], None] = lambda state, scores: None,
+    export: Callable[[Snapshot, Scores], None] = lambda snapshot, scores: None,
     after_step: Sequence[Hook] = (),
     bytes_per_token: float | None = None,
     asked: Mapping | None = None,
@@ -76,11 +109,13 @@ def train(
     """Train `model` as `run` says, keeping everything in `folder/run`; called again, it goes on from the newest good checkpoint.
 
     `evaluate` scores the model on validation data, `best_of` makes of those one number (less is better), `export` writes
-    the model folder whenever that is a new best. `started` is when the command began on the clock of `time.monotonic`,
-    `asked` what the user typed (for `read_run`). What follows a resumption is bit-equal to a run that never stopped.
+    the model folder whenever that is a new best, on the thread that saves while training goes on. `started` is when the command
+    began on the clock of `time.monotonic`, `asked` what the user typed (for `read_run`). What follows a resumption is bit-equal to a
+    run that never stopped.
 
     Raises `ValueError` when `folder` holds a run with other settings, `Stopped` after a signal (saved), `FloatingPointError`
-    for a loss or gradient that is not finite, `OSError` when a checkpoint cannot be written; older checkpoints stay whole.
+    for a loss or gradient that is not finite (unless `run.guard` says otherwise), `OSError` when a checkpoint cannot be written; older
+    checkpoints stay whole.
     """
     place = folder / "run"
     place.mkdir(parents=True, exist_ok=True)
@@ -89,29 +124,48 @@ def train(
         write_run(place, run, asked)
     else:
         refuse_changes(place, settings(begun), settings(run))
-        run = begun
-    with Diary(place, started, bytes_per_token, say) as diary, signals_held() as noted, on_machine(run.machine):
+        run = replace(begun, guard=run.guard)
+        if run != begun:
+            write_run(place, run)
+    with (
+        Diary(place, started, bytes_per_token, say) as diary,
+        signals_held() as noted,
+        on_machine(run.machine),
+        Keeper(diary, run, evaluate, best_of, export) as keeper,
+    ):
         model.to(run.machine.device)
         state = State(0, run.plan, model, Optimizer(model, run.optimizer))
-        keeper = Keeper(diary, run, evaluate, best_of, export)
-        if keeper.resume(state):
-            diary.tell(f"This run is finished: {state.step:,} steps in {state.seconds:.0f} s. Give another --out to start anew.")
-            return keeper.result(state)
 
         def obey_signals(state: State) -> None:
             if noted:
-                path = keeper.save(state)
+                keeper.save(state)
+                path = keeper.settle()
                 raise Stopped(
                     f"Stopped after step {state.step:,} of {state.total:,}, saved in {path}: the same command goes on from there.", noted[0]
                 )
 
-        hooks = [diary.write, keeper.replan, *after_step, keeper.validate_when_due, keeper.save_when_due, obey_signals]
+        hooks = [diary.write, keeper.watch, keeper.replan, *after_step, keeper.validate_when_due, keeper.save_when_due, obey_signals]
         try:
-            run_steps(state, objective, batches.batch_at, run.schedule, run.machine, hooks)
-        except (FloatingPointError, OSError, Stopped) as end:
+            if keeper.resume(state):
+                diary.tell(f"This run is finished: {state.step:,} steps in {state.seconds:.0f} s. Give another --out to start anew.")
+                return keeper.result(state)
+            while state.step < state.total and not state.stop:
+                try:
+                    run_steps(state, objective, batches.batch_at, run.schedule, run.machine, hooks)
+                except NotFinite as wrong:
+                    keeper.skip(state, wrong)
+                except Spike as spike:
+                    keeper.go_back(state, spike)
+            keeper.finish(state)
+        except (FloatingPointError, Stopped) as end:
             diary.log(str(end))
             raise
-        keeper.finish(state)
+        except OSError as failure:
+            needed = checkpoint.bytes_of(state.model.state_dict(), state.optimizer.tensors())
+            refused = checkpoint.refusal(failure, needed, place)
+            with suppress(OSError):  # it may be this very file that does not get longer
+                diary.log(str(refused))
+            raise refused from None
         if noted:
             raise Stopped(f"Stopped after the last step; everything is saved in {place}.", noted[0])
         return keeper.result(state)
@@ -131,8 +185,9 @@ class Diary:
         return self
 
     def __exit__(self, *_) -> None:
-        self.lines.close()
-        self.words.close()
+        for file in (self.lines, self.words):
+            with suppress(OSError):  # each line was written out when it was told, or refused then
+                file.close()
 
     def seconds(self) -> float:
         return time.monotonic() - self.started
@@ -163,58 +218,145 @@ class Diary:
     def restart(self, state: State) -> None:
         self.mark, self.tokens = time.monotonic(), state.tokens
 
-    def rewind(self, state: State) -> None:
-        """Forget the lines after `state.step`, which will be written again, but not the time that they took."""
-        path = self.place / "metrics.jsonl"
+    def go_on(self, state: State) -> None:
+        """Count the time of the processes before this one too, of which `state` and all lines tell, and take up their lines."""
+        self.started -= max([state.seconds, *(line["seconds"] for line in self.told())])
+        self.rewind(state)
+
+    def told(self) -> list[dict]:
+        """All lines of `metrics.jsonl` but the last of a killed process, which may be half of one."""
         lines = []
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in (self.place / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(text))
-            except ValueError:  # the last line of a killed process
+            except ValueError:
                 continue
-        spent = max([state.seconds, *(line["seconds"] for line in lines)])
+        return lines
+
+    def rewind(self, state: State) -> None:
+        """Forget the lines after `state.step`, which will be written again."""
+        path, lines = self.place / "metrics.jsonl", self.told()
         self.lines.close()
         kept = path.with_suffix(".new")
         kept.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= state.step), encoding="utf-8")
         kept.replace(path)
         self.lines = path.open("a", encoding="utf-8")
-        self.started -= spent
         self.restart(state)
 
 
+class Spike(Exception):
+    """The loss has leapt, as the sentence says, and the run is to go back."""
+
+
 class Keeper:
-    """Validates, keeps the best, saves and plans again: the hooks that `train` puts after each step."""
+    """Validates, keeps the best, saves and plans again: the hooks that `train` puts after each step.
+
+    A save copies the state, which training waits for, and is written by another thread, one at a time. What goes wrong there is
+    raised here, after the step that is then under way; leaving the `with` waits for a save and logs its error.
+    """
 
     def __init__(self, diary: Diary, run: Run, evaluate, best_of, export):
         self.diary, self.run, self.evaluate, self.best_of, self.export = diary, run, evaluate, best_of, export
         self.best: dict | None = None  # {"step", "score", "scores"} of the best validation
         self.stale = 0  # validations in a row without a better one
         self.validated = -1  # the step of the last validation
-        self.exported = self.finished = False
-        self.ended = ""
+        self.unexported: Scores | None = {}  # the scores of what the next save exports
+        self.finished, self.ended = False, ""
         self.validating = self.validation_cost = self.save_cost = 0.0  # seconds: sum, last, last
         self.aside = 0.0  # seconds since this process began in which it validated or saved
         self.last_save = self.began = time.monotonic()
+        self.spikes = Spikes(run.guard)
+        self.skipped, self.in_a_row = -1, 0  # the step of the last batch that was left out, and how many it left out
         self.window = (0, self.began)  # (step, clock) that the speed is measured from, the clock stopped while aside
+        self.writer = ThreadPoolExecutor(1, "save")
+        self.saving: Future[tuple[Path, float]] | None = None  # the save under way: its folder, the seconds that it takes
+        self.pause = 0.0  # seconds that training waited for the last save
+
+    def __enter__(self) -> "Keeper":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.writer.shutdown()
+        if self.saving is not None and (failed := self.saving.exception()) is not None:
+            with suppress(OSError):
+                self.diary.log(str(failed))
 
     def resume(self, state: State) -> bool:
         """Put `state` where the newest good checkpoint was; True when the run had ended there."""
         found = checkpoint.newest_good(self.diary.place, self.diary.tell)
         if found is None:
-            self.diary.rewind(state)
+            self.diary.go_on(state)
             return False
+        self.restore(state, found)
+        self.lose_patience(state)
+        self.diary.go_on(state)
+        if not self.finished:
+            self.diary.tell(f"Going on from {found.path}: step {state.step:,} of {state.total:,}.")
+        return self.finished
+
+    def restore(self, state: State, found: checkpoint.Checkpoint) -> None:
+        """Put `state`, and what is kept here, where they were when a checkpoint was saved."""
         state.model.load_state_dict(found.weights)
         state.optimizer.load(found.optimizer)
         facts = found.facts
         state.step, state.tokens, state.seconds, state.loss = found.step, facts["tokens"], facts["seconds"], facts["loss"]
         self.best, self.stale, self.validated, self.ended = facts["best"], facts["stale"], facts["validated"], facts["ended"]
-        self.exported, self.finished, self.validating, self.validation_cost = True, facts["finished"], *facts["validating"]
-        self.lose_patience(state)
+        self.unexported, self.finished, self.validating, self.validation_cost = None, facts["finished"], *facts["validating"]
+        self.spikes = Spikes(self.run.guard, facts.get("losses", ()))  # a run begun by version 0.1.0 has none
+        self.window = (state.step, time.monotonic() - self.aside)
+
+    def watch(self, state: State) -> None:
+        """Tell of a spike, or end these steps with it."""
+        if self.spikes.sees(state.loss):
+            spike = (
+                f"step {state.step - 1}: the loss has leapt, from about {self.spikes.usual:.3g} to {state.loss:.3g}; "
+                f"{self.run.guard.hits} in a row lie above {self.spikes.limit:.3g}"
+            )
+            if self.run.guard.spike == "rewind":
+                raise Spike(spike)
+            self.diary.tell(f"{spike}. A lower rate, or --set guard.spike=rewind, would avoid it.")
+            self.spikes.forget()
+
+    def go_back(self, state: State, spike: Spike) -> None:
+        """Go back to the newest checkpoint before the spike, but never twice to the same, and leave out all batches since.
+
+        Where there is none, training goes on as it is.
+        """
+        self.settle()
+        until, skips = state.step - self.run.guard.hits, state.plan.skips
+        earlier = [step for step in checkpoint.saved_steps(self.diary.place) if step <= until]
+        if earlier and skips and earlier[-1] == skips[-1][0]:
+            until = earlier[-1] - 1
+        found = checkpoint.newest_good(self.diary.place, self.diary.tell, until)
+        if found is None:
+            self.diary.tell(f"{spike}. There is no checkpoint before it to go back to: going on.")
+            self.spikes.forget()
+            return
+        plan = state.plan.skipping(found.step, state.plan.batch(state.step))
+        left_out = f"batches {state.plan.batch(found.step):,} to {state.plan.batch(state.step) - 1:,}"
+        for step in checkpoint.saved_steps(self.diary.place):
+            if step > found.step:  # before the plan changes, for these are not of the new one
+                checkpoint.remove(self.diary.place / f"step-{step}")
+        self.follow(state, plan)
+        self.restore(state, found)
         self.diary.rewind(state)
-        self.window = (state.step, self.began)
-        if not self.finished:
-            self.diary.tell(f"Going on from {found.path}: step {state.step:,} of {state.total:,}.")
-        return self.finished
+        self.diary.tell(f"{spike}. Going back to {found.path}, and on without {left_out}.")
+
+    def skip(self, state: State, wrong: NotFinite) -> None:
+        """Leave out the batch whose loss or gradient is not finite, if the run says so and not too many were left out in a row."""
+        self.in_a_row = self.in_a_row + 1 if self.skipped == state.step else 1
+        self.skipped = state.step
+        if self.run.guard.not_finite == "stop" or self.in_a_row > MOST_IN_A_ROW:
+            raise wrong
+        batch = state.plan.batch(state.step)
+        self.follow(state, state.plan.skipping(state.step, batch + 1))
+        self.diary.tell(f"{wrong.found}: batch {batch:,} is left out.")
+
+    def follow(self, state: State, plan: Plan) -> None:
+        """Train by another plan; `run.json` knows of it first."""
+        self.run = replace(self.run, plan=plan)
+        write_run(self.diary.place, self.run)
+        state.plan = plan
 
     def replan(self, state: State) -> None:
         """Set a new total when the speed has drifted; `run.json` knows of it before the next step does."""
@@ -229,10 +371,7 @@ class Keeper:
         total = revised_total(plan, state.step, left, (now - since) / (state.step - step))
         if total is not None:
             self.diary.log(f"Planned again at step {state.step:,}: {total:,} steps instead of {state.total:,}.")
-            plan = plan.revised(state.step, total)
-            self.run = replace(self.run, plan=plan)
-            write_run(self.diary.place, self.run)
-            state.plan = plan
+            self.follow(state, plan.revised(state.step, total))
         self.window = (state.step, now)
 
     def validate_when_due(self, state: State) -> None:
@@ -258,8 +397,7 @@ class Keeper:
         if not math.isfinite(score):
             raise FloatingPointError(f"step {state.step}: the validation score is {score}, so nothing was saved: use a lower rate")
         if self.best is None or score < self.best["score"]:
-            self.best, self.stale, self.exported = {"step": state.step, "score": score, "scores": scores}, 0, True
-            self.export(state, scores)
+            self.best, self.stale, self.unexported = {"step": state.step, "score": score, "scores": scores}, 0, scores
             if state.step < state.total:
                 self.save(state)
         else:
@@ -275,39 +413,60 @@ class Keeper:
             state.stop = f"validation did not get better {self.stale} times in a row"
 
     def save_when_due(self, state: State) -> None:
+        self.settle(wait=False)
         steps, since = self.run.save.steps, time.monotonic() - self.last_save
-        if state.step % steps == 0 if steps else since >= max(self.run.save.seconds, 20 * self.save_cost):
+        due = state.step % steps == 0 if steps else self.saving is None and since >= max(self.run.save.seconds, 20 * self.save_cost)
+        if due:
             self.save(state)
-            self.aside += self.save_cost
+            self.aside += self.pause
             self.diary.restart(state)
 
-    def save(self, state: State) -> Path:
-        """Write a checkpoint; the first save of all also exports the model, so that the folder opens from then on."""
+    def save(self, state: State) -> None:
+        """Copy where training stands, for the other thread to write; the first save of all also exports the model, so that the folder
+        opens from then on."""
         start = time.monotonic()
-        if not self.exported:
-            self.export(state, {})
-            self.exported = True
+        self.settle()
         facts = {
             "tokens": state.tokens, "seconds": round(self.diary.seconds(), 3), "loss": state.loss, "best": self.best, "stale": self.stale,
             "validated": self.validated, "finished": self.finished, "ended": self.ended, "revisions": state.plan.revisions,
-            "validating": [self.validating, self.validation_cost],
+            "skips": state.plan.skips, "validating": [self.validating, self.validation_cost], "losses": self.spikes.losses,
         }  # fmt: skip
-        path = checkpoint.save(self.diary.place, state.step, state.model.state_dict(), state.optimizer.tensors(), facts)
-        checkpoint.prune(self.diary.place, self.run.save.keep, self.best["step"] if self.best else None)
-        self.last_save = time.monotonic()
-        self.save_cost = self.last_save - start
+        self.saving, self.unexported = self.writer.submit(self.write, Snapshot.of(state, facts), self.unexported), None
+        self.pause = time.monotonic() - start
+        self.diary.line(state, {"pause": round(self.pause, 6)})
+
+    def write(self, snapshot: Snapshot, scores: Scores | None) -> tuple[Path, float]:
+        """Export the model if it has `scores`, write the checkpoint, prune the others; all in the other thread."""
+        start = time.monotonic()
+        if scores is not None:
+            self.export(snapshot, scores)
+        path = checkpoint.save(self.diary.place, snapshot.step, snapshot.weights, snapshot.optimizer, snapshot.facts)
+        earlier = [step for step in checkpoint.saved_steps(self.diary.place) if step <= snapshot.step - self.run.guard.hits]
+        best = snapshot.facts["best"]
+        spared = [*earlier[-1:], *([best["step"]] if best else [])]  # what a spike seen now would go back to, and the best
+        checkpoint.prune(self.diary.place, self.run.save.keep, spared)
+        return path, time.monotonic() - start
+
+    def settle(self, wait: bool = True) -> Path | None:
+        """The checkpoint of the save under way, once it is written or if it is; raises what went wrong there."""
+        if self.saving is None or not (wait or self.saving.done()):
+            return None
+        saving, self.saving = self.saving, None
+        path, seconds = saving.result()
+        self.save_cost, self.last_save = self.pause + seconds, time.monotonic()
+        self.diary.log(f"Saved {path.name} in {seconds:.3f} s, beside training, which waited {self.pause:.3f} s.")
         return path
 
     def finish(self, state: State) -> None:
-        """Validate and save a last time."""
+        """Validate, save a last time, and wait for it."""
         if self.evaluate is not None and self.validated != state.step:
             self.validate(state)
         elif self.evaluate is None:
-            self.export(state, {})
-            self.exported = True
+            self.unexported = {}
         self.finished, self.ended = True, state.stop or "the plan is done"
         state.seconds = self.diary.seconds()
         self.save(state)
+        self.settle()
         self.diary.tell(f"Done: {state.step:,} steps, {state.tokens:,} tokens, {self.diary.seconds():.0f} s ({self.ended}).")
 
     def result(self, state: State) -> Result:

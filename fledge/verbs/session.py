@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fledge.train.loop import BatchAt, State
     from fledge.train.objective import Objective
     from fledge.train.run import AdamW, Muon, Run
+    from fledge.train.training import Snapshot
 
 Place = Annotated[Path | str, Parameter(metavar="PATH")]  # a file or folder
 Name = Annotated[str | Path, Parameter(metavar="MODEL")]  # of a model: its folder, or its id on the hub
@@ -121,7 +122,7 @@ def asked_of(arguments: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str
 
 
 def begun_run(out: Path, asked: Mapping[str, Any]) -> Run | None:
-    """The run that `out` already holds, which goes on as it was planned.
+    """The run that `out` already holds, which goes on as it was planned, with the guards that are asked for now.
 
     Raises `ValueError` when it was begun otherwise, and when `out` holds something else.
     """
@@ -131,7 +132,8 @@ def begun_run(out: Path, asked: Mapping[str, Any]) -> Run | None:
     strangers = [] if begun is not None or not out.is_dir() else [path.name for path in out.iterdir() if path.name != "run"]
     if strangers or (out.exists() and not out.is_dir()):
         raise ValueError(f"{out} exists and holds no run of fledge ({', '.join(strangers[:3]) or 'it is a file'}): choose another --out")
-    return begun
+    guards = {name: value for name, value in asked.get("set", {}).items() if name.startswith("guard.")}
+    return begun and applied(begun, guards)
 
 
 def within(seconds: float, reserve: float, started: float, run: Run, model: Transformer, objective: Objective, batch_at: BatchAt) -> Run:
@@ -297,9 +299,9 @@ class ModelWriter:
         self.out, self.tokenizer, self.chat, self.generation = out, tokenizer, chat, generation
         self.facts = {"run": to_json(run), "data": data, "parent": _origin(parent), **(more or {})}
 
-    def export(self, state: State, scores: Mapping[str, Any]) -> None:
+    def export(self, snapshot: Snapshot, scores: Mapping[str, Any]) -> None:
         """What `train` calls with each new best."""
-        self.save(state.model, scores)
+        self.save(snapshot.model, scores)
 
     def save(self, model: Transformer, scores: Mapping[str, Any]) -> None:
         from fledge.weights import save_model
