@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.train.families import FAMILIES, ODD
 from tests.train.ranks import on_ranks
-from tests.train.transitions import END, OPTIMIZERS, STOP, WAYS, furthest, gradients, losses
+from tests.train.transitions import END, STOP, WAYS, furthest, gradients, losses
 
 LIMIT = 1e-6
 

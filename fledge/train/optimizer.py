@@ -113,6 +113,8 @@ class Optimizer:
             name = place.rpartition("/")[0]
             if name not in owners or (tensor.ndim and tensor.shape != owners[name][1].shape):
                 raise ValueError(f"the optimiser's state holds {place} {tuple(tensor.shape)}, which fits no trained parameter")
+        for part in self.parts:
+            part.state.clear()
         for place, tensor in tensors.items():
             name, _, what = place.rpartition("/")
             part, parameter = owners[name]

@@ -256,9 +256,10 @@ def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
 
 
 def training_bytes(arch: Arch, batch: Batch) -> int:
-    """Memory of a training step in fp32: weights, gradients, two moments, and about 34 values a token, layer and width for backward."""
+    """Memory of a training step in fp32: weights, gradients, two moments, the copy of all but the gradients that is being saved, and about
+    34 values a token, layer and width for backward."""
     layers = sum(stack.width * stack.depth for stack in arch.stacks.values())
-    return 16 * parameter_count(arch) + 4 * batch.rows * batch.context * layers * 34
+    return 28 * parameter_count(arch) + 4 * batch.rows * batch.context * layers * 34
 
 
 def free_memory() -> float:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fledge.train.loop import BatchAt, State
     from fledge.train.objective import Objective
     from fledge.train.run import AdamW, Muon, Run
+    from fledge.train.training import Snapshot
 
 Taken = ParamSpec("Taken")
 Given = TypeVar("Given")
@@ -141,17 +142,20 @@ def asked_of(arguments: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str
 
 
 def begun_run(out: Path, asked: Mapping[str, Any]) -> Run | None:
-    """The run that `out` already holds, which goes on as it was planned.
+    """The run that `out` already holds, which goes on as it was planned; of what may change it has what is asked for now.
 
     Raises `ValueError` when it was begun otherwise, and when `out` holds something else.
     """
-    from fledge.train.run import read_run
+    from fledge.train.run import PLAIN, Guard, may_change, read_run
 
     begun = read_run(out / "run", asked)
     strangers = [] if begun is not None or not out.is_dir() else [path.name for path in out.iterdir() if path.name != "run"]
     if strangers or (out.exists() and not out.is_dir()):
         raise ValueError(f"{out} exists and holds no run of fledge ({', '.join(strangers[:3]) or 'it is a file'}): choose another --out")
-    return begun
+    if begun is None:
+        return None
+    plain = replace(begun, guard=Guard(), machine=replace(begun.machine, **PLAIN))
+    return applied(plain, {name: value for name, value in asked.get("set", {}).items() if may_change(name)})
 
 
 def within(seconds: float, reserve: float, started: float, run: Run, model: Transformer, objective: Objective, batch_at: BatchAt) -> Run:
@@ -317,9 +321,9 @@ class ModelWriter:
         self.out, self.tokenizer, self.chat, self.generation = out, tokenizer, chat, generation
         self.facts = {"run": to_json(run), "data": data, "parent": _origin(parent), **(more or {})}
 
-    def export(self, state: State, scores: Mapping[str, Any]) -> None:
+    def export(self, snapshot: Snapshot, scores: Mapping[str, Any]) -> None:
         """What `train` calls with each new best."""
-        self.save(state.model, scores)
+        self.save(snapshot.model, scores)
 
     def save(self, model: Transformer, scores: Mapping[str, Any]) -> None:
         from fledge.weights import save_model

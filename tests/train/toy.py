@@ -49,13 +49,13 @@ def a_run(optimizer: str = "adamw", steps: int = 12, dropout: float = 0.2, save_
     )
 
 
-def go(run: Run, folder: Path, **more):
+def go(run: Run, folder: Path, batches=Toy(), objective=NextWord(), **more):  # noqa: B008  (both are values)
     """Train the run in `folder`; returns the model and the result."""
     model = initialise(Transformer(run.arch), seed=run.machine.seed)
     held_out = [rows(4, 7), rows(2, 8, masked=0.5)]
     more.setdefault("evaluate", lambda model: validate(model, NextWord(), held_out, run.machine))
     more.setdefault("say", lambda sentence: None)
-    result = train(run, model, Toy(), NextWord(), folder, **more)
+    result = train(run, model, batches, objective, folder, **more)
     return model, result
 
 

@@ -70,8 +70,8 @@ def gradients(name: str, tensor: int) -> tuple[float, float, dict[str, torch.Ten
 def weights(name: str, tensor: int) -> dict[str, torch.Tensor] | None:
     """The starting weights, whole, on rank 0."""
     model = on_meta((FAMILIES | ODD)[name])
-    whole = put_on(model, Machine(tensor=tensor)).whole(model)
-    return None if whole is None else whole.state_dict()
+    spread = put_on(model, Machine(tensor=tensor))
+    return spread.whole(spread.held(model))
 
 
 def furthest(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
