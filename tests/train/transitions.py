@@ -67,6 +67,16 @@ def gradients(name: str, tensor: int) -> tuple[float, float, dict[str, torch.Ten
     return float(loss), float(norm), found
 
 
+def all_losses(family: str, optimizer: str, folders: list[Path], tensor: int) -> list[list[float]]:
+    """The same for several runs, one after the other, each to its end."""
+    return [losses(family, optimizer, folder, tensor) for folder in folders]
+
+
+def all_gradients(tensor: int) -> dict[str, tuple[float, float, dict[str, torch.Tensor]]]:
+    """The same of every model."""
+    return {name: gradients(name, tensor) for name in [*FAMILIES, *ODD]}
+
+
 def weights(name: str, tensor: int) -> dict[str, torch.Tensor] | None:
     """The starting weights, whole, on rank 0."""
     model = on_meta((FAMILIES | ODD)[name])
