@@ -80,6 +80,7 @@ def run_steps(
         spread.alive("waiting", step)
         optimizer.collect()
         *found, norm = torch.stack([*spread.summed(torch.stack(losses)), optimizer.norm()]).tolist()
+        spread.alive("training", step)
         refuse_if_not_finite(state, found, norm)
         state.loss, state.norm = math.fsum(found), norm
         with precision(machine):

@@ -1,5 +1,6 @@
 """`train`: the loop with all that lies around it on disk, so that the same call goes on where an earlier one ended."""
 
+import errno
 import json
 import math
 import os
@@ -142,7 +143,9 @@ def train(
         run = replace(run, plan=begun.plan)
     if run != begun and ranks.rank() == 0:
         write_run(place, run, asked if begun is None else None)
-    ranks.lead()
+    ranks.begin()
+    if begun is None and ranks.rank() > 0 and read_run(place) is None:
+        raise OSError(errno.ENOENT, "what rank 0 has written is not here: --out must lie on a disk that all machines see", str(place))
     with (
         Diary(place, started, bytes_per_token, say, silent=ranks.rank() > 0) as diary,
         signals_held() as noted,
@@ -445,6 +448,7 @@ class Keeper:
         self.validation_cost = time.monotonic() - start
         self.validating += self.validation_cost
         self.aside += self.validation_cost
+        spread.alive("training", state.step - 1)
         self.diary.restart(state)
 
     def lose_patience(self, state: State) -> None:
@@ -474,6 +478,7 @@ class Keeper:
         snapshot = Snapshot.of(state, facts, with_whole=self.unexported is not None)
         self.saving, self.unexported = self.writer.submit(self.write, snapshot, self.unexported), None
         self.pause = time.monotonic() - start
+        snapshot.spread.alive("training", state.step - 1)
         self.diary.line(state, {"pause": round(self.pause, 6)})
 
     def write(self, snapshot: Snapshot, scores: Scores | None) -> tuple[Path, float]:

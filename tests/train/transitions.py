@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fledge.model import Transformer
+from fledge.model import Transformer, initialise
 from fledge.train.loop import State, Stopped
 from fledge.train.objective import NextWord
 from fledge.train.optimizer import Optimizer
@@ -77,11 +77,13 @@ def all_gradients(tensor: int) -> dict[str, tuple[float, float, dict[str, torch.
     return {name: gradients(name, tensor) for name in [*FAMILIES, *ODD]}
 
 
-def weights(name: str, tensor: int) -> dict[str, torch.Tensor] | None:
-    """The starting weights, whole, on rank 0."""
-    model = on_meta((FAMILIES | ODD)[name])
-    spread = put_on(model, Machine(tensor=tensor))
-    return spread.whole(spread.held(model))
+def weights(name: str, tensor: int) -> list[dict[str, torch.Tensor] | None]:
+    """The whole weights, on rank 0, of a model that started on the meta device, and of one that had values."""
+    found = []
+    for model in (on_meta((FAMILIES | ODD)[name]), initialise(Transformer((FAMILIES | ODD)[name]), seed=7)):
+        spread = put_on(model, Machine(tensor=tensor))
+        found.append(spread.whole(spread.held(model)))
+    return found
 
 
 def furthest(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:

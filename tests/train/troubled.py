@@ -41,7 +41,6 @@ def main() -> None:
             strike(folder, how)
 
     with ranks.joined():
-        ranks.follow()
         go(a_run(steps=12, dropout=0.0, save_steps=5), folder, evaluate=None, after_step=[look], say=print)
         ranks.only_first()
 
