@@ -1,5 +1,6 @@
 """Trials by the hundred: equal shares of each kind and an untouched control, begun again where they were stopped."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -53,8 +54,6 @@ def campaign(name: str, claim: str, trial: type[Trial], cases: int, doc: str | N
 
 def _code() -> str:
     """A name of the code as it is, changes that are not committed included."""
-    parts = (["rev-parse", "HEAD"], ["diff", "HEAD", "--", "fledge", "tests", "benchmarks/*.py"])
-    told = b"".join(subprocess.run(["git", *part], capture_output=True, cwd=Path(__file__).parents[1]).stdout for part in parts)
-    import hashlib
-
-    return hashlib.sha256(told).hexdigest()
+    parts = (["rev-parse", "HEAD:fledge", "HEAD:tests", "HEAD:benchmarks/campaign.py"], ["diff", "HEAD", "--", "fledge", "tests"])
+    told = [subprocess.run(["git", *part], capture_output=True, cwd=Path(__file__).parents[1]).stdout for part in parts]
+    return hashlib.sha256(b"".join(told)).hexdigest()

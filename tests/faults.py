@@ -15,7 +15,7 @@ from typing import Any
 
 # A clean process that has imported what is slow to import, and forks the others: they start in no time, and free of anyone's threads.
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.train.trials"])
+_forks.set_forkserver_preload(["tests.train.trials", "torch._dynamo"])  # which torch.optim imports with its first optimiser
 PATIENCE = 120.0  # seconds for anything that a child says
 
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -163,12 +164,18 @@ def signals_held() -> Iterator[list[int]]:
 def on_machine(machine: Machine) -> Iterator[None]:
     """Threads and determinism as the machine says; torch's settings and random state come back afterwards."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fills: Any = torch.utils.deterministic  # a module with a property, which checkers do not see
+    filling = fills.fill_uninitialized_memory
     devices = [torch.device(machine.device)] if torch.device(machine.device).type == "cuda" else []
     with torch.random.fork_rng(devices), kernels.used(machine.kernels):
         torch.set_num_threads(machine.threads or threads)
         torch.use_deterministic_algorithms(machine.deterministic)
+        fills.fill_uninitialized_memory = False  # that finds faults, for a pass over all new memory
+        if machine.deterministic and devices:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # pytorch.org/docs/stable/notes/randomness.html
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict)
+            fills.fill_uninitialized_memory = filling

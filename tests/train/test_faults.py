@@ -2,10 +2,12 @@
 
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
 
-from tests.train.trials import TRIALS, Trial
+from tests.train.trials import OBJECTIVES, TRIALS, Resume, Trial, different, train_world
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forked processes and limits of files as Linux has them")
 
@@ -33,3 +35,17 @@ def test_it_survives(name: str, slow: bool, trial):
     chosen = some((*attempt.KINDS, "untouched"), few if slow else 0, more if slow else few)
     print(chosen)
     assert not [wrong for kind, seed in chosen if (wrong := attempt(kind, seed))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "denoise"])
+def test_deterministic_runs_end_in_the_same_bits(objective: str, dtype: str, tmp_path: Path):
+    def strict(step: int) -> None:
+        seen.append((step, torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()))
+
+    seen = []
+    for name in ("one", "other"):
+        train_world(strict, objective, dtype, tmp_path / name, deterministic=True)
+    assert seen == 2 * [(step, True, 2) for step in range(1, Resume.STEPS + 1)]
+    assert different(tmp_path / "one", tmp_path / "other", Resume.STEPS) == 0
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -59,7 +59,7 @@ def go(run: Run, folder: Path, batches=Toy(), objective=NextWord(), **more):  # 
     return model, result
 
 
-if __name__ == "__main__":  # a process for tests to stop and to kill: toy.py FOLDER OPTIMIZER STEPS
+if __name__ == "__main__":  # a process for tests to stop and to kill: toy.py FOLDER OPTIMIZER STEPS REST
     import time
 
     from fledge.train.loop import Stopped
@@ -69,7 +69,7 @@ if __name__ == "__main__":  # a process for tests to stop and to kill: toy.py FO
             a_run(sys.argv[2], int(sys.argv[3]), save_steps=3, evaluate=5),
             Path(sys.argv[1]),
             say=print,
-            after_step=[lambda state: time.sleep(0.01)],
+            after_step=[lambda state: time.sleep(float(sys.argv[4]))],
         )
     except Stopped as stopped:
         print(stopped)

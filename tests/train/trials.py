@@ -24,7 +24,7 @@ from fledge.arch import Classes
 from fledge.data.batches import Batch as Examples
 from fledge.data.batches import Conversations, LabelledTexts, Pairs, Windows
 from fledge.data.corpus import Shards
-from fledge.data.noise import MaskedWords
+from fledge.data.noise import Denoise, MaskedWords
 from fledge.model import Transformer, initialise
 from fledge.presets import modernbert, qwen3, t5
 from fledge.text.chat import Turns
@@ -32,7 +32,7 @@ from fledge.text.tokenizer import Tokenizer
 from fledge.train import checkpoint
 from fledge.train.loop import NotFinite, State
 from fledge.train.objective import Classify, NextWord, Objective
-from fledge.train.run import Batch, Data, Guard, Machine, Masks, Plan, Run, Save, Stable, read_run, write_run
+from fledge.train.run import Batch, Data, Guard, Machine, Masks, Plan, Run, Save, Spans, Stable, read_run, write_run
 from fledge.train.training import train, validate
 from tests.faults import Child, flip, limit_files, may_mount, small_disk, swap, truncate
 from tests.train.toy import OPTIMIZERS, Toy, a_run, go
@@ -94,7 +94,7 @@ def crash_at(step: int) -> Callable[[State], None]:
 
 
 def begun(folder: Path, run: Run, step: int) -> None:
-    """Train until `step` and crash."""
+    """Train until `step` and crash before it is saved."""
     try:
         go(run, folder, evaluate=None, after_step=[crash_at(step)])
     except RuntimeError:
@@ -109,23 +109,23 @@ class Damage(Trial):
 
     def __init__(self, root: Path):
         super().__init__(root)
-        self.run = a_run(steps=8, save_steps=2, keep=3)
-        begun(root / "begun", self.run, 7)  # with checkpoints at 2, 4 and 6
+        self.run = a_run(steps=4, save_steps=1, keep=3)
+        begun(root / "begun", self.run, 4)  # before its checkpoint
         go(self.run, root / "whole", evaluate=None)
 
     def complaint(self, kind: str, dice: random.Random, seed: int) -> str | None:
         shutil.copytree(self.root / "begun", self.room)
         damaged, heard = self.damage(kind, dice), list[str]()
         go(self.run, self.room, evaluate=None, say=heard.append)
-        named = [step for step in (6, 4, 2) if any(f"step-{step} is broken" in line for line in heard)]
-        used = [step for step in (6, 4, 2) if any(line.startswith(f"Going on from {self.room / 'run'}/step-{step}:") for line in heard)]
-        if named != damaged or used != [6 - 2 * len(damaged)]:
+        named = [step for step in (3, 2, 1) if any(f"step-{step} is broken" in line for line in heard)]
+        used = [step for step in (3, 2, 1) if any(line.startswith(f"Going on from {self.room / 'run'}/step-{step}:") for line in heard)]
+        if named != damaged or used != [3 - len(damaged)]:
             return f"{damaged} were damaged, but it said {heard}"
-        bits = different(self.room, self.root / "whole", 8)
+        bits = different(self.room, self.root / "whole", 4)
         return f"{bits} bits differ at the end" if bits else None
 
     def damage(self, kind: str, dice: random.Random) -> list[int]:
-        newest, older = (self.room / "run" / f"step-{step}" for step in (6, 4))
+        newest, older = (self.room / "run" / f"step-{step}" for step in (3, 2))
         name, another = dice.sample(FILES, 2)
         match kind:
             case "bit flipped":
@@ -138,13 +138,13 @@ class Damage(Trial):
                 swap(newest / name, newest / another)
             case "files of two checkpoints swapped":
                 swap(newest / name, older / name)
-                return [6, 4]
+                return [3, 2]
             case "checkpoints swapped":
                 swap(newest, older)
-                return [6, 4]
+                return [3, 2]
             case _:
                 return []
-        return [6]
+        return [3]
 
 
 @dataclass(frozen=True)
@@ -200,12 +200,12 @@ class Poisoning(Trial):
     KINDS = tuple(
         f"{what} {value}, {guard}" for what, value, guard in product(("loss", "gradient"), ("nan", "inf", "-inf"), ("stop", "skip"))
     )
-    STEPS = 10
+    STEPS = 6
 
     def __init__(self, root: Path):
         super().__init__(root)
         self.digests: dict[int, str] = {}
-        self.run = a_run(steps=self.STEPS, save_steps=3, keep=self.STEPS)
+        self.run = a_run(steps=self.STEPS, save_steps=2, keep=self.STEPS)
         model, _ = go(self.run, root / "whole", evaluate=None, after_step=[lambda s: self.digests.update({s.step: digest(tensors_of(s))})])
         self.names = [name for name, _ in model.named_parameters()]
 
@@ -253,21 +253,21 @@ class Poisoning(Trial):
 def save_alone(tell: Tell, folder: Path, most: int) -> None:
     """Save one checkpoint after the other, telling of each when it begins and when it is done."""
     for step in range(1, most + 1):
-        tell("begin")
+        tell(("begin", step))
         full = torch.full((300, 100), float(step))
         checkpoint.save(folder / "run", step, {"w": full}, {"w/exp_avg": full, "w/exp_avg_sq": full + 1}, {"tokens": step})
         checkpoint.prune(folder / "run", 2)
-        tell("end")
+        tell(("end", step))
 
 
 def save_while_training(tell: Tell, folder: Path, most: int) -> None:
     """Train so many steps with a save after each, telling of each when it begins and when it is done."""
     save = checkpoint.save
 
-    def told(*arguments: Any) -> Path:
-        tell("begin")
-        path = save(*arguments)
-        tell("end")
+    def told(place: Path, step: int, *rest: Any) -> Path:
+        tell(("begin", step))
+        path = save(place, step, *rest)
+        tell(("end", step))
         return path
 
     checkpoint.save = told  # pyrefly: ignore[bad-assignment]  (in a process of its own)
@@ -293,16 +293,16 @@ class Saves(Trial):
             shutil.rmtree(self.room, ignore_errors=True)
             (self.room / "run").mkdir(parents=True)
             with Child(work, self.room, self.STEPS) as child:
-                told = [child.hear()]
+                told, least = [], 1 + dice.randrange(4)
                 if kind == "untouched":
-                    told += child.end()[1]
+                    told = child.end()[1]
                 else:
-                    while told.count("begin") < 1 + dice.randrange(4):
+                    while sum(what == "begin" for what, _ in told) < least:
                         told.append(child.hear())
                     told += child.end(signal.SIGKILL, dice.uniform(0, 0.004))[1]
-            committed, inside = told.count("end"), told.count("begin") > told.count("end")
-            if inside or kind == "untouched":
-                return self.lost(committed, committed + inside, alone)
+            begun, ended = ([step for what, step in told if what == wanted] for wanted in ("begin", "end"))
+            if len(begun) > len(ended) or kind == "untouched":
+                return self.lost(ended[-1] if ended else 0, begun[-1], alone)
 
     def lost(self, committed: int, newest: int, alone: bool) -> str | None:
         place, heard = self.room / "run", list[str]()
@@ -383,10 +383,14 @@ TEXT = "A sparrow sat on the mill wheel, singing; 12 geese flew over it.\n"
 
 @cache
 def world(objective: str, dtype: str, deterministic: bool = False) -> tuple[Run, Any, Objective]:
-    """A tiny run of an objective with drop-out, its batches, and what it is trained for."""
+    """A tiny run of an objective with drop-out, its batches, and what it is trained for; a deterministic one takes kernels and two threads,
+    as real ones do."""
     words, context, rows, accumulate = Tokenizer.bytes(), 24, 3, 2
     shape = {"vocabulary": words.size, "context": context, "dropout": 0.1}
-    arch = qwen3(32, 1, head_size=16, mlp=48, **shape)
+    arch, both = (
+        qwen3(32, 1, head_size=16, mlp=48, **shape),
+        t5(32, 1, head_size=16, mlp=48, gated=True, tied=False, start=words.end_of_text, **shape),
+    )
     data, judge = Data(objective=objective), NextWord()  # pyrefly: ignore[bad-argument-type]
     tokens = np.array([*words.encode(TEXT), words.end_of_text])
     shards = Shards([tokens], [np.array([[0, len(TEXT)]])])
@@ -398,8 +402,11 @@ def world(objective: str, dtype: str, deterministic: bool = False) -> tuple[Run,
             arch, data = modernbert(32, 1, 2, 48, **shape), Data(objective="masked-word", noise=Masks())
             batches = MaskedWords(shards, words, context, rows, 1, False, accumulate)
         case "pairs":
-            arch = t5(32, 1, head_size=16, mlp=48, gated=True, tied=False, start=words.end_of_text, **shape)
+            arch = both
             batches = Pairs(texts, [text[::-1] for text in texts], words, words.end_of_text, context, rows, 1, accumulate)
+        case "denoise":
+            arch, data = both, Data(objective="denoise", noise=Spans())
+            batches = Denoise(shards, words, words.end_of_text, context, rows, 1, accumulate)
         case "classify":
             arch, judge = replace(arch, head=Classes(("a", "b", "c"))), Classify([1.0, 2.0, 0.5])
             batches = LabelledTexts(texts, [i % 3 for i in range(20)], words, context, rows, 1, accumulate)
@@ -407,7 +414,7 @@ def world(objective: str, dtype: str, deterministic: bool = False) -> tuple[Run,
             turns = [Turns(encoded := words.encode(text), [i > 3 for i in range(len(encoded))]) for text in texts]
             batches = Conversations(turns, context, rows, 1, accumulate)
     optimizer = OPTIMIZERS["adamw" if objective in ("classify", "masked-word") else "muon"]
-    machine = Machine(threads=1, dtype=dtype, deterministic=deterministic)  # pyrefly: ignore[bad-argument-type]
+    machine = Machine("cpu", dtype, 1 + deterministic, deterministic, 0, deterministic)  # pyrefly: ignore[bad-argument-type]
     run = Run(
         arch, data, Batch(rows, accumulate, context), optimizer, Stable(warmup=3), Plan(Resume.STEPS), Save(steps=3, evaluate=5), machine
     )  # fmt: skip
@@ -433,7 +440,7 @@ class Resume(Trial):
             OBJECTIVES, ("float32", "bfloat16"), (signal.SIGINT, signal.SIGTERM, signal.SIGKILL), ("once", "five times")
         )
     )
-    STEPS = 24
+    STEPS = 18
 
     def whole(self, objective: str, dtype: str) -> Path:
         """The folder of a run that nothing stopped."""
@@ -462,7 +469,7 @@ class Resume(Trial):
         """Stop it so many times before its end; what was wrong about how it ended then."""
         for _ in range(times):
             with Child(train_world, objective, dtype, self.room) as child:
-                for _ in range(dice.randint(1, 20 // times)):
+                for _ in range(dice.randint(1, 15 // times)):
                     child.hear()
                 code, told = child.end(number, dice.uniform(0, 0.01))
             if code == (-number if number == signal.SIGKILL else 128 + number):
