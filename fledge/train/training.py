@@ -71,7 +71,7 @@ class Snapshot:
     whole: dict[str, Tensor] | None
 
     @classmethod
-    def of(cls, state: State, facts: dict[str, Any], with_whole: bool) -> "Snapshot":
+    def of(cls, state: State, facts: dict[str, Any], with_whole: bool = False) -> "Snapshot":
         spread = spread_of(state.model)
         weights, optimizer = (
             {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
