@@ -515,6 +515,7 @@ class Keeper:
         state.seconds = self.diary.seconds()
         self.save(state)
         self.settle()
+        spread_of(state.model).alive("done")
         self.diary.tell(f"Done: {state.step:,} steps, {state.tokens:,} tokens, {self.diary.seconds():.0f} s ({self.ended}).")
 
     def result(self, state: State) -> Result:

@@ -23,11 +23,14 @@ STOP, END = 3, 6
 
 
 def losses(family: str, optimizer: str, folder: Path, tensor: int, stop: int = END) -> list[float]:
-    """The loss of each step that this call trained, validations among them; it ends after `stop` steps by a signal to one rank."""
+    """The loss of each step that this call trained, validations among them; it ends after `stop` steps by a signal to one rank.
+
+    With Muon the compiled kernels take part, where there are any.
+    """
     arch, found = FAMILIES[family], list[float]()
     run = Run(
         arch, DATA[family], Batch(Steps(arch).rows, 2, CONTEXT), OPTIMIZERS[optimizer], Stable(warmup=2), Plan(END),
-        Save(evaluate=2), Machine(threads=1, tensor=tensor),
+        Save(evaluate=2), Machine(threads=1, tensor=tensor, kernels=optimizer == "muon"),
     )  # fmt: skip
 
     def look(state: State) -> None:

@@ -1,6 +1,7 @@
 """A thread on each rank that sees who is dead, who hangs and who failed, and ends all of them, so that nobody waits for ever."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -17,9 +18,9 @@ BEAT = 0.5  # seconds
 SILENT = 12.0  # seconds without a beat: dead, stopped, or its machine is
 HANGS = 15.0  # seconds without moving on within a step, unless steps take longer here
 SLOW = 5  # times the longest of the latest steps: this hangs too
-UNMEASURED = 600.0  # seconds for anything but a step: preparing, validating, saving, the first step with all that is compiled for it
+UNMEASURED = 3600.0  # seconds for the first steps, a batch of validation, a save; what comes before and after training may take for ever
 GRACE = 5.0  # seconds for the main thread to end by itself
-END = "end"
+END, DONE = "end", "done"
 try:
     HERE = f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"  # where a process can be looked up by its number
 except OSError:
@@ -109,7 +110,10 @@ class Watch(threading.Thread):
         (store or self.own).set(f"beat/{self.rank}", json.dumps(told))
 
     def limit(self) -> float:
-        return max(HANGS, SLOW * max(self.steps)) if self.doing in ("training", "waiting") and self.steps else UNMEASURED
+        """The seconds after which this rank hangs if it has not moved on."""
+        if self.doing in ("training", "waiting") and self.steps:
+            return max(HANGS, SLOW * max(self.steps))
+        return UNMEASURED if self.step >= 0 and self.doing != DONE else math.inf
 
     def listen(self) -> None:
         for other in range(self.ranks):
