@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,27 @@ class Batch:
     def size(self) -> int:
         """The tokens that are read, padding included."""
         return self.tokens.size + (0 if self.source is None else self.source.tokens.size)
+
+    def share(self, place: int, places: int) -> "Batch | None":
+        """The `place`-th of so many shares of its rows; None where there are not enough rows."""
+        own = share(len(self.tokens), place, places)
+
+        def cut(part: np.ndarray | None) -> Any:
+            return None if part is None else part[own]
+
+        if own.start == own.stop:
+            return None
+        source = self.source and Source(self.source.tokens[own], cut(self.source.positions), cut(self.source.document))
+        return Batch(self.tokens[own], self.labels[own], cut(self.positions), cut(self.document), source)
+
+
+def share(rows: int, place: int, places: int) -> slice:
+    """The `place`-th of so many shares of rows, which differ by one row at most.
+
+    >>> [share(7, place, 3) for place in range(3)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+    """
+    return slice(rows * place // places, rows * (place + 1) // places)
 
 
 def draw(seed: int, step: int, example: int, purpose: str) -> np.random.Generator:
@@ -102,14 +124,14 @@ class Batches:
     def steps_per_epoch(self) -> int:
         return math.ceil(self.examples / (self.batch * self.accumulate))
 
-    def batch_at(self, step: int) -> list[Batch]:
-        """The micro-batches of one step, each of at most `batch` rows."""
+    def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Batch]:
+        """The micro-batches of one step, each of `batch` rows, or of each the `place`-th of so many shares."""
         numbers = rows_of(step, self.batch * self.accumulate)
-        places: list[tuple[int | None, int]] = []
+        own, found = share(self.batch, place, places), list[tuple[int | None, int]]()
         for epoch in range(numbers[0] // self.examples, numbers[-1] // self.examples + 1):
             within = range(max(numbers[0] - epoch * self.examples, 0), min(numbers[-1] + 1 - epoch * self.examples, self.examples))
-            places += [(epoch, int(row)) for row in self._order(epoch, np.arange(within.start, within.stop))]
-        return [self._collated(places[i : i + self.batch]) for i in range(0, len(places), self.batch)]
+            found += [(epoch, int(row)) for row in self._order(epoch, np.arange(within.start, within.stop))]
+        return [self._collated(found[i + own.start : i + own.stop]) for i in range(0, len(found), self.batch)]
 
     def in_order(self) -> Iterator[Batch]:
         """Every row once, in its own order: for validation."""
@@ -142,13 +164,13 @@ class Stretches(Batches):
         super().__init__(math.ceil(shards.tokens / length), batch, seed, accumulate)
         self.shards, self.length, self.moving = shards, length, moving
 
-    def batch_at(self, step: int) -> list[Batch]:
-        """The micro-batches of one step; raises `ValueError` when the whole text is shorter than one row."""
+    def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Batch]:
+        """The micro-batches of one step, or a share of each; raises `ValueError` when the whole text is shorter than one row."""
         if self.shards.tokens < self.length:
             raise ValueError(
                 f"the text has {self.shards.tokens:,} tokens, but one example needs {self.length:,}: use a smaller context, or more text"
             )
-        return super().batch_at(step)
+        return super().batch_at(step, place, places)
 
     def stretch(self, epoch: int | None, row: int) -> tuple[int, int]:
         """Where the row begins in the ring, and how many tokens it has."""

@@ -50,15 +50,17 @@ class Experts(nn.Module):
         return F.linear(gated(gate, F.linear(x, self.up[e], bias(self.up_bias)), self.spec.expert), self.down[e], bias(self.down_bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens sorted by expert, so that each expert multiplies once with all of its tokens."""
         flat = x.flatten(0, -2)
-        chosen, weights = self.choose(flat)
+        return self.mixed(flat, *self.choose(flat)).view_as(x)
+
+    def mixed(self, flat: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """What the chosen experts make of each token of flat (tokens, width), weighted; sorted by expert, so that each multiplies once."""
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=self.spec.experts).tolist()
         tokens = order // self.spec.chosen
         made = [self.expert(e, part) for e, part in enumerate(flat[tokens].split(counts)) if counts[e]]
         weighted = torch.cat(made) * weights.flatten()[order, None]
-        return torch.zeros_like(flat).index_add(0, tokens, weighted).view_as(x)
+        return torch.zeros_like(flat).index_add(0, tokens, weighted)
 
 
 def one_token_at_a_time(experts: Experts, x: Tensor) -> Tensor:

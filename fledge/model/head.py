@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fledge import arch
+from fledge.model import kernels
 from fledge.model.mlp import ACTIVATIONS, matrix
 from fledge.model.norm import norm
 from fledge.model.view import PADDING
@@ -43,11 +44,19 @@ class Words(nn.Module):
         hidden = self.transform(hidden)
         return hidden if self.spec.scale == 1 else hidden * self.spec.scale
 
+    def project(self, hidden: Tensor) -> Tensor:
+        """The last projection of what `before` gave, (..., vocabulary)."""
+        return F.linear(hidden, self.weight, self.bias)
+
     def forward(self, hidden: Tensor) -> Tensor:
         """The scores of every word, (..., vocabulary)."""
-        scores = F.linear(self.before(hidden), self.weight, self.bias)
+        scores = self.project(self.before(hidden))
         cap = self.spec.soft_cap
         return scores if cap is None else cap * (scores / cap).tanh()
+
+    def cross_entropy(self, scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        """The summed cross-entropy of scores (n, words) and smoothed labels (n,); the scores become its gradient by them, in place."""
+        return cross_entropy(scores, labels, smoothing)
 
 
 class Untied(Words):
@@ -130,3 +139,20 @@ def pooled(hidden: Tensor, document: Tensor | None, reads: arch.Reads) -> Tensor
     places = torch.arange(real.shape[1], device=hidden.device)
     chosen = (places * real).argmax(1) if reads == "last" else real.int().argmax(1)
     return hidden[torch.arange(len(hidden), device=hidden.device), chosen]
+
+
+def cross_entropy(scores: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The summed cross-entropy of scores (n, words) and smoothed labels (n,); the scores become its gradient by them, in place.
+
+    A share s of a label lies on all words alike: that adds `s (score of the label - mean score)` to the loss, and s times the label
+    less the uniform distribution to the gradient.
+    """
+    if not smoothing:
+        return kernels.cross_entropy(scores, labels)
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    right = scores.gather(1, labels[:, None])[:, 0].to(exact)
+    moved = smoothing * (right - scores.mean(-1, dtype=exact)).sum()
+    loss = kernels.cross_entropy(scores, labels) + moved
+    scores -= smoothing / scores.shape[-1]
+    scores.scatter_add_(1, labels[:, None], scores.new_full((len(labels), 1), smoothing))
+    return loss

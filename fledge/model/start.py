@@ -1,10 +1,11 @@
 """Starting weights, in one table."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fledge.arch import Head, Words
 from fledge.model.head import head as make_head
@@ -14,7 +15,15 @@ from fledge.model.transformer import Transformer
 
 
 def initialise(model: Transformer, seed: int = 0) -> Transformer:
-    """Fill every parameter, the same for the same seed on every device.
+    """Fill every parameter from `starting_weights`."""
+    with torch.no_grad():
+        for name, value in starting_weights(model, seed):
+            model.get_parameter(name).copy_(value)
+    return model
+
+
+def starting_weights(model: Transformer, seed: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter's name and start, on the CPU, the same for the same seed everywhere; a model on the meta device will do.
 
     | parameter | start | source |
     |---|---|---|
@@ -26,21 +35,20 @@ def initialise(model: Transformer, seed: int = 0) -> Transformer:
     """
     generator = torch.Generator().manual_seed(seed)
     apart = model.arch.encoder is None and isinstance(model.arch.head, Words) and not model.arch.head.tied
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            owner, _, kind = name.rpartition(".")
-            if kind.endswith("bias") or kind == "sinks":
-                parameter.zero_()
-            elif parameter.dim() == 1:
-                module = model.get_submodule(owner)
-                parameter.fill_(1.0 - module.offset if isinstance(module, OffsetRmsNorm) else 1.0)
-            else:
-                outward = owner.endswith((".o", ".down")) or kind == "down"
-                std = 0.02 / math.sqrt(2 * model.arch.stacks[owner.split(".")[0]].depth) if outward else 0.02
-                if apart and isinstance(model.get_submodule(owner), nn.Embedding | Learned):
-                    std = 1.0
-                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
-    return model
+    for name, parameter in model.named_parameters():
+        owner, _, kind = name.rpartition(".")
+        shape, dtype = parameter.shape, parameter.dtype
+        if kind.endswith("bias") or kind == "sinks":
+            yield name, torch.zeros(shape, dtype=dtype)
+        elif parameter.dim() == 1:
+            module = model.get_submodule(owner)
+            yield name, torch.full(shape, 1.0 - module.offset if isinstance(module, OffsetRmsNorm) else 1.0, dtype=dtype)
+        else:
+            outward = owner.endswith((".o", ".down")) or kind == "down"
+            std = 0.02 / math.sqrt(2 * model.arch.stacks[owner.split(".")[0]].depth) if outward else 0.02
+            if apart and isinstance(model.get_submodule(owner), nn.Embedding | Learned):
+                std = 1.0
+            yield name, torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
 def with_new_head(model: Transformer, head: Head, seed: int = 0) -> Transformer:

@@ -59,30 +59,36 @@ def run_steps(
 
     Raises `NotFinite` for a loss or gradient that is not; weights, optimiser and `state.step` are then those before the step.
     """
-    model, optimizer = state.model, state.optimizer
+    model, optimizer, spread = state.model, state.optimizer, state.optimizer.spread
+    place, places = spread.data
     model.train()
     while state.step < state.total and not state.stop:
         step = state.step
         state.rate = optimizer.set_rates(factor(schedule, step, state.plan))
         parts = batch_at(state.plan.batch(step))
-        total = sum(objective.count(part) for part in parts)  # labels are data: known before any forward
+        # labels are data: known before any forward
+        total, read = spread.sums(sum(objective.count(part) for part in parts), sum(part.size for part in parts))
         if not total:
             raise ValueError(f"step {step} has no token to train on: every label is masked, so use longer contexts or other data")
         losses = []
         for i, part in enumerate(parts):
-            torch.manual_seed(dropout_seed(machine.seed, step, i))
+            spread.alive("training", step)
+            torch.manual_seed(dropout_seed(machine.seed, step, i * places + place))
             with precision(machine):
                 loss = objective(model, part) / total
             loss.backward()
             losses.append(loss.detach())
-        *found, norm = torch.stack([*losses, optimizer.norm()]).tolist()
+        spread.alive("waiting", step)
+        optimizer.collect()
+        *found, norm = torch.stack([*spread.summed(torch.stack(losses)), optimizer.norm()]).tolist()
+        spread.alive("training", step)
         refuse_if_not_finite(state, found, norm)
         state.loss, state.norm = math.fsum(found), norm
         with precision(machine):
             optimizer.step(state.norm)
         optimizer.zero_grad()
         state.step += 1
-        state.tokens += sum(part.size for part in parts)
+        state.tokens += int(read)
         for act in after_step:
             act(state)
         if not model.training:
@@ -113,10 +119,10 @@ def refuse_if_not_finite(state: State, losses: Sequence[float], norm: float) -> 
     wrong = [f"the loss of micro-batch {i + 1} of {len(losses)} is {loss}" for i, loss in enumerate(losses) if not math.isfinite(loss)]
     if not wrong and math.isfinite(norm):
         return
-    for name, parameter in state.model.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            wrong.append(f"the gradient of {name} is not finite")
-            break
+    gradients = state.optimizer.gradients()
+    here = (name for name, _ in state.model.named_parameters() if name in gradients and not gradients[name].isfinite().all())
+    if (name := state.optimizer.spread.first_said(next(here, None))) is not None:
+        wrong.append(f"the gradient of {name} is not finite")
     state.optimizer.zero_grad()
     raise NotFinite(
         f"step {state.step}: {', '.join(wrong) or f'the norm of all gradients is {norm}'}",

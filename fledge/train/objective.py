@@ -1,6 +1,6 @@
 """Batches and scores become a summed loss, which travels with its count; means are taken once, by whoever knows the total."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fledge.data.batches import IGNORED, Batch
-from fledge.model import Transformer, kernels
-from fledge.model.head import Words
+from fledge.model import Transformer
+from fledge.model.head import Words, cross_entropy
 
 CHUNK = 1024  # tokens whose scores exist at once
 
@@ -46,7 +46,7 @@ class NextWord:
         if head.spec.soft_cap is not None:
             loss = F.cross_entropy(head(hidden).float(), labels, reduction="sum", label_smoothing=smoothing)
         else:
-            loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing)
+            loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, head.cross_entropy)
         return loss + len(labels) * model.balancing_loss() if model.training else loss
 
 
@@ -87,11 +87,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so all gradients are taken
     there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), bias (vocabulary,) or none,
-    labels (n,); sums are fp32 at least.
+    labels (n,); sums are fp32 at least. `scored` gives the loss of a chunk's scores and turns them into their gradient.
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0) -> Tensor:
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0,
+        scored: Callable[[Tensor, Tensor, float], Tensor] = cross_entropy,
+    ) -> Tensor:  # fmt: skip
         kind = hidden.device.type
         working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         exact = torch.promote_types(hidden.dtype, torch.float32)
@@ -107,7 +110,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 gradient = piece @ projection.T
                 if bias is not None:
                     gradient += bias
-                loss += smoothed(gradient, label, smoothing)
+                loss += scored(gradient, label, smoothing)
                 if hidden_gradient is not None:
                     hidden_gradient[part : part + chunk] = gradient @ projection
                 if weight_gradient is not None and working == exact:
@@ -132,21 +135,5 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
-
-
-def smoothed(scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """The summed cross-entropy of scores (n, words) and smoothed labels (n,); the scores become its gradient by them, in place.
-
-    A share s of a label lies on all words alike: that adds `s (score of the label - mean score)` to the loss, and s times the label
-    less the uniform distribution to the gradient.
-    """
-    if not smoothing:
-        return kernels.cross_entropy(scores, labels)
-    exact = torch.promote_types(scores.dtype, torch.float32)
-    right = scores.gather(1, labels[:, None])[:, 0].to(exact)
-    moved = smoothing * (right - scores.mean(-1, dtype=exact)).sum()
-    loss = kernels.cross_entropy(scores, labels) + moved
-    scores -= smoothing / scores.shape[-1]
-    scores.scatter_add_(1, labels[:, None], scores.new_full((len(labels), 1), smoothing))
-    return loss

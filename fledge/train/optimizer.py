@@ -1,13 +1,14 @@
 """Gradients become better weights: which parameters get which rate and weight decay, AdamW, Muon, clipping."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fledge.train import run
+from fledge.train.parallel.spread import Alone, spread_of
 
 # (Bernstein/Jordan quintic) coefficients that bring every singular value near 1 in five rounds: kellerjordan.github.io/posts/muon
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -38,13 +39,15 @@ class Optimizer:
     """
 
     def __init__(self, model: nn.Module, recipe: run.AdamW | run.Muon):
-        groups = kinds(model)
-        self.names: dict[Tensor, str] = {parameter: name for group in groups.values() for name, parameter in group.items()}
+        self.spread = spread_of(model)
+        self.trained = {name: parameter for group in kinds(model).values() for name, parameter in group.items()}
+        groups = {kind: {name: self.spread.local(p) for name, p in group.items()} for kind, group in kinds(model).items()}
+        self.names: dict[Tensor, str] = {own: name for group in groups.values() for name, own in group.items()}
         self.clip = recipe.clip
         self.parts: list[torch.optim.Optimizer] = []
         if isinstance(recipe, run.Muon):
             if groups["matrices"]:
-                self.parts.append(Muon(groups["matrices"].values(), recipe.rate, recipe.momentum, recipe.weight_decay))
+                self.parts.append(Muon(groups["matrices"], recipe.rate, recipe.momentum, recipe.weight_decay, self.spread))
             rows = [("embeddings", recipe.adamw_rate, 0.0), ("vectors", recipe.adamw_rate, 0.0)]
         else:
             on_embeddings = recipe.weight_decay * recipe.decay_embeddings
@@ -65,9 +68,21 @@ class Optimizer:
                 group["lr"] = rate * factor
         return self.parts[0].param_groups[0]["lr"]
 
+    def collect(self) -> None:
+        """Take over the gradients once all backward passes of a step are done, from other ranks too."""
+        for own, name in self.names.items():
+            gradient = self.trained[name].grad
+            if own is not self.trained[name]:
+                own.grad = None if gradient is None else self.spread.local(gradient)
+        self.spread.complete(self.gradients())
+
+    def gradients(self) -> dict[str, Tensor]:
+        """What lies here of each gradient that there is."""
+        return {name: own.grad for own, name in self.names.items() if own.grad is not None}
+
     def norm(self) -> Tensor:
         """The norm of all gradients together."""
-        return torch.nn.utils.get_total_norm([p.grad for p in self.names if p.grad is not None])
+        return self.spread.norm(self.gradients())
 
     def step(self, norm: float) -> None:
         """Clip the gradients, whose norm is `norm`, and move the weights."""
@@ -79,6 +94,8 @@ class Optimizer:
     def zero_grad(self) -> None:
         for part in self.parts:
             part.zero_grad()
+        for parameter in self.trained.values():
+            parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state as flat names, `<parameter>/<what>`."""
@@ -111,17 +128,19 @@ class Muon(torch.optim.Optimizer):
     Matrices of one shape go through in one batched product.
     """
 
-    def __init__(self, parameters, rate: float, momentum: float, weight_decay: float):
-        super().__init__(parameters, {"lr": rate, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, parameters: Mapping[str, Tensor], rate: float, momentum: float, weight_decay: float, spread: Alone):
+        super().__init__(parameters.values(), {"lr": rate, "momentum": momentum, "weight_decay": weight_decay})
+        self.names, self.spread = {parameter: name for name, parameter in parameters.items()}, spread
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
-            for alike in _by_shape(group["params"]):
-                updates = torch.stack([self._nesterov(p, group["momentum"]) for p in alike])
-                updates = orthogonal(updates.flatten(0, -3)).view_as(updates) * (0.2 * max(updates.shape[-2:]) ** 0.5)
-                for parameter, update in zip(alike, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(parameter.dtype), alpha=-group["lr"])
+            moved = {self.names[p]: self._nesterov(p, group["momentum"]) for p in group["params"] if p.grad is not None}
+            updates = self.spread.on_owners(moved, orthogonalised)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    update = updates[self.names[parameter]].to(parameter.dtype)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         assert parameter.grad is not None
@@ -130,6 +149,20 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         average = state["momentum"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(average, momentum)
+
+
+def orthogonalised(updates: list[Tensor]) -> list[Tensor]:
+    """Each matrix, or stack of them, orthogonal and of AdamW's size; those of one shape in one product."""
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, update in enumerate(updates):
+        alike[tuple(update.shape)].append(i)
+    made = list(updates)
+    for places in alike.values():
+        stack = torch.stack([updates[i] for i in places])
+        stack = orthogonal(stack.flatten(0, -3)).view_as(stack) * (0.2 * max(stack.shape[-2:]) ** 0.5)
+        for i, update in zip(places, stack, strict=True):
+            made[i] = update
+    return made
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -145,11 +178,3 @@ def orthogonal(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
-
-
-def _by_shape(parameters) -> Iterator[list[nn.Parameter]]:
-    shapes = defaultdict(list)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            shapes[parameter.shape].append(parameter)
-    yield from shapes.values()

@@ -21,6 +21,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # what an objective needs, where not a
 }
 
 
+PLAIN = {"tensor": 1, "recompute": False}  # of a machine: what changes nothing of what is computed, as it is unless asked for
+
+
 @dataclass(frozen=True)
 class Masks:
     """Which words are hidden: a `share` of the tokens, with `whole_words` in whole words (Devlin et al., 2018, arXiv:1810.04805)."""
@@ -266,6 +269,8 @@ class Machine:
     """Where it runs; `dtype` is that of the matrix products (weights stay fp32), `threads` 0 leaves torch's own number.
 
     `kernels` says whether the parts that a compiler of this machine has built take part, see `fledge.model.kernels`.
+    Of the processes that `torchrun` starts, `tensor` share each layer. With `recompute` only the inputs of blocks are kept for the
+    backward pass: less memory, a third more time. Neither changes what is computed, so a run may go on with others.
     """
 
     device: str = "cpu"
@@ -274,9 +279,12 @@ class Machine:
     deterministic: bool = False
     seed: int = 0
     kernels: bool = False
+    tensor: int = 1
+    recompute: bool = False
 
     def __post_init__(self):
         _at_least(self, 0, "threads", "seed")
+        _at_least(self, 1, "tensor")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device {self.device!r} is unknown: use auto, cpu or cuda")
 
@@ -353,13 +361,19 @@ def refuse_changes(folder: Path, old: dict, new: dict) -> None:
 
 
 def settings(run: Run) -> dict:
-    """The run's JSON without the revisions and skips, which training adds itself, and the guards, which may change."""
-    return to_json(replace(run, plan=replace(run.plan, revisions=(), skips=()), guard=Guard()))
+    """The run's JSON without the revisions and skips, which training adds itself, and without what may change."""
+    plan, machine = replace(run.plan, revisions=(), skips=()), replace(run.machine, **PLAIN)
+    return to_json(replace(run, plan=plan, machine=machine, guard=Guard()))
+
+
+def may_change(name: str) -> bool:
+    """Whether a run may go on with another value of this setting than it was begun with."""
+    return name.startswith("guard.") or name in {f"machine.{field}" for field in PLAIN}
 
 
 def _binding(asked: dict) -> dict:
-    """What was asked, but for the guards."""
-    kept = {name: value for name, value in asked.get("set", {}).items() if not name.startswith("guard.")}
+    """What was asked, but for the settings that may change."""
+    kept = {name: value for name, value in asked.get("set", {}).items() if not may_change(name)}
     return {**{name: value for name, value in asked.items() if name != "set"}, **({"set": kept} if kept else {})}
 
 

@@ -1,7 +1,9 @@
 """`train`: the loop with all that lies around it on disk, so that the same call goes on where an earlier one ended."""
 
+import errno
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +23,9 @@ from fledge.train.guard import Spikes
 from fledge.train.loop import Hook, NotFinite, State, Stopped, on_machine, precision, run_steps, signals_held
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
+from fledge.train.parallel import ranks
+from fledge.train.parallel.engine import fill, put_on
+from fledge.train.parallel.spread import Alone, spread_of
 from fledge.train.plan import revised_total
 from fledge.train.run import Machine, Plan, Run, read_run, refuse_changes, settings, write_run
 
@@ -32,9 +37,9 @@ Scores = dict[str, float]
 
 
 class Batches(Protocol):
-    """Micro-batches as a function of the step."""
+    """Micro-batches as a function of the step, for one of several places a share of each."""
 
-    def batch_at(self, step: int) -> list[Batch]: ...
+    def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -52,39 +57,52 @@ class Result:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy in CPU memory of where training stood after `step` steps: nothing that follows changes it."""
+    """A copy in CPU memory of where training stood after `step` steps, as it lies on this rank: nothing that follows changes it.
+
+    `whole` are the weights of the whole model, on rank 0 alone and only where they are asked for.
+    """
 
     step: int
     arch: Arch
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     facts: dict[str, Any]
+    spread: Alone
+    whole: dict[str, Tensor] | None
 
     @classmethod
-    def of(cls, state: State, facts: dict[str, Any]) -> "Snapshot":
+    def of(cls, state: State, facts: dict[str, Any], with_whole: bool = False) -> "Snapshot":
+        spread = spread_of(state.model)
         weights, optimizer = (
             {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-            for tensors in (state.model.state_dict(), state.optimizer.tensors())
+            for tensors in (spread.held(state.model), state.optimizer.tensors())
         )
-        return cls(state.step, state.model.arch, weights, optimizer, facts)
+        whole = spread.whole(weights) if with_whole else None
+        return cls(state.step, state.model.arch, weights, optimizer, facts, spread, whole)
 
     @property
     def model(self) -> Transformer:
-        """The model as it was."""
+        """The whole model as it was."""
+        assert self.whole is not None
         with torch.device("meta"):  # draws no random numbers, of which training makes use meanwhile
             model = Transformer(self.arch)
-        model.load_state_dict(self.weights, assign=True)
+        model.load_state_dict(self.whole, assign=True)
         return model.eval()
 
 
 def validate(model: Transformer, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
     """The mean loss over `batches` with drop-out off, in nats over what the objective counts."""
-    total, count = 0.0, 0.0
+    spread, total, count = spread_of(model), 0.0, 0.0
     model.eval()
     with torch.no_grad(), precision(machine):
         for batch in batches:
-            total += float(objective(model, batch))
-            count += objective.count(batch)
+            own = batch.share(*spread.data)
+            loss = float(objective(model, batch if own is None else own))  # with no row of its own a rank keeps the others company
+            if own is not None:
+                total += loss
+                count += objective.count(own)
+            spread.alive("validating")
+    total, count = spread.sums(total, count)
     if not count:
         raise ValueError("nothing to validate on: give more text, or a larger share of it to validation")
     return {"loss": total / count}
@@ -120,29 +138,35 @@ def train(
     place = folder / "run"
     place.mkdir(parents=True, exist_ok=True)
     begun = read_run(place)
-    if begun is None:
-        write_run(place, run, asked)
-    else:
+    if begun is not None:
         refuse_changes(place, settings(begun), settings(run))
-        run = replace(begun, guard=run.guard)
-        if run != begun:
-            write_run(place, run)
+        run = replace(run, plan=begun.plan)
+    if run != begun and ranks.rank() == 0:
+        write_run(place, run, asked if begun is None else None)
+    ranks.begin()
+    if begun is None and ranks.rank() > 0 and read_run(place) is None:
+        raise OSError(errno.ENOENT, "what rank 0 has written is not here: --out must lie on a disk that all machines see", str(place))
     with (
-        Diary(place, started, bytes_per_token, say) as diary,
+        Diary(place, started, bytes_per_token, say, silent=ranks.rank() > 0) as diary,
         signals_held() as noted,
         on_machine(run.machine),
         Keeper(diary, run, evaluate, best_of, export) as keeper,
     ):
-        model.to(run.machine.device)
+        spread = put_on(model, run.machine)
+        if run.batch.rows < spread.data[1]:
+            raise ValueError(f"batch.rows is {run.batch.rows}, but {spread.data[1]} processes need one each: start fewer, or set more rows")
         state = State(0, run.plan, model, Optimizer(model, run.optimizer))
 
         def obey_signals(state: State) -> None:
-            if noted:
+            if number := spread.most(max(noted, default=0)):
                 keeper.save(state)
                 path = keeper.settle()
                 raise Stopped(
-                    f"Stopped after step {state.step:,} of {state.total:,}, saved in {path}: the same command goes on from there.", noted[0]
+                    f"Stopped after step {state.step:,} of {state.total:,}, saved in {path}: the same command goes on from there.", number
                 )
+
+        def batch_at(step: int) -> list[Batch]:
+            return batches.batch_at(step) if spread.size == 1 else batches.batch_at(step, *spread.data)
 
         hooks = [diary.write, keeper.watch, keeper.replan, *after_step, keeper.validate_when_due, keeper.save_when_due, obey_signals]
         try:
@@ -151,7 +175,7 @@ def train(
                 return keeper.result(state)
             while state.step < state.total and not state.stop:
                 try:
-                    run_steps(state, objective, batches.batch_at, run.schedule, run.machine, hooks)
+                    run_steps(state, objective, batch_at, run.schedule, run.machine, hooks)
                 except NotFinite as wrong:
                     keeper.skip(state, wrong)
                 except Spike as spike:
@@ -161,27 +185,29 @@ def train(
             diary.log(str(end))
             raise
         except OSError as failure:
-            needed = checkpoint.bytes_of(state.model.state_dict(), state.optimizer.tensors())
+            needed = checkpoint.bytes_of(spread.held(state.model), state.optimizer.tensors())
             refused = checkpoint.refusal(failure, needed, place)
             with suppress(OSError):  # it may be this very file that does not get longer
                 diary.log(str(refused))
             raise refused from None
-        if noted:
-            raise Stopped(f"Stopped after the last step; everything is saved in {place}.", noted[0])
+        if number := spread.most(max(noted, default=0)):
+            raise Stopped(f"Stopped after the last step; everything is saved in {place}.", number)
         return keeper.result(state)
 
 
 class Diary:
-    """`metrics.jsonl` and `log.txt`, and the wall time, which counts on over resumptions."""
+    """`metrics.jsonl` and `log.txt`, and the wall time, which counts on over resumptions; a `silent` one writes and says nothing."""
 
-    def __init__(self, place: Path, started: float | None, bytes_per_token: float | None, say: Callable[[str], None]):
-        self.place, self.bytes_per_token, self.say = place, bytes_per_token, say
+    def __init__(
+        self, place: Path, started: float | None, bytes_per_token: float | None, say: Callable[[str], None], silent: bool = False
+    ):  # fmt: skip
+        self.place, self.bytes_per_token, self.say, self.silent = place, bytes_per_token, say, silent
         self.started = time.monotonic() if started is None else started
         self.mark, self.tokens = time.monotonic(), 0
 
     def __enter__(self) -> "Diary":
-        self.lines = (self.place / "metrics.jsonl").open("a", encoding="utf-8")
-        self.words = (self.place / "log.txt").open("a", encoding="utf-8")
+        lines, words = (Path(os.devnull) if self.silent else self.place / name for name in ("metrics.jsonl", "log.txt"))
+        self.lines, self.words = lines.open("a", encoding="utf-8"), words.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_) -> None:
@@ -193,8 +219,9 @@ class Diary:
         return time.monotonic() - self.started
 
     def tell(self, sentence: str) -> None:
-        self.log(sentence)
-        self.say(sentence)
+        if not self.silent:
+            self.log(sentence)
+            self.say(sentence)
 
     def log(self, sentence: str) -> None:
         self.words.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}\n")
@@ -235,6 +262,8 @@ class Diary:
 
     def rewind(self, state: State) -> None:
         """Forget the lines after `state.step`, which will be written again."""
+        if self.silent:
+            return
         path, lines = self.place / "metrics.jsonl", self.told()
         self.lines.close()
         kept = path.with_suffix(".new")
@@ -283,7 +312,7 @@ class Keeper:
 
     def resume(self, state: State) -> bool:
         """Put `state` where the newest good checkpoint was; True when the run had ended there."""
-        found = checkpoint.newest_good(self.diary.place, self.diary.tell)
+        found = checkpoint.newest_good(self.diary.place, self.diary.tell, spread=spread_of(state.model))
         if found is None:
             self.diary.go_on(state)
             return False
@@ -296,8 +325,9 @@ class Keeper:
 
     def restore(self, state: State, found: checkpoint.Checkpoint) -> None:
         """Put `state`, and what is kept here, where they were when a checkpoint was saved."""
-        state.model.load_state_dict(found.weights)
-        state.optimizer.load(found.optimizer)
+        spread = spread_of(state.model)
+        fill(state.model, found.weights.parts(spread).items())
+        state.optimizer.load(found.optimizer.parts(spread))
         facts = found.facts
         state.step, state.tokens, state.seconds, state.loss = found.step, facts["tokens"], facts["seconds"], facts["loss"]
         self.best, self.stale, self.validated, self.ended = facts["best"], facts["stale"], facts["validated"], facts["ended"]
@@ -323,24 +353,28 @@ class Keeper:
         Where there is none, training goes on as it is.
         """
         self.settle()
-        until, skips = state.step - self.run.guard.hits, state.plan.skips
-        earlier = [step for step in checkpoint.saved_steps(self.diary.place) if step <= until]
+        until, skips, spread = state.step - self.run.guard.hits, state.plan.skips, spread_of(state.model)
+        earlier = spread.agreed([step for step in checkpoint.saved_steps(self.diary.place) if step <= until])
         if earlier and skips and earlier[-1] == skips[-1][0]:
             until = earlier[-1] - 1
-        found = checkpoint.newest_good(self.diary.place, self.diary.tell, until)
+        found = checkpoint.newest_good(self.diary.place, self.diary.tell, until, spread)
         if found is None:
             self.diary.tell(f"{spike}. There is no checkpoint before it to go back to: going on.")
             self.spikes.forget()
             return
         plan = state.plan.skipping(found.step, state.plan.batch(state.step))
         left_out = f"batches {state.plan.batch(found.step):,} to {state.plan.batch(state.step) - 1:,}"
-        for step in checkpoint.saved_steps(self.diary.place):
-            if step > found.step:  # before the plan changes, for these are not of the new one
-                checkpoint.remove(self.diary.place / f"step-{step}")
+        spread.first(lambda: self.forget_after(found.step))  # before the plan changes, for these are not of the new one
         self.follow(state, plan)
         self.restore(state, found)
         self.diary.rewind(state)
         self.diary.tell(f"{spike}. Going back to {found.path}, and on without {left_out}.")
+
+    def forget_after(self, step: int) -> None:
+        """Remove all checkpoints of later steps."""
+        for later in checkpoint.saved_steps(self.diary.place):
+            if later > step:
+                checkpoint.remove(self.diary.place / f"step-{later}")
 
     def skip(self, state: State, wrong: NotFinite) -> None:
         """Leave out the batch whose loss or gradient is not finite, if the run says so and not too many were left out in a row."""
@@ -355,24 +389,29 @@ class Keeper:
     def follow(self, state: State, plan: Plan) -> None:
         """Train by another plan; `run.json` knows of it first."""
         self.run = replace(self.run, plan=plan)
-        write_run(self.diary.place, self.run)
+        if not self.diary.silent:
+            write_run(self.diary.place, self.run)
         state.plan = plan
 
     def replan(self, state: State) -> None:
         """Set a new total when the speed has drifted; `run.json` knows of it before the next step does."""
+        total = spread_of(state.model).agreed(self.new_total(state)) if state.plan.seconds is not None else None
+        if total is not None:
+            self.diary.log(f"Planned again at step {state.step:,}: {total:,} steps instead of {state.total:,}.")
+            self.follow(state, state.plan.revised(state.step, total))
+
+    def new_total(self, state: State) -> int | None:
+        """The steps that fit the time when the speed has drifted, by this process's clock."""
         plan, now = state.plan, time.monotonic() - self.aside
         step, since = self.window
         if plan.seconds is None or now - since < plan.seconds / 20 or state.step - step < 5:
-            return
+            return None
         if plan.revisions and state.step <= plan.revisions[-1][0]:
-            return
+            return None
         left = plan.seconds - plan.reserve - self.validation_cost - self.save_cost - self.diary.seconds()
         left *= 1 - min(0.2, self.aside / (time.monotonic() - self.began))
-        total = revised_total(plan, state.step, left, (now - since) / (state.step - step))
-        if total is not None:
-            self.diary.log(f"Planned again at step {state.step:,}: {total:,} steps instead of {state.total:,}.")
-            self.follow(state, plan.revised(state.step, total))
         self.window = (state.step, now)
+        return revised_total(plan, state.step, left, (now - since) / (state.step - step))
 
     def validate_when_due(self, state: State) -> None:
         if self.evaluate is None:
@@ -381,16 +420,19 @@ class Keeper:
         if every and state.step % every:
             return
         if not every:
+            if state.step % max(1, state.total // 40) or state.step >= state.total:
+                return
             affordable = self.validating + self.validation_cost <= EVALUATION_SHARE * self.diary.seconds()
-            if state.step % max(1, state.total // 40) or not affordable or state.step >= state.total:
+            if not spread_of(state.model).agreed(affordable):
                 return
         self.validate(state)
 
     def validate(self, state: State) -> None:
         """Score the model; a new best is exported, then saved."""
         assert self.evaluate is not None
-        start = time.monotonic()
-        scores = self.evaluate(state.model)
+        start, spread = time.monotonic(), spread_of(state.model)
+        spread.alive("validating")
+        scores = spread.agreed(self.evaluate(state.model))
         self.validated = state.step
         self.diary.line(state, {"validation": scores})
         score = self.best_of(scores)
@@ -406,6 +448,7 @@ class Keeper:
         self.validation_cost = time.monotonic() - start
         self.validating += self.validation_cost
         self.aside += self.validation_cost
+        spread.alive("training", state.step - 1)
         self.diary.restart(state)
 
     def lose_patience(self, state: State) -> None:
@@ -415,8 +458,8 @@ class Keeper:
     def save_when_due(self, state: State) -> None:
         self.settle(wait=False)
         steps, since = self.run.save.steps, time.monotonic() - self.last_save
-        due = state.step % steps == 0 if steps else self.saving is None and since >= max(self.run.save.seconds, 20 * self.save_cost)
-        if due:
+        late = self.saving is None and since >= max(self.run.save.seconds, 20 * self.save_cost)
+        if state.step % steps == 0 if steps else spread_of(state.model).agreed(late):
             self.save(state)
             self.aside += self.pause
             self.diary.restart(state)
@@ -425,22 +468,27 @@ class Keeper:
         """Copy where training stands, for the other thread to write; the first save of all also exports the model, so that the folder
         opens from then on."""
         start = time.monotonic()
+        spread_of(state.model).alive("saving")
         self.settle()
         facts = {
             "tokens": state.tokens, "seconds": round(self.diary.seconds(), 3), "loss": state.loss, "best": self.best, "stale": self.stale,
             "validated": self.validated, "finished": self.finished, "ended": self.ended, "revisions": state.plan.revisions,
             "skips": state.plan.skips, "validating": [self.validating, self.validation_cost], "losses": self.spikes.losses,
         }  # fmt: skip
-        self.saving, self.unexported = self.writer.submit(self.write, Snapshot.of(state, facts), self.unexported), None
+        snapshot = Snapshot.of(state, facts, with_whole=self.unexported is not None)
+        self.saving, self.unexported = self.writer.submit(self.write, snapshot, self.unexported), None
         self.pause = time.monotonic() - start
+        snapshot.spread.alive("training", state.step - 1)
         self.diary.line(state, {"pause": round(self.pause, 6)})
 
     def write(self, snapshot: Snapshot, scores: Scores | None) -> tuple[Path, float]:
         """Export the model if it has `scores`, write the checkpoint, prune the others; all in the other thread."""
         start = time.monotonic()
-        if scores is not None:
+        if scores is not None and snapshot.whole is not None:
             self.export(snapshot, scores)
-        path = checkpoint.save(self.diary.place, snapshot.step, snapshot.weights, snapshot.optimizer, snapshot.facts)
+        path = checkpoint.save(self.diary.place, snapshot.step, snapshot.weights, snapshot.optimizer, snapshot.facts, snapshot.spread)
+        if self.diary.silent:
+            return path, time.monotonic() - start
         best, guard = snapshot.facts["best"], self.run.guard
         spared = [best["step"]] if best else []
         if guard.spike == "rewind":  # what a spike that is now beginning would go back to

@@ -38,6 +38,7 @@ from fledge.verbs.session import (
     refuse_unknown,
     seconds_of,
     settings_of,
+    together,
     within,
 )
 
@@ -93,6 +94,7 @@ class Classified:
         )
 
 
+@together
 def classify(
     data: Place,
     /,
@@ -174,6 +176,7 @@ class ClassifierJob:
         from fledge.model import with_new_head
         from fledge.train.loop import on_machine
         from fledge.train.objective import Classify
+        from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
         training, validation, test = self.parts
@@ -217,6 +220,7 @@ class ClassifierJob:
                 run, model, batches, objective, out, evaluate=evaluate, best_of=badness, export=writer.export,
                 after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
+        ranks.only_first()
         best = writer.best()
         with on_machine(machine):
             methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
@@ -318,6 +322,7 @@ class Example:
     after: str
 
 
+@together
 def instruct(
     data: Place,
     /,
@@ -402,6 +407,7 @@ class InstructJob:
         from fledge.text import FORMATS
         from fledge.train.loop import on_machine
         from fledge.train.objective import NextWord
+        from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
         form, tokenizer = FORMATS[self.format], self.parent.tokenizer
@@ -429,6 +435,7 @@ class InstructJob:
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
+        ranks.only_first()
         best = writer.best()
         with on_machine(machine):
             after = answer_score(best, checked).perplexity.value

@@ -35,6 +35,7 @@ from fledge.verbs.session import (
     refuse_other_data,
     seconds_of,
     settings_of,
+    together,
     within,
 )
 
@@ -81,6 +82,7 @@ class Paired:
         return f"{self.out}: {self.pairs:,} pairs, {self.steps:,} steps, {terminal.duration(self.seconds)}{found}"
 
 
+@together
 def pairs(
     data: Place,
     /,
@@ -201,6 +203,7 @@ class PairsJob:
         from fledge.data.batches import Pairs
         from fledge.train.loop import on_machine
         from fledge.train.objective import NextWord
+        from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
         tokenizer, training, held_out = self.parent.tokenizer, self.training, self.held_out
@@ -227,6 +230,7 @@ class PairsJob:
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
+        ranks.only_first()
         best = writer.best()
         with on_machine(machine):
             scores, examples = self.measured(best, writing)

@@ -192,8 +192,8 @@ class Spoilt(Toy):
 
     bad: range = range(0)
 
-    def batch_at(self, step: int) -> list[Examples]:
-        parts = super().batch_at(step)
+    def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Examples]:
+        parts = super().batch_at(step, place, places)
         if step not in self.bad:
             return parts
         dice = np.random.default_rng(step)
@@ -266,9 +266,9 @@ def test_batches_that_are_not_finite_are_skipped_by_choice_up_to_ten_in_a_row(tm
             return super().__call__(model, batch) * (torch.nan if model.training and bad.now in bad.steps else 1)
 
     class Watched(Toy):
-        def batch_at(self, step):
+        def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Examples]:
             bad.now = step
-            return super().batch_at(step)
+            return super().batch_at(step, place, places)
 
     bad = argparse.Namespace(now=-1, steps=range(5, 8))
     run = a_run(steps=12)

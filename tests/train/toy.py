@@ -31,8 +31,9 @@ class Toy:
 
     accumulate: int = 2
 
-    def batch_at(self, step: int) -> list[Examples]:
-        return [rows(3, 1000 * step + part, masked=0.2 + 0.4 * part) for part in range(self.accumulate)]
+    def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Examples]:
+        whole = [rows(3, 1000 * step + part, masked=0.2 + 0.4 * part) for part in range(self.accumulate)]
+        return [own for part in whole if (own := part.share(place, places)) is not None]
 
 
 def a_run(optimizer: str = "adamw", steps: int = 12, dropout: float = 0.2, save_steps: int = 0, **save) -> Run:

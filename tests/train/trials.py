@@ -9,7 +9,7 @@ import random
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -77,7 +77,7 @@ def tensors_of(state: State) -> dict[str, Tensor]:
     return {**state.model.state_dict(), **{f"{name} of the optimiser": tensor for name, tensor in state.optimizer.tensors().items()}}
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
     """The SHA-256 of names and bits."""
     found = hashlib.sha256()
     for name in sorted(tensors):

@@ -1,0 +1,1 @@
+"""Many processes as one run: nothing else of fledge knows that there are others."""

@@ -1,0 +1,10 @@
+"""What the server of processes imports before it forks them; torch itself loads more when something is first made on the meta device."""
+
+import torch.distributed.fsdp  # noqa: F401
+
+import fledge.train.training  # noqa: F401
+from fledge.train.parallel.engine import on_meta
+from tests.train.families import FAMILIES
+
+for arch in FAMILIES.values():
+    on_meta(arch)
