@@ -25,8 +25,8 @@ def campaign(name: str, claim: str, trial: type[Trial], cases: int, doc: str | N
     Stopped, it goes on after the last trial, unless the code has changed.
     """
     options = arguments(doc, cases=cases, first=0)
-    kinds = [*trial.KINDS, "untouched"]
-    numbers = range(options.first, options.first + options.cases + max(1, options.cases // len(trial.KINDS)))
+    every = max(10, len(trial.KINDS))  # trials, after which comes an untouched one
+    numbers = range(options.first, options.first + options.cases + max(1, options.cases // every))
     log, begun = RESULTS / f"{name}.part.jsonl", json.dumps({"code": _code(), "numbers": [numbers.start, numbers.stop]})
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     if lines[:1] != [begun]:
@@ -37,8 +37,10 @@ def campaign(name: str, claim: str, trial: type[Trial], cases: int, doc: str | N
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root, log.open("a", encoding="utf-8") as file:
         attempt = trial(Path(root))
         for number in numbers[len(done) :]:
-            start, kind = time.perf_counter(), kinds[number % len(kinds)]
-            wrong = attempt(kind, number // len(kinds))
+            start, (rounds, place) = time.perf_counter(), divmod(number, every + 1)
+            seed, which = divmod(number - rounds, len(trial.KINDS))
+            kind, seed = ("untouched", rounds) if place == every else (trial.KINDS[which], seed)
+            wrong = attempt(kind, seed)
             done.append({"kind": kind, "wrong": wrong, "seconds": round(time.perf_counter() - start, 3)})
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()

@@ -344,7 +344,7 @@ class Keeper:
             )
             if self.run.guard.spike == "rewind":
                 raise Spike(spike)
-            self.diary.tell(f"{spike}. A lower rate, or --set guard.spike=rewind, would avoid it.")
+            self.diary.tell(f"{spike}. A lower rate avoids that, and --set guard.spike=rewind goes back before it.")
             self.spikes.forget()
 
     def go_back(self, state: State, spike: Spike) -> None:
@@ -489,9 +489,10 @@ class Keeper:
         path = checkpoint.save(self.diary.place, snapshot.step, snapshot.weights, snapshot.optimizer, snapshot.facts, snapshot.spread)
         if self.diary.silent:
             return path, time.monotonic() - start
-        earlier = [step for step in checkpoint.saved_steps(self.diary.place) if step <= snapshot.step - self.run.guard.hits]
-        best = snapshot.facts["best"]
-        spared = [*earlier[-1:], *([best["step"]] if best else [])]  # what a spike seen now would go back to, and the best
+        best, guard = snapshot.facts["best"], self.run.guard
+        spared = [best["step"]] if best else []
+        if guard.spike == "rewind":  # what a spike that is now beginning would go back to
+            spared += [step for step in checkpoint.saved_steps(self.diary.place) if step <= snapshot.step - guard.hits][-1:]
         checkpoint.prune(self.diary.place, self.run.save.keep, spared)
         return path, time.monotonic() - start
 

@@ -20,7 +20,7 @@ from fledge.model import Transformer, initialise
 from fledge.train import checkpoint, training
 from fledge.train.loop import Stopped
 from fledge.train.objective import NextWord
-from fledge.train.run import Guard, Plan, Stable, read_run, write_run
+from fledge.train.run import Guard, Plan, Save, Stable, read_run, write_run
 from fledge.train.training import train
 from tests.train.toy import OPTIMIZERS, VOCABULARY, Toy, a_run, go
 
@@ -242,11 +242,14 @@ def test_a_spike_is_rewound_and_its_batches_are_left_out(tmp_path):
 
 def test_where_going_back_does_not_help_it_goes_further_back_and_then_on(tmp_path):
     heard = []
-    result = go(guarded(spike="rewind"), tmp_path, batches=Spoilt(bad=range(20, 1000)), evaluate=None, say=heard.append)[1]
+    result = go(guarded(spike="rewind"), tmp_path / "further", batches=Spoilt(bad=range(20, 1000)), evaluate=None, say=heard.append)[1]
     ends = [sentence.rpartition("step-")[2].partition(",")[0] for sentence in heard if "Going back" in sentence]
     assert ends == ["18", "12"]
-    assert any("There is no checkpoint before it" in sentence for sentence in heard)
     assert result.steps == 36
+    never = replace(guarded(steps=24, spike="rewind"), save=Save(steps=1000))
+    result = go(never, tmp_path / "nowhere", batches=Spoilt(bad=range(20, 24)), evaluate=None, say=heard.append)[1]
+    assert sum("There is no checkpoint before it" in sentence for sentence in heard) == 1
+    assert result.steps == 24
 
 
 def test_a_spike_is_only_told_where_nothing_else_is_asked_for(tmp_path):
