@@ -154,8 +154,8 @@ class Watch(threading.Thread):
         os._exit(1)
 
     def described(self, other: int) -> str:
-        told = self.said.get(other, {"step": self.step})
-        where = f"in step {told['step']:,}" if told["step"] >= 0 else "before the first step"
+        step = self.step if other == self.rank else self.said[other]["step"]
+        where = f"in step {step:,}" if step >= 0 else "before the first step"
         return f"rank {other} of {self.ranks}, {where},"
 
 
