@@ -10,6 +10,7 @@ from tests.train.families import FAMILIES, ODD
 from tests.train.ranks import on_ranks
 from tests.train.transitions import END, OPTIMIZERS, STOP, WAYS, furthest, gradients, losses, weights
 
+pytestmark = pytest.mark.timeout(600)
 MANY = [way for way in WAYS if way[0] > 1]
 
 
