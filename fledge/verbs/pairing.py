@@ -37,6 +37,7 @@ from fledge.verbs.session import (
     refuse_other_data,
     seconds_of,
     settings_of,
+    together,
     watched,
     within,
 )
@@ -89,6 +90,7 @@ class Paired:
         return f"{self.out}: {self.pairs:,} pairs, {self.steps:,} steps, {terminal.duration(self.seconds)}{found}"
 
 
+@together
 def pairs(
     data: Place,
     /,
@@ -225,6 +227,7 @@ class PairsJob:
         from fledge.data.batches import Pairs, first_tokens
         from fledge.train.loop import on_machine
         from fledge.train.objective import PredictTokens
+        from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
         tokenizer, training, held_out = self.parent.tokenizer, self.training, self.held_out
@@ -254,6 +257,7 @@ class PairsJob:
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
                 export=writer.export, after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
             )  # fmt: skip
+        ranks.only_first()
         ended, best = clock.monotonic(), writer.best(machine.device)
         left = None if self.seconds is None else (1 - TIDYING) * self.seconds - result.seconds - (clock.monotonic() - ended)
         with on_machine(machine):

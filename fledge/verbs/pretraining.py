@@ -41,6 +41,7 @@ from fledge.verbs.session import (
     seconds_of,
     settings_of,
     texts_of,
+    together,
     watched,
 )
 
@@ -110,6 +111,7 @@ class Pretrained:
         )
 
 
+@together
 def pretrain(
     text: Sequence[str],
     /,
@@ -322,6 +324,8 @@ def raise_model(
     from fledge.model import Transformer, initialise
     from fledge.train.loop import on_machine
     from fledge.train.objective import PredictTokens
+    from fledge.train.parallel import ranks
+    from fledge.train.parallel.engine import on_meta
     from fledge.train.training import train, validate
 
     context, rows = run.batch.context, run.batch.rows
@@ -330,7 +334,10 @@ def raise_model(
             f"the text has {corpus.train.tokens:,} tokens to train on, but one context of {context:,} needs {context + 1:,}: "
             f"give more text, or --set batch.context={max(1, (corpus.train.tokens - 1) // 2)}"
         )
-    model = parent.with_arch(run.arch).network if parent is not None else initialise(Transformer(run.arch), run.machine.seed)
+    if parent is not None:
+        model = parent.with_arch(run.arch).network
+    else:
+        model = on_meta(run.arch) if ranks.ranks() > 1 else initialise(Transformer(run.arch), run.machine.seed)
     tokenizer = parent.tokenizer if parent is not None else framing_for(tuple(run.arch.stacks), corpus.tokenizer)
     start = run.arch.start or 0
     batches = stretches(corpus.train, tokenizer, run.data, context, rows, run.machine.seed, run.batch.accumulate, start)
@@ -343,13 +350,14 @@ def raise_model(
         return validate(model, objective, held_out, run.machine)
 
     with watched("Pretraining", out, run.plan.steps) as (bar, hooks):
-        samples = sampled(corpus, tokenizer, run, prompt, out / "run" / "samples.jsonl", bar.say)
+        samples = sampled(corpus, tokenizer, run, prompt, out / "run" / "samples.jsonl", bar.say) if ranks.ranks() == 1 else None
         shown = [Every(SAMPLE_EVERY, samples.show)] if samples is not None else []
         result = train(
             run, model, batches, objective, out, evaluate=evaluate, export=writer.export,
             after_step=[*hooks, *shown], bytes_per_token=corpus.summary.bytes_per_token if next_word else None,
             asked=asked, started=started, track=track, say=bar.say,
         )  # fmt: skip
+    ranks.only_first()
     best = writer.best(run.machine.device)
     with on_machine(run.machine):
         validation = score(best, corpus) if next_word else guessed(best, checked.in_order())
