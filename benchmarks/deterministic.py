@@ -3,8 +3,8 @@
 import statistics
 from dataclasses import replace
 
+from kernels import SHAPES, Trained
 from record import arguments, write
-from train_speed import SHAPES, Trained
 
 from fledge.train.plan import this_machine
 

@@ -6,8 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from kernels import Trained
 from record import arguments, write
-from train_speed import Trained
 
 from fledge.presets import gpt2, qwen3
 from fledge.train import checkpoint
