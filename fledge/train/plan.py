@@ -276,6 +276,17 @@ def free_memory() -> float:
         return math.inf
 
 
+def pace(marks: Sequence[tuple[int, float]]) -> float:
+    """Seconds a step over the later half of the time that `marks`, each (step, clock), lie in.
+
+    Less would let a moment in which others use the machine end a run early: 15 seconds of it once made 385 steps of 3,016.
+    """
+    end, now = marks[-1]
+    half = (marks[0][1] + now) / 2
+    step, since = max((mark for mark in marks[:-1] if mark[1] <= half), default=marks[0])
+    return (now - since) / (end - step)
+
+
 def revised_total(plan: Plan, step: int, seconds_left: float, seconds_per_step: float) -> int | None:
     """The new number of steps when the speed has drifted from the plan, else None.
 

@@ -27,7 +27,7 @@ from fledge.train.optimizer import Optimizer
 from fledge.train.parallel import ranks
 from fledge.train.parallel.engine import fill, put_on
 from fledge.train.parallel.spread import Alone, spread_of
-from fledge.train.plan import revised_total
+from fledge.train.plan import pace, revised_total
 from fledge.train.run import Machine, Plan, Run, read_run, refuse_changes, settings, write_run
 from fledge.train.tracking import Tracker, numbers_of, opened
 
@@ -316,7 +316,7 @@ class Keeper:
         self.last_save = self.began = time.monotonic()
         self.spikes = Spikes(run.guard)
         self.skipped, self.in_a_row = -1, 0  # the step of the last batch that was left out, and how many it left out
-        self.window = (0, self.began)  # (step, clock) that the speed is measured from, the clock stopped while aside
+        self.marks = [(0, self.began)]  # (step, clock) of each look at the speed, the clock stopped while aside
         self.writer = ThreadPoolExecutor(1, "save")
         self.saving: Future[tuple[Path, float]] | None = None  # the save under way: its folder, the seconds that it takes
         self.pause = 0.0  # seconds that training waited for the last save
@@ -353,7 +353,7 @@ class Keeper:
         self.best, self.stale, self.validated, self.ended = facts["best"], facts["stale"], facts["validated"], facts["ended"]
         self.unexported, self.finished, self.validating, self.validation_cost = None, facts["finished"], *facts["validating"]
         self.spikes = Spikes(self.run.guard, facts.get("losses", ()))  # a run begun by version 0.1.0 has none
-        self.window = (state.step, time.monotonic() - self.aside)
+        self.marks = [(state.step, time.monotonic() - self.aside)]
 
     def watch(self, state: State) -> None:
         """Tell of a spike, or end these steps with it."""
@@ -423,15 +423,15 @@ class Keeper:
     def new_total(self, state: State) -> int | None:
         """The steps that fit the time when the speed has drifted, by this process's clock."""
         plan, now = state.plan, time.monotonic() - self.aside
-        step, since = self.window
+        step, since = self.marks[-1]
         if plan.seconds is None or now - since < plan.seconds / 20 or state.step - step < 5:
             return None
         if plan.revisions and state.step <= plan.revisions[-1][0]:
             return None
         left = plan.seconds - plan.reserve - self.validation_cost - self.save_cost - self.diary.seconds()
         left *= 1 - min(0.2, self.aside / (time.monotonic() - self.began))
-        self.window = (state.step, now)
-        return revised_total(plan, state.step, left, (now - since) / (state.step - step))
+        self.marks.append((state.step, now))
+        return revised_total(plan, state.step, left, pace(self.marks))
 
     def validate_when_due(self, state: State) -> None:
         if self.evaluate is None:

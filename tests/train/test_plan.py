@@ -7,7 +7,7 @@ from fledge.arch import parameter_count
 from fledge.model import kernels
 from fledge.presets import gpt2
 from fledge.train import plan
-from fledge.train.plan import Speed, expected_bits, probe, propose, revised_total, this_machine, training_flops
+from fledge.train.plan import Speed, expected_bits, pace, probe, propose, revised_total, this_machine, training_flops
 from fledge.train.run import Batch, Machine, Plan
 
 LAPTOP = Speed(((1e6, 30_000.0), (1e8, 600.0)))  # 30 and 60 GFLOP/s
@@ -100,3 +100,13 @@ def test_this_machine_refuses_what_is_not_here():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="not on this machine"):
             this_machine(device="cuda")
+
+
+def test_a_slow_moment_weighs_no_more_than_its_time():
+    steady = [(0, 100.0), (105, 115.0), (210, 130.0), (315, 145.0), (420, 160.0)]
+    assert pace(steady) == pytest.approx(1 / 7)
+    assert pace([*steady[:1], (70, 110.0)]) == pytest.approx(1 / 7)
+    hindered = [*steady, (425, 175.0)]
+    assert pace(hindered) == pytest.approx(45 / 215)
+    hindered += [(430, 190.0), (435, 205.0), (440, 220.0), (445, 235.0)]
+    assert pace(hindered) == pytest.approx(3.0, rel=0.01)
