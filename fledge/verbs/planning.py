@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 DEFAULT_TIME = "10m"
 Recompute = Literal["auto", "yes", "no"]
-EXCHANGES = {"allgather_base": "gathers weights", "reduce_scatter_base": "sums gradients", "allreduce": "sums", "allgather": "gathers"}
+EXCHANGES = {
+    "allgather_base": "gathers weights",
+    "reduce_scatter_base": "sums gradients",
+    "allreduce": "sums",
+    "alltoall_base": "deals matrices",
+}
 
 
 @dataclass(frozen=True)
@@ -298,6 +303,7 @@ def show_fleet(planned: PlannedFleet) -> None:
             ],
         )  # fmt: skip
     data, tensor = found.exchanging
+    flops = f"{job.flops:.3g}".replace("e+", "e")
     hidden = "hidden behind it" if data <= found.computing else "longer than it"
     timed = f"{terminal.duration(found.computing)} computing at {job.utilisation:.0%} of the peak"
     if data:
@@ -307,7 +313,7 @@ def show_fleet(planned: PlannedFleet) -> None:
     terminal.pairs(
         [
             ("a step", f"{terminal.duration(found.step_seconds)}: {timed}"),
-            ("in all", f"{job.flops:.3g} FLOP, {days(found.seconds)}, {planned.device_hours:,.0f} device hours"),
+            ("in all", f"{flops} FLOP, {days(found.seconds)}, {planned.device_hours:,.0f} device hours"),
             ("assumed", f"{job.utilisation:.0%} of the peak (--utilisation; Llama 3 reached 38 to 43 %: arXiv:2407.21783, table 4)"),
             ("to run", typed(found)),
         ]
