@@ -416,6 +416,6 @@ def show_run(done: PlannedRun) -> None:
             ("schedule", f"{type(run.schedule).__name__.lower()}, {to_json(run.schedule).get('warmup', 0)} steps of warm-up"),
             ("steps", f"{run.plan.steps:,}, {terminal.size(done.tokens)} tokens: {done.epochs:.1f} times the text"),
             ("expected", "not known for this objective" if done.bits_per_byte is None else f"{done.bits_per_byte:.2f} bits per byte"),
-            ("machine", f"{run.machine.device}, {run.machine.dtype} products, {run.machine.threads} threads"),
+            ("machine", f"{run.machine.device}, {run.machine.dtype} products, threads: {run.machine.threads}"),
         ]
     )  # fmt: skip
