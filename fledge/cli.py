@@ -92,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = f"\n  {shlex.join([command(), *words])}"
     # Threads on their own cores that soon wait asleep: spinning ones stand still once others work here, see docs/decisions/0008.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    os.environ.setdefault("OMP_PROC_BIND", "true")
+    if "WORLD_SIZE" not in os.environ:  # of several processes each would take the same cores
+        os.environ.setdefault("OMP_PROC_BIND", "true")
     try:
         app.meta(words, exit_on_error=False, print_error=False)
     except CycloptsError as wrong:

@@ -108,3 +108,10 @@ def test_dependencies_are_what_is_imported():
     assert not undeclared, f"imported, but not in pyproject.toml: {undeclared}"
     unused = declared - set().union(*owners.values())
     assert not unused, f"in pyproject.toml, but imported nowhere: {unused}"
+
+
+def test_only_train_parallel_knows_of_other_processes():
+    """Import contracts cannot name a part of another package, so the sources are read."""
+    told = {path.relative_to(ROOT / "fledge") for path in (ROOT / "fledge").rglob("*.py") if "torch.distributed" in path.read_text("utf-8")}
+    assert told
+    assert {path.parent for path in told} == {Path("train/parallel")}

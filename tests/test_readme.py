@@ -12,7 +12,7 @@ from fledge.cli import app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in SHELL for line in block.splitlines() if line.startswith("fledge ")]
+COMMANDS = [found[0] for block in SHELL for line in block.splitlines() if (found := re.search(r"^fledge .*|(?<=-m )fledge .*", line))]
 
 
 def test_every_result_stands_in_the_table_as_measured():

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,11 @@ MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
 KINDS = ("weights", "optimizer")
 NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, one's share of it, the size that a file may have
+
+
+class NoRoom(OSError):
+    """The disk is full, or nobody may write more on it; the sentence says how many bytes a checkpoint needs."""
 
 
 class Stored(Mapping[str, Tensor]):
@@ -93,22 +98,23 @@ def save(
     """Write `folder/step-N`; it is there whole or not at all, and nothing older is touched.
 
     Of a `spread` model each rank gives and writes what it holds, all at once; rank 0 writes the manifest when all are done.
-    Raises `OSError` with the bytes needed when the disk is full, on every rank.
+    Raises `NoRoom` with the bytes needed when the disk is full, `OSError` when it refuses otherwise, on every rank.
     """
     spread = spread or Alone({})
     final, new = folder / f"step-{step}", folder / f"step-{step}{UNFINISHED}"
-    tensors = {"weights": weights, "optimizer": optimizer}
-    needed = sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
+    needed = bytes_of(weights, optimizer)
 
     def prepare() -> None:
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise OSError(errno.ENOSPC, f"a checkpoint needs {needed:,} bytes and {free:,} are free", str(final))
+            raise NoRoom(errno.ENOSPC, f"a checkpoint needs {needed:,} bytes and {free:,} are free", str(final))
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
 
     def write() -> dict:
-        return dict(_write_part(new / f"{kind}{_number(spread)}", part, spread) for kind, part in tensors.items())
+        return dict(
+            _write_part(new / f"{kind}{_number(spread)}", part, spread) for kind, part in zip(KINDS, (weights, optimizer), strict=True)
+        )
 
     def finish(parts: list[dict]) -> None:
         (new / "state.json").write_text(json.dumps({"step": step, **facts}, indent=2), encoding="utf-8")
@@ -116,22 +122,17 @@ def save(
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         _sync(new / MANIFEST)
         _sync(new)
-
-    spread.first(prepare)
-    try:
-        spread.after_all(write, finish)
-    except (OSError, SafetensorError) as failure:
-        spread.first(lambda: shutil.rmtree(new, ignore_errors=True))
-        if isinstance(failure, OSError) and failure.errno != errno.ENOSPC:
-            raise
-        raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes could not be written ({failure})", str(final)) from None
-
-    def put_in_place() -> None:
         remove(final)
         new.rename(final)
         _sync(folder)
 
-    spread.first(put_in_place)
+    try:
+        spread.first(prepare)
+        spread.after_all(write, finish)
+    except (OSError, SafetensorError) as failure:
+        if spread.rank == 0:
+            shutil.rmtree(new, ignore_errors=True)
+        raise refusal(failure, needed, final) from None
     return final
 
 
@@ -154,13 +155,33 @@ def _told(path: Path) -> tuple[str, dict]:
     return path.name, {"sha256": sha256(path), "bytes": path.stat().st_size}
 
 
-def newest_good(folder: Path, say: Callable[[str], None], spread: Alone | None = None) -> Checkpoint | None:
-    """The newest checkpoint that its manifest confirms; None where none was ever saved. `say` hears of each broken one.
+def bytes_of(*parts: Mapping[str, Tensor]) -> int:
+    """The bytes of all tensors."""
+    return sum(tensor.nbytes for part in parts for tensor in part.values())
+
+
+def refusal(failure: OSError | SafetensorError, needed: int, place: Path) -> OSError:
+    """What the system said when `needed` bytes or less could not be written at `place`: `NoRoom` if that was the reason."""
+    if isinstance(failure, OSError):
+        number, said = failure.errno, failure.strerror
+    else:  # its sentence ends in "(os error 28)"
+        found = re.search(r"os error (\d+)", str(failure))
+        number, said = int(found[1]) if found else errno.EIO, str(failure)
+    if isinstance(failure, NoRoom) or (isinstance(failure, OSError) and number not in FULL):
+        return failure
+    if number in FULL:
+        return NoRoom(errno.ENOSPC, f"a checkpoint needs at least {needed:,} bytes: {said}", str(place))
+    return OSError(number, f"a checkpoint could not be written: {said}", str(place))
+
+
+def newest_good(folder: Path, say: Callable[[str], None], until: int | None = None, spread: Alone | None = None) -> Checkpoint | None:
+    """The newest checkpoint (of step `until` or before) that its manifest confirms; None where there is none at all. `say` hears of
+    each broken one.
 
     The ranks of a `spread` model look through a share of the files each. Raises `ValueError` when all are broken.
     """
     spread = spread or Alone({})
-    steps = spread.agreed(saved_steps(folder))
+    steps = spread.agreed([step for step in saved_steps(folder) if until is None or step <= until])
     for step in steps[::-1]:
         path = folder / f"step-{step}"
         fault = spread.first_said(broken(path, spread.rank, spread.size))
@@ -189,9 +210,14 @@ def broken(path: Path, share: int = 0, shares: int = 1) -> str | None:
         if missing:
             return f"its manifest lacks {missing}"
         strangers = {file.name for file in path.glob("*.safetensors")} - set(manifest)
-        return f"{min(strangers)} does not belong to it" if strangers else None
+        if strangers:
+            return f"{min(strangers)} does not belong to it"
+        step = json.loads((path / "state.json").read_text(encoding="utf-8"))["step"]
+        return None if path.name == f"step-{step}" else f"it holds step {step}"
     except FileNotFoundError as missing:
         return f"{Path(missing.filename).name} is missing"
+    except OSError as unreadable:
+        return f"{Path(unreadable.filename).name} cannot be read: {unreadable.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is no manifest"
 
@@ -203,11 +229,11 @@ def _missing(names: set[str]) -> str | None:
     return min({"state.json", *(f"{kind}{number}" for kind in KINDS for number in numbers)} - names, default=None)
 
 
-def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Remove all checkpoints but the last `keep`, the one of step `best`, and what an interrupted save left."""
+def prune(folder: Path, keep: int, spared: Collection[int] = ()) -> None:
+    """Remove all checkpoints but the last `keep` and those of the steps that are `spared`, and what an interrupted save left."""
     steps = saved_steps(folder)
     for step in steps[:-keep]:
-        if step != best:
+        if step not in spared:
             remove(folder / f"step-{step}")
     for left in folder.glob(f"step-*{UNFINISHED}"):
         shutil.rmtree(left, ignore_errors=True)

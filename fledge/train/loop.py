@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ def run_steps(
 ) -> State:
     """Train from `state.step` to the end of its plan, calling each of `after_step` after each step.
 
-    Raises `FloatingPointError` when a loss or gradient is not finite; weights and optimiser are then those of the step before.
+    Raises `NotFinite` for a loss or gradient that is not; weights, optimiser and `state.step` are then those before the step.
     """
     model, optimizer, spread = state.model, state.optimizer, state.optimizer.spread
     place, places = spread.data
@@ -64,7 +65,7 @@ def run_steps(
     while state.step < state.total and not state.stop:
         step = state.step
         state.rate = optimizer.set_rates(factor(schedule, step, state.plan))
-        parts = batch_at(step)
+        parts = batch_at(state.plan.batch(step))
         # labels are data: known before any forward
         total, read = spread.sums(sum(objective.count(part) for part in parts), sum(part.size for part in parts))
         if not total:
@@ -79,8 +80,10 @@ def run_steps(
             losses.append(loss.detach())
         spread.alive("waiting", step)
         optimizer.collect()
-        state.loss, state.norm = torch.stack([spread.summed(torch.stack(losses).sum()), optimizer.norm()]).tolist()
-        refuse_if_not_finite(state)
+        *found, norm = torch.stack([*spread.summed(torch.stack(losses)), optimizer.norm()]).tolist()
+        spread.alive("training", step)
+        refuse_if_not_finite(state, found, norm)
+        state.loss, state.norm = math.fsum(found), norm
         with precision(machine):
             optimizer.step(state.norm)
         optimizer.zero_grad()
@@ -107,17 +110,28 @@ def precision(machine: Machine):
     return torch.autocast(kind, torch.bfloat16, cache_enabled=False) if machine.dtype == "bfloat16" else nullcontext()
 
 
-def refuse_if_not_finite(state: State) -> None:
-    if math.isfinite(state.loss) and math.isfinite(state.norm):
+class NotFinite(FloatingPointError):
+    """A loss or gradient that is NaN or infinite and has reached nothing; `found` names its step and tensor."""
+
+    def __init__(self, found: str, advice: str):
+        super().__init__(f"{found}. {advice}")
+        self.found = found
+
+
+def refuse_if_not_finite(state: State, losses: Sequence[float], norm: float) -> None:
+    """Raise `NotFinite`, with all gradients gone, if the loss of a micro-batch is not finite, or the norm of the gradients."""
+    wrong = [f"the loss of micro-batch {i + 1} of {len(losses)} is {loss}" for i, loss in enumerate(losses) if not math.isfinite(loss)]
+    if not wrong and math.isfinite(norm):
         return
-    names = [name for name, p in state.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    gradients = state.optimizer.gradients()
+    here = (name for name, _ in state.model.named_parameters() if name in gradients and not gradients[name].isfinite().all())
+    if (name := state.optimizer.spread.first_said(next(here, None))) is not None:
+        wrong.append(f"the gradient of {name} is not finite")
     state.optimizer.zero_grad()
-    what = f"the gradient of {names[0]}" if names else "the gradient's norm"
-    where = f"the loss is {state.loss}" if not math.isfinite(state.loss) else f"{what} is not finite"
-    also = f" ({what} too)" if names and not math.isfinite(state.loss) else ""
-    raise FloatingPointError(
-        f"step {state.step}: {where}{also}. The weights are still those of step {state.step}: "
-        f"use a lower rate (now {state.rate:.2g}) or a longer warm-up, and look at the data of this step"
+    raise NotFinite(
+        f"step {state.step}: {', '.join(wrong) or f'the norm of all gradients is {norm}'}",
+        f"The weights are still those before it. Use a lower rate (now {state.rate:.2g}) or a longer warm-up, look at batch "
+        f"{state.plan.batch(state.step)} of the data, or go on without such batches: --set guard.not_finite=skip",
     )
 
 
@@ -154,12 +168,18 @@ def signals_held() -> Iterator[list[int]]:
 def on_machine(machine: Machine) -> Iterator[None]:
     """Threads and determinism as the machine says; torch's settings and random state come back afterwards."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fills: Any = torch.utils.deterministic  # a module with a property, which checkers do not see
+    filling = fills.fill_uninitialized_memory
     devices = [torch.device(machine.device)] if torch.device(machine.device).type == "cuda" else []
     with torch.random.fork_rng(devices), kernels.used(machine.kernels):
         torch.set_num_threads(machine.threads or threads)
         torch.use_deterministic_algorithms(machine.deterministic)
+        fills.fill_uninitialized_memory = False  # that finds faults, for a pass over all new memory
+        if machine.deterministic and devices:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # pytorch.org/docs/stable/notes/randomness.html
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict)
+            fills.fill_uninitialized_memory = filling

@@ -17,6 +17,7 @@ from fledge.presets import modernbert, qwen3, t5
 from fledge.train.loop import BatchAt, State, on_machine, run_steps
 from fledge.train.objective import NextWord, Objective
 from fledge.train.optimizer import Optimizer
+from fledge.train.parallel.ranks import ranks
 from fledge.train.run import AdamW, Batch, Constant, Machine, Muon, ObjectiveName, Plan, Run, Stable
 
 # (width, depth) of the default shape, from small to large
@@ -123,7 +124,10 @@ def probe(
     optimizer: AdamW | Muon | None = None, objective: ObjectiveName = "next-word", sample: Tokens | None = None,
 ) -> Speed:  # fmt: skip
     """Time real training steps of a few default shapes (or of `archs`) on random tokens, or on the `sample` that an objective makes of
-    `batch.tokens` tokens of text, for about `seconds` in all."""
+    `batch.tokens` tokens of text, for about `seconds` in all.
+
+    Of several processes, this one alone is timed, and the others are taken to add as much.
+    """
     archs = archs or [default_arch(width, depth, vocabulary, batch.context, objective) for width, depth in ((64, 2), (128, 4), (256, 4))]
     random = np.random.default_rng(0)
     points, start = [], time.monotonic()
@@ -141,7 +145,7 @@ def probe(
                 took.append(time.monotonic() - began)
                 state.plan = Plan(state.step + 1)
             points.append(
-                (training_flops(arch, batch.context), batch.rows * batch.context / min(took))
+                (training_flops(arch, batch.context), ranks() * batch.rows * batch.context / min(took))
             )  # others' work only ever slows a step
             if time.monotonic() > start + seconds:
                 break
@@ -159,7 +163,7 @@ def steps_within(seconds: float, run: Run, model: Transformer, objective: Object
             state.plan = Plan(step + 1)
             run_steps(state, objective, batch_at, Constant(), run.machine, [])
             took.append(time.monotonic() - began)
-    return max(1, int((seconds - sum(took)) / min(took)))
+    return max(1, int(ranks() * (seconds - sum(took)) / min(took)))
 
 
 def default_arch(width: int, depth: int, vocabulary: int, context: int, objective: ObjectiveName = "next-word") -> Arch:
@@ -224,9 +228,9 @@ def _with(arch: Arch, seconds: float, tokens: int, bytes_per_token: float, speed
 
 
 def rows_for(reads: float, context: int) -> int:
-    """Rows a step: about 1,500 steps, and from 2,048 to 524,288 tokens each."""
+    """Rows a step: about 1,500 steps, and from 2,048 to 524,288 tokens each; one at least for each process."""
     tokens = min(524_288, max(2_048, 2 ** round(math.log2(max(1.0, reads / 1_500)))))
-    return max(1, tokens // context)
+    return max(ranks(), tokens // context)
 
 
 def optimizer_for(arch: Arch) -> Muon:
@@ -252,9 +256,10 @@ def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
 
 
 def training_bytes(arch: Arch, batch: Batch) -> int:
-    """Memory of a training step in fp32: weights, gradients, two moments, and about 34 values a token, layer and width for backward."""
+    """Memory of a training step in fp32: weights, gradients, two moments, the copy of all but the gradients that is being saved, and about
+    34 values a token, layer and width for backward."""
     layers = sum(stack.width * stack.depth for stack in arch.stacks.values())
-    return 16 * parameter_count(arch) + 4 * batch.rows * batch.context * layers * 34
+    return 28 * parameter_count(arch) + 4 * batch.rows * batch.context * layers * 34
 
 
 def free_memory() -> float:

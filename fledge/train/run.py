@@ -21,6 +21,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # what an objective needs, where not a
 }
 
 
+PLAIN = {"tensor": 1, "recompute": False}  # of a machine: what changes nothing of what is computed, as it is unless asked for
+
+
 @dataclass(frozen=True)
 class Masks:
     """Which words are hidden: a `share` of the tokens, with `whole_words` in whole words (Devlin et al., 2018, arXiv:1810.04805)."""
@@ -180,7 +183,8 @@ class Plan:
     """How long to train: a log that starts with `steps`; a revision `(step, total)` sets a new total from that step on.
 
     `seconds` is the budget as given, wall time from the command's start to its end summed over resumptions; `reserve`
-    of them are kept for what follows the last step. `tokens` is the budget as given in tokens.
+    of them are kept for what follows the last step. `tokens` is the budget as given in tokens. A skip `(step, batches)`
+    leaves out so many batches from that step on.
     """
 
     steps: int = 1000
@@ -188,14 +192,16 @@ class Plan:
     tokens: int | None = None
     reserve: float = 0.0
     revisions: tuple[tuple[int, int], ...] = ()
+    skips: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         _at_least(self, 1, "steps")
         _at_least(self, 0, "reserve")
         if self.seconds is not None and self.seconds <= 0:
             raise ValueError(f"a time of {self.seconds:g} seconds trains nothing: give more than 0")
-        if [at for at, _ in self.revisions] != sorted({at for at, _ in self.revisions}):
-            raise ValueError(f"the revisions {list(self.revisions)} are not in the order of their steps")
+        for name, entries in (("revisions", self.revisions), ("skips", self.skips)):
+            if [at for at, _ in entries] != sorted({at for at, _ in entries}):
+                raise ValueError(f"the {name} {list(entries)} are not in the order of their steps")
 
     def total(self, step: int) -> int:
         """The number of steps planned, as known when `step` begins."""
@@ -203,6 +209,40 @@ class Plan:
 
     def revised(self, step: int, total: int) -> "Plan":
         return replace(self, revisions=(*self.revisions, (step, total)))
+
+    def batch(self, step: int) -> int:
+        """The number of the batch that `step` reads.
+
+        >>> [Plan(5, skips=((2, 10),)).batch(step) for step in range(5)]
+        [0, 1, 12, 13, 14]
+        """
+        return step + sum(batches for at, batches in self.skips if at <= step)
+
+    def skipping(self, step: int, batch: int) -> "Plan":
+        """From `step` on the batches go on with number `batch`; what was skipped at or after that step lies before it."""
+        kept = tuple(skip for skip in self.skips if skip[0] < step)
+        return replace(self, skips=(*kept, (step, batch - replace(self, skips=kept).batch(step))))
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What is done when training goes wrong; a run may go on with other guards than it was begun with.
+
+    The batch of a loss or gradient that is not finite stops the run or is skipped. A spike, which is `hits` losses in a row that lie
+    more than `sigmas` above the `window` before them (see `fledge.train.guard`), is told; or the run goes back to the checkpoint
+    before it and skips all batches since.
+    """
+
+    not_finite: Literal["stop", "skip"] = "stop"
+    spike: Literal["tell", "rewind"] = "tell"
+    window: int = 64
+    sigmas: float = 6.0
+    hits: int = 3
+
+    def __post_init__(self):
+        _at_least(self, 2, "window")
+        _at_least(self, 0, "sigmas")
+        _at_least(self, 1, "hits")
 
 
 @dataclass(frozen=True)
@@ -261,6 +301,7 @@ class Run:
     plan: Plan = field(default_factory=Plan)
     save: Save = field(default_factory=Save)
     machine: Machine = field(default_factory=Machine)
+    guard: Guard = field(default_factory=Guard)
 
     def __post_init__(self):
         if self.batch.context > self.arch.context:
@@ -305,7 +346,7 @@ def read_run(folder: Path, asked: Mapping | None = None) -> Run | None:
     except (ValueError, KeyError, TypeError) as broken:
         raise ValueError(f"{path} cannot be read ({broken}): give another --out, or delete the folder to start again") from None
     if asked is not None:
-        refuse_changes(folder, begun_with, to_json(dict(asked)))
+        refuse_changes(folder, _binding(begun_with), _binding(to_json(dict(asked))))
     return run
 
 
@@ -320,8 +361,20 @@ def refuse_changes(folder: Path, old: dict, new: dict) -> None:
 
 
 def settings(run: Run) -> dict:
-    """The run's JSON without the plan's revisions, which training adds itself, and without what a run may change when it goes on."""
-    return to_json(replace(run, plan=replace(run.plan, revisions=()), machine=replace(run.machine, tensor=1, recompute=False)))
+    """The run's JSON without the revisions and skips, which training adds itself, and without what may change."""
+    plan, machine = replace(run.plan, revisions=(), skips=()), replace(run.machine, **PLAIN)
+    return to_json(replace(run, plan=plan, machine=machine, guard=Guard()))
+
+
+def may_change(name: str) -> bool:
+    """Whether a run may go on with another value of this setting than it was begun with."""
+    return name.startswith("guard.") or name in {f"machine.{field}" for field in PLAIN}
+
+
+def _binding(asked: dict) -> dict:
+    """What was asked, but for the settings that may change."""
+    kept = {name: value for name, value in asked.get("set", {}).items() if not may_change(name)}
+    return {**{name: value for name, value in asked.items() if name != "set"}, **({"set": kept} if kept else {})}
 
 
 def _named(stacks: tuple[str, ...]) -> str:
@@ -340,4 +393,4 @@ def _share(record, *names: str) -> None:
             raise ValueError(f"{name} is {getattr(record, name)}, but a share lies from 0 to 1")
 
 
-assert [f.name for f in fields(Run)] == ["arch", "data", "batch", "optimizer", "schedule", "plan", "save", "machine"]
+assert [f.name for f in fields(Run)] == ["arch", "data", "batch", "optimizer", "schedule", "plan", "save", "machine", "guard"]

@@ -1,32 +1,39 @@
 """`train`: the loop with all that lies around it on disk, so that the same call goes on where an earlier one ended."""
 
+import errno
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from fledge.arch import Arch
 from fledge.data.batches import Batch
 from fledge.model import Transformer
 from fledge.train import checkpoint
-from fledge.train.loop import Hook, State, Stopped, on_machine, precision, run_steps, signals_held
+from fledge.train.guard import Spikes
+from fledge.train.loop import Hook, NotFinite, State, Stopped, on_machine, precision, run_steps, signals_held
 from fledge.train.meter import Meter
 from fledge.train.objective import Objective
 from fledge.train.optimizer import Optimizer
 from fledge.train.parallel import ranks
 from fledge.train.parallel.engine import fill, put_on
-from fledge.train.parallel.spread import spread_of
+from fledge.train.parallel.spread import Alone, spread_of
 from fledge.train.plan import revised_total
-from fledge.train.run import Machine, Run, read_run, refuse_changes, settings, write_run
+from fledge.train.run import Machine, Plan, Run, read_run, refuse_changes, settings, write_run
 from fledge.train.tracking import Tracker, numbers_of, opened
 
 EVALUATION_SHARE = 0.05  # of the wall time, at most
 LINES = 1000  # of metrics.jsonl for a run, about
+MOST_IN_A_ROW = 10  # batches left out at one step: where all are bad, the weights are
 
 Scores = dict[str, float]
 
@@ -48,6 +55,41 @@ class Result:
     validation: Scores
     best_step: int | None
     ended: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy in CPU memory of where training stood after `step` steps, as it lies on this rank: nothing that follows changes it.
+
+    `whole` are the weights of the whole model, on rank 0 alone and only where they are asked for.
+    """
+
+    step: int
+    arch: Arch
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    facts: dict[str, Any]
+    spread: Alone
+    whole: dict[str, Tensor] | None
+
+    @classmethod
+    def of(cls, state: State, facts: dict[str, Any], with_whole: bool = False) -> "Snapshot":
+        spread = spread_of(state.model)
+        weights, optimizer = (
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            for tensors in (spread.held(state.model), state.optimizer.tensors())
+        )
+        whole = spread.whole(weights) if with_whole else None
+        return cls(state.step, state.model.arch, weights, optimizer, facts, spread, whole)
+
+    @property
+    def model(self) -> Transformer:
+        """The whole model as it was."""
+        assert self.whole is not None
+        with torch.device("meta"):  # draws no random numbers, of which training makes use meanwhile
+            model = Transformer(self.arch)
+        model.load_state_dict(self.whole, assign=True)
+        return model.eval()
 
 
 def validate(model: Transformer, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
@@ -77,7 +119,7 @@ def train(
     *,
     evaluate: Callable[[Transformer], Scores] | None = None,
     best_of: Callable[[Scores], float] = lambda scores: scores["loss"],
-    export: Callable[[State, Scores], None] = lambda state, scores: None,
+    export: Callable[[Snapshot, Scores], None] = lambda snapshot, scores: None,
     after_step: Sequence[Hook] = (),
     bytes_per_token: float | None = None,
     asked: Mapping | None = None,
@@ -88,12 +130,13 @@ def train(
     """Train `model` as `run` says, keeping everything in `folder/run`; called again, it goes on from the newest good checkpoint.
 
     `evaluate` scores the model on validation data, `best_of` makes of those one number (less is better), `export` writes
-    the model folder whenever that is a new best. `started` is when the command began on the clock of `time.monotonic`,
-    `asked` what the user typed (for `read_run`), `track` names who else is told the numbers (`fledge.train.tracking`). What follows
-    a resumption is bit-equal to a run that never stopped.
+    the model folder whenever that is a new best, on the thread that saves while training goes on. `started` is when the command
+    began on the clock of `time.monotonic`, `asked` what the user typed (for `read_run`), `track` names who else is told the
+    numbers (`fledge.train.tracking`). What follows a resumption is bit-equal to a run that never stopped.
 
     Raises `ValueError` when `folder` holds a run with other settings, `Stopped` after a signal (saved), `FloatingPointError`
-    for a loss or gradient that is not finite, `OSError` when a checkpoint cannot be written; older checkpoints stay whole.
+    for a loss or gradient that is not finite (unless `run.guard` says otherwise), `OSError` when a checkpoint cannot be written; older
+    checkpoints stay whole.
     """
     place = folder / "run"
     place.mkdir(parents=True, exist_ok=True)
@@ -101,29 +144,26 @@ def train(
     if begun is not None:
         refuse_changes(place, settings(begun), settings(run))
         run = replace(run, plan=begun.plan)
-    if begun != run and ranks.rank() == 0:
-        write_run(place, run, asked)
-    ranks.lead()
+    if run != begun and ranks.rank() == 0:
+        write_run(place, run, asked if begun is None else None)
+    ranks.begin()
+    if begun is None and ranks.rank() > 0 and read_run(place) is None:
+        raise OSError(errno.ENOENT, "what rank 0 has written is not here: --out must lie on a disk that all machines see", str(place))
     with (
         Diary(place, started, bytes_per_token, say, silent=ranks.rank() > 0) as diary,
         signals_held() as noted,
         on_machine(run.machine),
+        Keeper(diary, run, evaluate, best_of, export) as keeper,
     ):
         spread = put_on(model, run.machine)
         if run.batch.rows < spread.data[1]:
             raise ValueError(f"batch.rows is {run.batch.rows}, but {spread.data[1]} processes need one each: start fewer, or set more rows")
         state = State(0, run.plan, model, Optimizer(model, run.optimizer))
-        keeper = Keeper(diary, run, evaluate, best_of, export)
-        if keeper.resume(state):
-            diary.tell(f"This run is finished: {state.step:,} steps in {state.seconds:.0f} s. Give another --out to start anew.")
-            return keeper.result(state)
-        diary.meter = Meter(run, model, spread.size)
-        diary.trackers = [] if diary.silent else opened(track, place, run, state.step)
 
         def obey_signals(state: State) -> None:
-            number = spread.most(max(noted, default=0))
-            if number:
-                path = keeper.save(state)
+            if number := spread.most(max(noted, default=0)):
+                keeper.save(state)
+                path = keeper.settle()
                 raise Stopped(
                     f"Stopped after step {state.step:,} of {state.total:,}, saved in {path}: the same command goes on from there.", number
                 )
@@ -131,13 +171,30 @@ def train(
         def batch_at(step: int) -> list[Batch]:
             return batches.batch_at(step) if spread.size == 1 else batches.batch_at(step, *spread.data)
 
-        hooks = [diary.write, keeper.replan, *after_step, keeper.validate_when_due, keeper.save_when_due, obey_signals]
+        hooks = [diary.write, keeper.watch, keeper.replan, *after_step, keeper.validate_when_due, keeper.save_when_due, obey_signals]
         try:
-            run_steps(state, objective, batch_at, run.schedule, run.machine, hooks)
-        except (FloatingPointError, OSError, Stopped) as end:
+            if keeper.resume(state):
+                diary.tell(f"This run is finished: {state.step:,} steps in {state.seconds:.0f} s. Give another --out to start anew.")
+                return keeper.result(state)
+            diary.meter = Meter(run, model, spread.size)
+            diary.trackers = [] if diary.silent else opened(track, place, run, state.step)
+            while state.step < state.total and not state.stop:
+                try:
+                    run_steps(state, objective, batch_at, run.schedule, run.machine, hooks)
+                except NotFinite as wrong:
+                    keeper.skip(state, wrong)
+                except Spike as spike:
+                    keeper.go_back(state, spike)
+            keeper.finish(state)
+        except (FloatingPointError, Stopped) as end:
             diary.log(str(end))
             raise
-        keeper.finish(state)
+        except OSError as failure:
+            needed = checkpoint.bytes_of(spread.held(state.model), state.optimizer.tensors())
+            refused = checkpoint.refusal(failure, needed, place)
+            with suppress(OSError):  # it may be this very file that does not get longer
+                diary.log(str(refused))
+            raise refused from None
         if number := spread.most(max(noted, default=0)):
             raise Stopped(f"Stopped after the last step; everything is saved in {place}.", number)
         return keeper.result(state)
@@ -160,13 +217,14 @@ class Diary:
         self.trackers: list[Tracker] = []
 
     def __enter__(self) -> "Diary":
-        lines, words = (os.devnull if self.silent else self.place / name for name in ("metrics.jsonl", "log.txt"))
-        self.lines, self.words = open(lines, "a", encoding="utf-8"), open(words, "a", encoding="utf-8")
+        lines, words = (Path(os.devnull) if self.silent else self.place / name for name in ("metrics.jsonl", "log.txt"))
+        self.lines, self.words = lines.open("a", encoding="utf-8"), words.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_) -> None:
-        self.lines.close()
-        self.words.close()
+        for file in (self.lines, self.words):
+            with suppress(OSError):  # each line was written out when it was told, or refused then
+                file.close()
         for tracker in self.trackers:
             tracker.close()
 
@@ -207,72 +265,160 @@ class Diary:
     def restart(self, state: State) -> None:
         self.mark, self.tokens = time.monotonic(), state.tokens
 
-    def rewind(self, state: State) -> None:
-        """Forget the lines after `state.step`, which will be written again, but not the time that they took."""
-        if self.silent:
-            return
-        path = self.place / "metrics.jsonl"
+    def go_on(self, state: State) -> None:
+        """Count the time of the processes before this one too, of which `state` and all lines tell, and take up their lines."""
+        self.started -= max([state.seconds, *(line["seconds"] for line in self.told())])
+        self.rewind(state)
+
+    def told(self) -> list[dict]:
+        """All lines of `metrics.jsonl` but the last of a killed process, which may be half of one."""
         lines = []
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in (self.place / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(text))
-            except ValueError:  # the last line of a killed process
+            except ValueError:
                 continue
-        spent = max([state.seconds, *(line["seconds"] for line in lines)])
+        return lines
+
+    def rewind(self, state: State) -> None:
+        """Forget the lines after `state.step`, which will be written again."""
+        if self.silent:
+            return
+        path, lines = self.place / "metrics.jsonl", self.told()
         self.lines.close()
         kept = path.with_suffix(".new")
         kept.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= state.step), encoding="utf-8")
         kept.replace(path)
         self.lines = path.open("a", encoding="utf-8")
-        self.started -= spent
         self.restart(state)
 
 
+class Spike(Exception):
+    """The loss has leapt, as the sentence says, and the run is to go back."""
+
+
 class Keeper:
-    """Validates, keeps the best, saves and plans again: the hooks that `train` puts after each step."""
+    """Validates, keeps the best, saves and plans again: the hooks that `train` puts after each step.
+
+    A save copies the state, which training waits for, and is written by another thread, one at a time. What goes wrong there is
+    raised here, after the step that is then under way; leaving the `with` waits for a save and logs its error.
+    """
 
     def __init__(self, diary: Diary, run: Run, evaluate, best_of, export):
         self.diary, self.run, self.evaluate, self.best_of, self.export = diary, run, evaluate, best_of, export
         self.best: dict | None = None  # {"step", "score", "scores"} of the best validation
         self.stale = 0  # validations in a row without a better one
         self.validated = -1  # the step of the last validation
-        self.exported = self.finished = False
-        self.ended = ""
+        self.unexported: Scores | None = {}  # the scores of what the next save exports
+        self.finished, self.ended = False, ""
         self.validating = self.validation_cost = self.save_cost = 0.0  # seconds: sum, last, last
         self.aside = 0.0  # seconds since this process began in which it validated or saved
         self.last_save = self.began = time.monotonic()
+        self.spikes = Spikes(run.guard)
+        self.skipped, self.in_a_row = -1, 0  # the step of the last batch that was left out, and how many it left out
         self.window = (0, self.began)  # (step, clock) that the speed is measured from, the clock stopped while aside
+        self.writer = ThreadPoolExecutor(1, "save")
+        self.saving: Future[tuple[Path, float]] | None = None  # the save under way: its folder, the seconds that it takes
+        self.pause = 0.0  # seconds that training waited for the last save
+
+    def __enter__(self) -> "Keeper":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.writer.shutdown()
+        if self.saving is not None and (failed := self.saving.exception()) is not None:
+            with suppress(OSError):
+                self.diary.log(str(failed))
 
     def resume(self, state: State) -> bool:
         """Put `state` where the newest good checkpoint was; True when the run had ended there."""
-        spread = spread_of(state.model)
-        found = checkpoint.newest_good(self.diary.place, self.diary.tell, spread)
+        found = checkpoint.newest_good(self.diary.place, self.diary.tell, spread=spread_of(state.model))
         if found is None:
-            self.diary.rewind(state)
+            self.diary.go_on(state)
             return False
+        self.restore(state, found)
+        self.lose_patience(state)
+        self.diary.go_on(state)
+        if not self.finished:
+            self.diary.tell(f"Going on from {found.path}: step {state.step:,} of {state.total:,}.")
+        return self.finished
+
+    def restore(self, state: State, found: checkpoint.Checkpoint) -> None:
+        """Put `state`, and what is kept here, where they were when a checkpoint was saved."""
+        spread = spread_of(state.model)
         fill(state.model, found.weights.parts(spread).items())
         state.optimizer.load(found.optimizer.parts(spread))
         facts = found.facts
         state.step, state.tokens, state.seconds, state.loss = found.step, facts["tokens"], facts["seconds"], facts["loss"]
         self.best, self.stale, self.validated, self.ended = facts["best"], facts["stale"], facts["validated"], facts["ended"]
-        self.exported, self.finished, self.validating, self.validation_cost = True, facts["finished"], *facts["validating"]
-        self.lose_patience(state)
+        self.unexported, self.finished, self.validating, self.validation_cost = None, facts["finished"], *facts["validating"]
+        self.spikes = Spikes(self.run.guard, facts.get("losses", ()))  # a run begun by version 0.1.0 has none
+        self.window = (state.step, time.monotonic() - self.aside)
+
+    def watch(self, state: State) -> None:
+        """Tell of a spike, or end these steps with it."""
+        if self.spikes.sees(state.loss):
+            spike = (
+                f"step {state.step - 1}: the loss has leapt, from about {self.spikes.usual:.3g} to {state.loss:.3g}; "
+                f"{self.run.guard.hits} in a row lie above {self.spikes.limit:.3g}"
+            )
+            if self.run.guard.spike == "rewind":
+                raise Spike(spike)
+            self.diary.tell(f"{spike}. A lower rate avoids that, and --set guard.spike=rewind goes back before it.")
+            self.spikes.forget()
+
+    def go_back(self, state: State, spike: Spike) -> None:
+        """Go back to the newest checkpoint before the spike, but never twice to the same, and leave out all batches since.
+
+        Where there is none, training goes on as it is.
+        """
+        self.settle()
+        until, skips, spread = state.step - self.run.guard.hits, state.plan.skips, spread_of(state.model)
+        earlier = spread.agreed([step for step in checkpoint.saved_steps(self.diary.place) if step <= until])
+        if earlier and skips and earlier[-1] == skips[-1][0]:
+            until = earlier[-1] - 1
+        found = checkpoint.newest_good(self.diary.place, self.diary.tell, until, spread)
+        if found is None:
+            self.diary.tell(f"{spike}. There is no checkpoint before it to go back to: going on.")
+            self.spikes.forget()
+            return
+        plan = state.plan.skipping(found.step, state.plan.batch(state.step))
+        left_out = f"batches {state.plan.batch(found.step):,} to {state.plan.batch(state.step) - 1:,}"
+        spread.first(lambda: self.forget_after(found.step))  # before the plan changes, for these are not of the new one
+        self.follow(state, plan)
+        self.restore(state, found)
         self.diary.rewind(state)
-        self.window = (state.step, self.began)
-        if not self.finished:
-            self.diary.tell(f"Going on from {found.path}: step {state.step:,} of {state.total:,}.")
-        return self.finished
+        self.diary.tell(f"{spike}. Going back to {found.path}, and on without {left_out}.")
+
+    def forget_after(self, step: int) -> None:
+        """Remove all checkpoints of later steps."""
+        for later in checkpoint.saved_steps(self.diary.place):
+            if later > step:
+                checkpoint.remove(self.diary.place / f"step-{later}")
+
+    def skip(self, state: State, wrong: NotFinite) -> None:
+        """Leave out the batch whose loss or gradient is not finite, if the run says so and not too many were left out in a row."""
+        self.in_a_row = self.in_a_row + 1 if self.skipped == state.step else 1
+        self.skipped = state.step
+        if self.run.guard.not_finite == "stop" or self.in_a_row > MOST_IN_A_ROW:
+            raise wrong
+        batch = state.plan.batch(state.step)
+        self.follow(state, state.plan.skipping(state.step, batch + 1))
+        self.diary.tell(f"{wrong.found}: batch {batch:,} is left out.")
+
+    def follow(self, state: State, plan: Plan) -> None:
+        """Train by another plan; `run.json` knows of it first."""
+        self.run = replace(self.run, plan=plan)
+        if not self.diary.silent:
+            write_run(self.diary.place, self.run)
+        state.plan = plan
 
     def replan(self, state: State) -> None:
         """Set a new total when the speed has drifted; `run.json` knows of it before the next step does."""
         total = spread_of(state.model).agreed(self.new_total(state)) if state.plan.seconds is not None else None
         if total is not None:
             self.diary.log(f"Planned again at step {state.step:,}: {total:,} steps instead of {state.total:,}.")
-            plan = state.plan.revised(state.step, total)
-            self.run = replace(self.run, plan=plan)
-            if not self.diary.silent:
-                write_run(self.diary.place, self.run)
-            state.plan = plan
+            self.follow(state, state.plan.revised(state.step, total))
 
     def new_total(self, state: State) -> int | None:
         """The steps that fit the time when the speed has drifted, by this process's clock."""
@@ -313,8 +459,7 @@ class Keeper:
         if not math.isfinite(score):
             raise FloatingPointError(f"step {state.step}: the validation score is {score}, so nothing was saved: use a lower rate")
         if self.best is None or score < self.best["score"]:
-            self.best, self.stale, self.exported = {"step": state.step, "score": score, "scores": scores}, 0, True
-            self.export_whole(state, scores)
+            self.best, self.stale, self.unexported = {"step": state.step, "score": score, "scores": scores}, 0, scores
             if state.step < state.total:
                 self.save(state)
         else:
@@ -323,6 +468,7 @@ class Keeper:
         self.validation_cost = time.monotonic() - start
         self.validating += self.validation_cost
         self.aside += self.validation_cost
+        spread.alive("training", state.step - 1)
         self.diary.restart(state)
 
     def lose_patience(self, state: State) -> None:
@@ -330,48 +476,67 @@ class Keeper:
             state.stop = f"validation did not get better {self.stale} times in a row"
 
     def save_when_due(self, state: State) -> None:
+        self.settle(wait=False)
         steps, since = self.run.save.steps, time.monotonic() - self.last_save
-        late = since >= max(self.run.save.seconds, 20 * self.save_cost)
+        late = self.saving is None and since >= max(self.run.save.seconds, 20 * self.save_cost)
         if state.step % steps == 0 if steps else spread_of(state.model).agreed(late):
             self.save(state)
-            self.aside += self.save_cost
+            self.aside += self.pause
             self.diary.restart(state)
 
-    def save(self, state: State) -> Path:
-        """Write a checkpoint; the first save of all also exports the model, so that the folder opens from then on."""
-        start, spread = time.monotonic(), spread_of(state.model)
-        spread.alive("saving")
-        if not self.exported:
-            self.export_whole(state, {})
-            self.exported = True
+    def save(self, state: State) -> None:
+        """Copy where training stands, for the other thread to write; the first save of all also exports the model, so that the folder
+        opens from then on."""
+        start = time.monotonic()
+        spread_of(state.model).alive("saving")
+        self.settle()
         facts = {
             "tokens": state.tokens, "seconds": round(self.diary.seconds(), 3), "loss": state.loss, "best": self.best, "stale": self.stale,
             "validated": self.validated, "finished": self.finished, "ended": self.ended, "revisions": state.plan.revisions,
-            "validating": [self.validating, self.validation_cost],
+            "skips": state.plan.skips, "validating": [self.validating, self.validation_cost], "losses": self.spikes.losses,
         }  # fmt: skip
-        path = checkpoint.save(self.diary.place, state.step, spread.held(state.model), state.optimizer.tensors(), facts, spread)
-        if not self.diary.silent:
-            checkpoint.prune(self.diary.place, self.run.save.keep, self.best["step"] if self.best else None)
-        self.last_save = time.monotonic()
-        self.save_cost = self.last_save - start
+        snapshot = Snapshot.of(state, facts, with_whole=self.unexported is not None)
+        self.saving, self.unexported = self.writer.submit(self.write, snapshot, self.unexported), None
+        self.pause = time.monotonic() - start
+        snapshot.spread.alive("training", state.step - 1)
+        self.diary.line(state, {"pause": round(self.pause, 6)})
+
+    def write(self, snapshot: Snapshot, scores: Scores | None) -> tuple[Path, float]:
+        """Export the model if it has `scores`, write the checkpoint, prune the others; all in the other thread."""
+        start = time.monotonic()
+        if scores is not None and snapshot.whole is not None:
+            self.export(snapshot, scores)
+        path = checkpoint.save(self.diary.place, snapshot.step, snapshot.weights, snapshot.optimizer, snapshot.facts, snapshot.spread)
+        if self.diary.silent:
+            return path, time.monotonic() - start
+        best, guard = snapshot.facts["best"], self.run.guard
+        spared = [best["step"]] if best else []
+        if guard.spike == "rewind":  # what a spike that is now beginning would go back to
+            spared += [step for step in checkpoint.saved_steps(self.diary.place) if step <= snapshot.step - guard.hits][-1:]
+        checkpoint.prune(self.diary.place, self.run.save.keep, spared)
+        return path, time.monotonic() - start
+
+    def settle(self, wait: bool = True) -> Path | None:
+        """The checkpoint of the save under way, once it is written or if it is; raises what went wrong there."""
+        if self.saving is None or not (wait or self.saving.done()):
+            return None
+        saving, self.saving = self.saving, None
+        path, seconds = saving.result()
+        self.save_cost, self.last_save = self.pause + seconds, time.monotonic()
+        self.diary.log(f"Saved {path.name} in {seconds:.3f} s, beside training, which waited {self.pause:.3f} s.")
         return path
 
-    def export_whole(self, state: State, scores: Scores) -> None:
-        """Hand the whole model, which rank 0 alone then has, to `export`."""
-        whole = spread_of(state.model).whole(state.model)
-        if whole is not None:
-            self.export(replace(state, model=whole), scores)
-
     def finish(self, state: State) -> None:
-        """Validate and save a last time."""
+        """Validate, save a last time, and wait for it."""
         if self.evaluate is not None and self.validated != state.step:
             self.validate(state)
         elif self.evaluate is None:
-            self.export_whole(state, {})
-            self.exported = True
+            self.unexported = {}
         self.finished, self.ended = True, state.stop or "the plan is done"
         state.seconds = self.diary.seconds()
         self.save(state)
+        self.settle()
+        spread_of(state.model).alive("done")
         self.diary.tell(f"Done: {state.step:,} steps, {state.tokens:,} tokens, {self.diary.seconds():.0f} s ({self.ended}).")
 
     def result(self, state: State) -> Result:

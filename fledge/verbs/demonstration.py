@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time as clock
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,8 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
         seed: of everything that is drawn.
         threads: CPU threads; 0 leaves the number to torch.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("fledge demo is the work of one process: start it without torchrun")
     started = clock.monotonic()
     out, budget = Path(out), seconds_of(time)
     report = out / "report.html"

@@ -39,6 +39,7 @@ from fledge.verbs.session import (
     refuse_unknown,
     seconds_of,
     settings_of,
+    together,
     watched,
     within,
 )
@@ -95,6 +96,7 @@ class Classified:
         )
 
 
+@together
 def classify(
     data: Place,
     /,
@@ -181,6 +183,7 @@ class ClassifierJob:
         from fledge.model import with_new_head
         from fledge.train.loop import on_machine
         from fledge.train.objective import Classify
+        from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
         training, validation, test = self.parts
@@ -224,6 +227,7 @@ class ClassifierJob:
                 run, model, batches, objective, out, evaluate=evaluate, best_of=badness, export=writer.export,
                 after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
             )  # fmt: skip
+        ranks.only_first()
         best = writer.best()
         with on_machine(machine):
             methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
@@ -325,6 +329,7 @@ class Example:
     after: str
 
 
+@together
 def instruct(
     data: Place,
     /,
@@ -414,6 +419,7 @@ class InstructJob:
         from fledge.text import FORMATS
         from fledge.train.loop import on_machine
         from fledge.train.objective import NextWord
+        from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
         form, tokenizer = FORMATS[self.format], self.parent.tokenizer
@@ -441,6 +447,7 @@ class InstructJob:
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
                 export=writer.export, after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
             )  # fmt: skip
+        ranks.only_first()
         best = writer.best()
         with on_machine(machine):
             after = answer_score(best, checked).perplexity.value

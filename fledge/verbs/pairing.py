@@ -36,6 +36,7 @@ from fledge.verbs.session import (
     refuse_other_data,
     seconds_of,
     settings_of,
+    together,
     watched,
     within,
 )
@@ -83,6 +84,7 @@ class Paired:
         return f"{self.out}: {self.pairs:,} pairs, {self.steps:,} steps, {terminal.duration(self.seconds)}{found}"
 
 
+@together
 def pairs(
     data: Place,
     /,
@@ -208,6 +210,7 @@ class PairsJob:
         from fledge.data.batches import Pairs
         from fledge.train.loop import on_machine
         from fledge.train.objective import NextWord
+        from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
         tokenizer, training, held_out = self.parent.tokenizer, self.training, self.held_out
@@ -234,6 +237,7 @@ class PairsJob:
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
                 export=writer.export, after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
             )  # fmt: skip
+        ranks.only_first()
         best = writer.best()
         with on_machine(machine):
             scores, examples = self.measured(best, writing)

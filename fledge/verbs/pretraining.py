@@ -37,6 +37,7 @@ from fledge.verbs.session import (
     seconds_of,
     settings_of,
     texts_of,
+    together,
     watched,
 )
 
@@ -106,6 +107,7 @@ class Pretrained:
         )
 
 
+@together
 def pretrain(
     text: Sequence[str],
     /,
@@ -317,6 +319,8 @@ def raise_model(
     from fledge.model import Transformer, initialise
     from fledge.train.loop import on_machine
     from fledge.train.objective import NextWord
+    from fledge.train.parallel import ranks
+    from fledge.train.parallel.engine import on_meta
     from fledge.train.training import train, validate
 
     context, rows = run.batch.context, run.batch.rows
@@ -325,7 +329,10 @@ def raise_model(
             f"the text has {corpus.train.tokens:,} tokens to train on, but one context of {context:,} needs {context + 1:,}: "
             f"give more text, or --set batch.context={max(1, (corpus.train.tokens - 1) // 2)}"
         )
-    model = parent.with_arch(run.arch).network if parent is not None else initialise(Transformer(run.arch), run.machine.seed)
+    if parent is not None:
+        model = parent.with_arch(run.arch).network
+    else:
+        model = on_meta(run.arch) if ranks.ranks() > 1 else initialise(Transformer(run.arch), run.machine.seed)
     tokenizer = parent.tokenizer if parent is not None else framing_for(tuple(run.arch.stacks), corpus.tokenizer)
     start = run.arch.start or 0
     batches = stretches(corpus.train, tokenizer, run.data, context, rows, run.machine.seed, run.batch.accumulate, start)
@@ -339,12 +346,13 @@ def raise_model(
 
     with watched("Pretraining", out, run.plan.steps) as (bar, hooks):
         samples = Samples(out / "run" / "samples.jsonl", corpus.tokenizer, prompt or opening(corpus), bar.say)
-        shown = [Every(SAMPLE_EVERY, samples.show)] if next_word else []
+        shown = [Every(SAMPLE_EVERY, samples.show)] if next_word and ranks.ranks() == 1 else []
         result = train(
             run, model, batches, objective, out, evaluate=evaluate, export=writer.export,
             after_step=[*hooks, *shown], bytes_per_token=corpus.summary.bytes_per_token if next_word else None,
             asked=asked, started=started, track=track, say=bar.say,
         )  # fmt: skip
+    ranks.only_first()
     best = writer.best()
     with on_machine(run.machine):
         validation = score(best, corpus) if next_word else guessed(best, checked.in_order())

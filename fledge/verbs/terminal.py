@@ -1,5 +1,6 @@
 """What a person sees while a verb works: lines and bars on standard error, so that standard output holds the result alone."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -174,7 +175,7 @@ def _left(under_way: Bar) -> str:
 
 
 def _console() -> "Console":
-    """A console on the standard error of this moment, so that redirected streams are honoured."""
+    """A console on the standard error of this moment, so that redirected streams are honoured; of processes the first speaks."""
     from rich.console import Console
 
-    return Console(file=sys.stderr)
+    return Console(file=sys.stderr, quiet=os.environ.get("RANK", "0") != "0")

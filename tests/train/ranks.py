@@ -10,7 +10,7 @@ from typing import Any
 from torch.distributed import TCPStore
 
 
-def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, seconds: float = 100) -> list[Any]:
+def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, seconds: float = 280) -> list[Any]:
     """What `function(*arguments)` returns on each of so many ranks; the first traceback as an `AssertionError`."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["tests.train.warm"])

@@ -75,7 +75,7 @@ def test_when_all_are_broken_it_does_not_start_anew_in_silence(tmp_path):
 def test_pruning_keeps_the_last_the_best_and_no_rest(tmp_path):
     fill(tmp_path, range(1, 8))
     (tmp_path / "step-9.unfinished").mkdir()
-    prune(tmp_path, keep=2, best=3)
+    prune(tmp_path, keep=2, spared=[3])
     assert saved_steps(tmp_path) == [3, 6, 7]
     assert not (tmp_path / "step-9.unfinished").exists()
 

@@ -1,23 +1,28 @@
+import argparse
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from fledge.data.batches import Batch as Examples
 from fledge.model import Transformer, initialise
 from fledge.train import checkpoint, training
-from fledge.train.loop import Stopped, signals_held
+from fledge.train.loop import Stopped
 from fledge.train.objective import NextWord
-from fledge.train.run import Plan, Stable, read_run, write_run
+from fledge.train.run import Guard, Plan, Save, Stable, read_run, write_run
 from fledge.train.training import train
-from tests.train.toy import OPTIMIZERS, Toy, a_run, go
+from tests.train.toy import OPTIMIZERS, VOCABULARY, Toy, a_run, go
 
 ROOT = Path(__file__).parents[2]
 OF_THE_MACHINE = {"seconds", "tokens_per_second", "mfu", "memory", "peak_memory", "seconds_left"}
@@ -48,7 +53,10 @@ def assert_same_end(one: Path, other: Path):
     for left, right in ((a.weights, b.weights), (a.optimizer, b.optimizer)):
         assert left.keys() == right.keys()
         assert all(torch.equal(left[name], right[name]) for name in left)
-    timeless = [[{k: v for k, v in line.items() if k not in OF_THE_MACHINE} for line in metrics(folder)] for folder in (one, other)]
+    timeless = [
+        [{k: v for k, v in line.items() if k not in OF_THE_MACHINE} for line in metrics(folder) if "pause" not in line]
+        for folder in (one, other)
+    ]
     assert timeless[0] == timeless[1]
 
 
@@ -73,8 +81,8 @@ def start():
     """Start `toy.py` in a process of its own; none outlives the test."""
     processes = []
 
-    def start(folder: Path, optimizer: str, steps: int) -> subprocess.Popen:
-        command = [sys.executable, "-m", "tests.train.toy", str(folder), optimizer, str(steps)]
+    def start(folder: Path, optimizer: str, steps: int, rest: float = 0.01) -> subprocess.Popen:
+        command = [sys.executable, "-m", "tests.train.toy", str(folder), optimizer, str(steps), str(rest)]
         processes.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         return processes[-1]
 
@@ -119,15 +127,17 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, start):
         assert f"after step {saved(tmp_path / number.name).step:,} of 10,000" in out
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
-    with signals_held() as noted:
-        os.kill(os.getpid(), signal.SIGTERM)
-        child = os.fork()
-        if not child:
-            os.kill(os.getpid(), signal.SIGINT)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
-    assert noted == [signal.SIGTERM]
+def test_a_second_signal_ends_at_once(tmp_path, start):
+    """In the middle of a step that takes a minute, without saving."""
+    processes = {number: start(tmp_path / number.name, "adamw", 100, rest=60) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, process in processes.items():
+        wait_for_line(process, tmp_path / number.name)
+        began = time.monotonic()
+        while process.poll() is None and time.monotonic() < began + 50:
+            process.send_signal(number)
+            time.sleep(0.2)
+        assert process.returncode == 128 + number
+        assert checkpoint.saved_steps(tmp_path / number.name / "run") == []
 
 
 def test_a_finished_run_says_so_and_changes_nothing(tmp_path):
@@ -149,6 +159,9 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     go(run, tmp_path / "asked", asked={"time": "5m"})
     with pytest.raises(ValueError, match=r'time: "5m" -> "6m"'):
         read_run(tmp_path / "asked" / "run", {"time": "6m"})
+    assert read_run(tmp_path / "asked" / "run", {"time": "5m", "set": {"guard.not_finite": "skip"}})
+    with pytest.raises(ValueError, match=r"set: null -> .*optimizer\.rate"):
+        read_run(tmp_path / "asked" / "run", {"time": "5m", "set": {"guard.not_finite": "skip", "optimizer.rate": "1"}})
 
 
 def test_a_gradient_that_is_not_finite_reaches_nothing(tmp_path):
@@ -172,6 +185,111 @@ def test_a_gradient_that_is_not_finite_reaches_nothing(tmp_path):
     go(run, tmp_path)
     go(run, tmp_path / "clean")
     assert_same_end(tmp_path, tmp_path / "clean")
+
+
+@dataclass(frozen=True)
+class Spoilt(Toy):
+    """Some batches have random labels."""
+
+    bad: range = range(0)
+
+    def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Examples]:
+        parts = super().batch_at(step, place, places)
+        if step not in self.bad:
+            return parts
+        dice = np.random.default_rng(step)
+        return [replace(part, labels=dice.integers(VOCABULARY, size=part.labels.shape)) for part in parts]
+
+
+def guarded(steps: int = 36, **guard):
+    return replace(a_run(steps=steps, save_steps=6, dropout=0.1), guard=Guard(window=8, sigmas=3.0, **guard))
+
+
+def test_a_spike_is_rewound_and_its_batches_are_left_out(tmp_path):
+    """It ends like a run that was planned without those batches, however often it is stopped."""
+    bad, heard = Spoilt(bad=range(20, 23)), []
+
+    def plan_of(folder: Path) -> Plan:
+        run = read_run(folder / "run")
+        assert run is not None
+        return run.plan
+
+    def crash_at(step: int):
+        def hook(state):
+            if state.step == step:
+                raise RuntimeError
+
+        return hook
+
+    go(guarded(spike="rewind"), tmp_path / "whole", batches=bad, evaluate=None, say=heard.append)
+    [told] = [sentence for sentence in heard if "leapt" in sentence]
+    assert told.startswith("step 22: the loss has leapt")
+    assert told.endswith("step-18, and on without batches 18 to 22.")
+    assert plan_of(tmp_path / "whole").skips == ((18, 5),)
+    for folder, stop, ending in (("crashed", crash_at, RuntimeError), ("stopped", interrupt_at, Stopped)):
+        for step in (17, 20, 21, 22, 29):
+            with pytest.raises(ending):
+                go(guarded(spike="rewind"), tmp_path / folder, batches=bad, evaluate=None, after_step=[stop(step)])
+        go(guarded(spike="rewind"), tmp_path / folder, batches=bad, evaluate=None)
+    assert plan_of(tmp_path / "whole") == plan_of(tmp_path / "crashed") == plan_of(tmp_path / "stopped")
+    for folder in ("whole", "crashed", "stopped"):
+        planned = tmp_path / f"{folder} as planned"
+        (planned / "run").mkdir(parents=True)
+        write_run(planned / "run", replace(guarded(), plan=plan_of(tmp_path / folder)))
+        go(guarded(), planned, batches=bad, evaluate=None)
+        assert_same_end(tmp_path / folder, planned)
+        assert saved(tmp_path / folder).facts["losses"] == saved(planned).facts["losses"]
+
+
+def test_where_going_back_does_not_help_it_goes_further_back_and_then_on(tmp_path):
+    heard = []
+    result = go(guarded(spike="rewind"), tmp_path / "further", batches=Spoilt(bad=range(20, 1000)), evaluate=None, say=heard.append)[1]
+    ends = [sentence.rpartition("step-")[2].partition(",")[0] for sentence in heard if "Going back" in sentence]
+    assert ends == ["18", "12"]
+    assert result.steps == 36
+    never = replace(guarded(steps=24, spike="rewind"), save=Save(steps=1000))
+    result = go(never, tmp_path / "nowhere", batches=Spoilt(bad=range(20, 24)), evaluate=None, say=heard.append)[1]
+    assert sum("There is no checkpoint before it" in sentence for sentence in heard) == 1
+    assert result.steps == 24
+
+
+def test_a_spike_is_only_told_where_nothing_else_is_asked_for(tmp_path):
+    heard = []
+    go(guarded(), tmp_path / "told", batches=Spoilt(bad=range(20, 23)), evaluate=None, say=heard.append)
+    assert sum("guard.spike=rewind" in sentence for sentence in heard) == 1
+    go(guarded(), tmp_path / "fine", evaluate=None, say=heard.append)
+    assert sum("leapt" in sentence for sentence in heard) == 1
+
+
+def test_batches_that_are_not_finite_are_skipped_by_choice_up_to_ten_in_a_row(tmp_path):
+    class Poisoned(NextWord):
+        def __call__(self, model, batch):
+            return super().__call__(model, batch) * (torch.nan if model.training and bad.now in bad.steps else 1)
+
+    class Watched(Toy):
+        def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Examples]:
+            bad.now = step
+            return super().batch_at(step, place, places)
+
+    bad = argparse.Namespace(now=-1, steps=range(5, 8))
+    run = a_run(steps=12, evaluate=3)
+    with pytest.raises(FloatingPointError, match=r"step 5: the loss of micro-batch 1 of 2 is nan.*guard\.not_finite=skip"):
+        go(run, tmp_path, batches=Watched(), objective=Poisoned())
+    run = replace(run, guard=Guard(not_finite="skip"))  # the same run goes on with another guard
+    assert go(run, tmp_path, batches=Watched(), objective=Poisoned())[1].steps == 12
+    kept = read_run(tmp_path / "run")
+    assert kept is not None
+    assert (kept.plan.skips, kept.guard) == (((5, 3),), run.guard)
+    (tmp_path / "planned" / "run").mkdir(parents=True)
+    write_run(tmp_path / "planned" / "run", replace(a_run(steps=12, evaluate=3), plan=kept.plan))
+    go(a_run(steps=12, evaluate=3), tmp_path / "planned")
+    assert_same_end(tmp_path, tmp_path / "planned")
+    bad.steps = range(5, 100)
+    with pytest.raises(FloatingPointError, match="step 5"):
+        go(run, tmp_path / "all", batches=Watched(), objective=Poisoned())
+    kept = read_run(tmp_path / "all" / "run")
+    assert kept is not None
+    assert kept.plan.skips == ((5, 10),)
 
 
 def test_the_last_two_and_the_best_are_kept(tmp_path):
@@ -276,7 +394,7 @@ def test_a_full_disk_leaves_the_older_checkpoints_whole(tmp_path, monkeypatch):
         if state.step == 8:
             monkeypatch.setattr(checkpoint, "save_file", full)
 
-    with pytest.raises(OSError, match="could not be written"):
+    with pytest.raises(OSError, match=r"needs at least [\d,]+ bytes: No space left"):
         go(run, tmp_path, after_step=[fill])
     monkeypatch.undo()
     assert saved(tmp_path).step == 6
@@ -284,6 +402,51 @@ def test_a_full_disk_leaves_the_older_checkpoints_whole(tmp_path, monkeypatch):
     go(run, tmp_path)
     go(run, tmp_path / "clean")
     assert_same_end(tmp_path, tmp_path / "clean")
+
+
+def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
+    """A save is held up until two more steps are done: what it writes and exports is still of its own step."""
+    save, release, weights, exported = checkpoint.save, threading.Event(), {}, {}
+
+    def held(*arguments):
+        assert release.wait(20)
+        return save(*arguments)
+
+    def look(state):
+        weights[state.step] = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+        if state.step == 6:
+            assert checkpoint.saved_steps(tmp_path / "run") == []
+            release.set()
+
+    monkeypatch.setattr(checkpoint, "save", held)
+    export = lambda snapshot, scores: exported.update({snapshot.step: snapshot.model.state_dict()})  # noqa: E731
+    go(a_run(steps=7, save_steps=4), tmp_path, evaluate=None, export=export, after_step=[look])
+    assert list(exported) == checkpoint.saved_steps(tmp_path / "run") == [4, 7]
+    for step, found in exported.items():
+        on_disk = load_file(tmp_path / "run" / f"step-{step}" / "weights.safetensors")
+        assert found.keys() == on_disk.keys() == weights[step].keys()
+        assert all(torch.equal(found[name], weights[step][name]) and torch.equal(found[name], on_disk[name]) for name in found)
+    assert [line["step"] for line in metrics(tmp_path) if line.get("pause", -1) >= 0] == [4, 7]
+    assert "Saved step-4 in" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_what_goes_wrong_in_a_save_is_raised_and_never_lost(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "not allowed", "there")
+
+    def poison(state):
+        if state.step == 4:
+            state.model.embedding.weight.register_hook(lambda gradient: gradient * torch.nan)
+
+    monkeypatch.setattr(checkpoint, "save", refused)
+    steps = []
+    with pytest.raises(PermissionError, match="not allowed"):
+        go(a_run(steps=500, save_steps=4), tmp_path / "one", evaluate=None, after_step=[lambda state: steps.append(state.step)])
+    assert steps[-1] <= 8
+    with pytest.raises(FloatingPointError, match="step 4"):
+        go(a_run(steps=500, save_steps=4), tmp_path / "two", evaluate=None, after_step=[poison])
+    for folder in ("one", "two"):
+        assert "not allowed" in (tmp_path / folder / "run" / "log.txt").read_text()
 
 
 def test_it_overfits_a_batch(tmp_path):

@@ -49,17 +49,17 @@ def a_run(optimizer: str = "adamw", steps: int = 12, dropout: float = 0.2, save_
     )
 
 
-def go(run: Run, folder: Path, **more):
+def go(run: Run, folder: Path, batches=Toy(), objective=NextWord(), **more):  # noqa: B008  (both are values)
     """Train the run in `folder`; returns the model and the result."""
     model = initialise(Transformer(run.arch), seed=run.machine.seed)
     held_out = [rows(4, 7), rows(2, 8, masked=0.5)]
     more.setdefault("evaluate", lambda model: validate(model, NextWord(), held_out, run.machine))
     more.setdefault("say", lambda sentence: None)
-    result = train(run, model, Toy(), NextWord(), folder, **more)
+    result = train(run, model, batches, objective, folder, **more)
     return model, result
 
 
-if __name__ == "__main__":  # a process for tests to stop and to kill: toy.py FOLDER OPTIMIZER STEPS
+if __name__ == "__main__":  # a process for tests to stop and to kill: toy.py FOLDER OPTIMIZER STEPS REST
     import time
 
     from fledge.train.loop import Stopped
@@ -69,7 +69,7 @@ if __name__ == "__main__":  # a process for tests to stop and to kill: toy.py FO
             a_run(sys.argv[2], int(sys.argv[3]), save_steps=3, evaluate=5),
             Path(sys.argv[1]),
             say=print,
-            after_step=[lambda state: time.sleep(0.01)],
+            after_step=[lambda state: time.sleep(float(sys.argv[4]))],
         )
     except Stopped as stopped:
         print(stopped)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fledge.model import Transformer
+from fledge.model import Transformer, initialise
 from fledge.train.loop import State, Stopped
 from fledge.train.objective import NextWord
 from fledge.train.optimizer import Optimizer
@@ -23,11 +23,14 @@ STOP, END = 3, 6
 
 
 def losses(family: str, optimizer: str, folder: Path, tensor: int, stop: int = END) -> list[float]:
-    """The loss of each step that this call trained, validations among them; it ends after `stop` steps by a signal to one rank."""
+    """The loss of each step that this call trained, validations among them; it ends after `stop` steps by a signal to one rank.
+
+    With Muon the compiled kernels take part, where there are any.
+    """
     arch, found = FAMILIES[family], list[float]()
     run = Run(
         arch, DATA[family], Batch(Steps(arch).rows, 2, CONTEXT), OPTIMIZERS[optimizer], Stable(warmup=2), Plan(END),
-        Save(evaluate=2), Machine(threads=1, tensor=tensor),
+        Save(evaluate=2), Machine(threads=1, tensor=tensor, kernels=optimizer == "muon"),
     )  # fmt: skip
 
     def look(state: State) -> None:
@@ -47,10 +50,13 @@ def losses(family: str, optimizer: str, folder: Path, tensor: int, stop: int = E
 
 
 def gradients(name: str, tensor: int) -> tuple[float, float, dict[str, torch.Tensor]]:
-    """Loss and norm of the first step, and on rank 0 every whole gradient; the model starts on the meta device."""
+    """Loss and norm of the first step, and on rank 0 every whole gradient; the model starts on the meta device.
+
+    With both an encoder and a decoder, ranks that share layers compute activations again.
+    """
     arch = (FAMILIES | ODD)[name]
     model, steps, objective = on_meta(arch), Steps(arch), NextWord(smoothing=0.1)
-    spread = put_on(model, Machine(tensor=tensor))
+    spread = put_on(model, Machine(tensor=tensor, recompute=len(arch.stacks) == 2 and tensor > 1))
     optimizer = Optimizer(model, AdamW())
     parts = steps.batch_at(0, *spread.data)
     (total,) = spread.sums(sum(objective.count(part) for part in parts))
@@ -67,11 +73,23 @@ def gradients(name: str, tensor: int) -> tuple[float, float, dict[str, torch.Ten
     return float(loss), float(norm), found
 
 
-def weights(name: str, tensor: int) -> dict[str, torch.Tensor] | None:
-    """The starting weights, whole, on rank 0."""
-    model = on_meta((FAMILIES | ODD)[name])
-    whole = put_on(model, Machine(tensor=tensor)).whole(model)
-    return None if whole is None else whole.state_dict()
+def all_losses(family: str, optimizer: str, folders: list[Path], tensor: int) -> list[list[float]]:
+    """The same for several runs, one after the other, each to its end."""
+    return [losses(family, optimizer, folder, tensor) for folder in folders]
+
+
+def all_gradients(tensor: int) -> dict[str, tuple[float, float, dict[str, torch.Tensor]]]:
+    """The same of every model."""
+    return {name: gradients(name, tensor) for name in [*FAMILIES, *ODD]}
+
+
+def weights(name: str, tensor: int) -> list[dict[str, torch.Tensor] | None]:
+    """The whole weights, on rank 0, of a model that started on the meta device, and of one that had values."""
+    found = []
+    for model in (on_meta((FAMILIES | ODD)[name]), initialise(Transformer((FAMILIES | ODD)[name]), seed=7)):
+        spread = put_on(model, Machine(tensor=tensor))
+        found.append(spread.whole(spread.held(model)))
+    return found
 
 
 def furthest(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:

@@ -17,7 +17,6 @@ from torch.distributed import PrefixStore, TCPStore
 from fledge.train.parallel.watch import Watch
 
 PATIENCE = timedelta(days=1)  # of those who wait at the board: the watch ends what takes too long
-BEGUN = "begun"
 
 
 def rank() -> int:
@@ -35,7 +34,7 @@ class Followed(SystemExit):
 
 
 _watch: Watch | None = None
-_meetings = itertools.count()
+_meetings, _runs = itertools.count(), itertools.count()
 
 
 @contextmanager
@@ -90,16 +89,18 @@ def alive(doing: str, step: int | None = None) -> None:
         _watch.moved(doing, step)
 
 
-def lead() -> None:
-    """Rank 0 says that the run is planned and lies on the disk."""
-    if _watch is not None and rank() == 0:
-        _watch.store.set(BEGUN, "1")
-
-
-def follow() -> None:
-    """Wait until rank 0 has said so."""
+def follow(run: int = 0) -> None:
+    """Wait until rank 0 has planned the run of this number, counted from the job's start, and its folder says so."""
     if _watch is not None and rank() > 0:
-        _watch.store.get(BEGUN)
+        _watch.store.get(f"begun/{run}")
+
+
+def begin() -> None:
+    """Rank 0 says that the folder of the next run says what it is, and the others wait for that."""
+    run = next(_runs)
+    if _watch is not None and rank() == 0:
+        _watch.store.set(f"begun/{run}", "1")
+    follow(run)
 
 
 def only_first() -> None:

@@ -16,8 +16,6 @@ from fledge.train.parallel.ranks import Board, alive
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from fledge.model import Transformer
-
 Part = tuple[slice, ...]
 Place = tuple[int, int]  # which one, of how many
 Change = Callable[[list[Tensor]], list[Tensor]]
@@ -128,9 +126,9 @@ class Alone:
         """Tensors that lie like the parameters of their names, changed as whole ones."""
         return dict(zip(parts, change(list(parts.values())), strict=True))
 
-    def whole(self, model: Transformer) -> Transformer | None:
-        """The model with whole weights, on rank 0 alone; None elsewhere."""
-        return model
+    def whole(self, held: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """The whole parameters of which these are the parts held here, in CPU memory of rank 0 alone; None elsewhere."""
+        return held
 
 
 class Spread(Alone):
@@ -244,18 +242,9 @@ class Spread(Alone):
         found = _exchanged(dealt, [[_lengths(self.part(name)) for name in names] for names in owned], some)
         return {name: piece for names, pieces in zip(owned, found, strict=True) for name, piece in zip(names, pieces, strict=True)}
 
-    def whole(self, model: Transformer) -> Transformer | None:
-        complete = None
-        if self.rank == 0:
-            from fledge.model import Transformer
-
-            with torch.device("meta"):
-                complete = Transformer(model.arch)
-            complete.to_empty(device="cpu")
-        for name, tensor in self.gathered(self.held(model)):
-            if complete is not None and tensor is not None:
-                complete.get_parameter(name).data.copy_(tensor)
-        return complete
+    def whole(self, held: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        found = {name: tensor for name, tensor in self.gathered(held) if tensor is not None}
+        return found if self.rank == 0 else None
 
     def gathered(self, tensors: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor | None]]:
         """Each of these tensors, cut like the parameters of their names, whole on rank 0 and None elsewhere; all ranks walk along."""

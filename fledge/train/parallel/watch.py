@@ -1,12 +1,14 @@
 """A thread on each rank that sees who is dead, who hangs and who failed, and ends all of them, so that nobody waits for ever."""
 
 import json
+import math
 import os
 import signal
 import socket
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -15,10 +17,10 @@ from torch.distributed import Store
 BEAT = 0.5  # seconds
 SILENT = 12.0  # seconds without a beat: dead, stopped, or its machine is
 HANGS = 15.0  # seconds without moving on within a step, unless steps take longer here
-SLOW = 10  # times the longest step so far: this hangs too
-UNMEASURED = 600.0  # seconds for anything but a step: preparing, validating, saving, the first step with all that is compiled for it
+SLOW = 5  # times the longest of the latest steps: this hangs too
+UNMEASURED = 3600.0  # seconds for the first steps, a batch of validation, a save; what comes before and after training may take for ever
 GRACE = 5.0  # seconds for the main thread to end by itself
-END = "end"
+END, DONE = "end", "done"
 try:
     HERE = f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"  # where a process can be looked up by its number
 except OSError:
@@ -33,8 +35,9 @@ class Watch(threading.Thread):
     def __init__(self, store: Store, own: Store, rank: int, ranks: int):
         super().__init__(name="watch", daemon=True)
         self.store, self.own, self.rank, self.ranks = store, own, rank, ranks
-        self.doing, self.step, self.since, self.longest = "starting", -1, time.monotonic(), 0.0
-        self.began: float | None = None  # of the step under way
+        self.doing, self.step, self.since = "starting", -1, time.monotonic()
+        self.began: float | None = None  # of the step under way, unless it also validates or saves
+        self.met, self.steps = 0, deque[float](maxlen=100)  # steps begun here, and what the latest took, but for the first
         self.left = False
         self.beats = 0
         self.heard = {other: (-1, time.monotonic()) for other in range(ranks)}  # the latest beat of each, and when it came
@@ -45,10 +48,12 @@ class Watch(threading.Thread):
     def moved(self, doing: str, step: int | None = None) -> None:
         """The main thread has come so far."""
         now = time.monotonic()
-        if step is not None and step != self.step:
-            if self.began is not None and step == self.step + 1 and self.doing in ("training", "waiting"):
-                self.longest = max(self.longest, now - self.began)
-            self.step, self.began = step, now
+        if step is None:
+            self.began = None
+        elif step != self.step:
+            if self.began is not None and self.met > 1:
+                self.steps.append(now - self.began)
+            self.step, self.began, self.met = step, now, self.met + 1
         self.doing, self.since = doing, now
 
     def leave(self) -> None:
@@ -105,7 +110,10 @@ class Watch(threading.Thread):
         (store or self.own).set(f"beat/{self.rank}", json.dumps(told))
 
     def limit(self) -> float:
-        return max(HANGS, SLOW * self.longest) if self.doing in ("training", "waiting") and self.longest else UNMEASURED
+        """The seconds after which this rank hangs if it has not moved on."""
+        if self.doing in ("training", "waiting") and self.steps:
+            return max(HANGS, SLOW * max(self.steps))
+        return UNMEASURED if self.step >= 0 and self.doing != DONE else math.inf
 
     def listen(self) -> None:
         for other in range(self.ranks):
@@ -146,8 +154,8 @@ class Watch(threading.Thread):
         os._exit(1)
 
     def described(self, other: int) -> str:
-        told = self.said.get(other, {"step": self.step})
-        where = f"in step {told['step']:,}" if told["step"] >= 0 else "before the first step"
+        step = self.step if other == self.rank else self.said[other]["step"]
+        where = f"in step {step:,}" if step >= 0 else "before the first step"
         return f"rank {other} of {self.ranks}, {where},"
 
 
