@@ -12,6 +12,7 @@ from fledge.train.tracing import Layout, Trace, traced
 
 # Of the peak, with what waits for others: Grattafiori et al., 2024, arXiv:2407.21783, table 4 (38 to 43 % with H100s).
 UTILISATION = 0.4
+WORTHWHILE = 0.9  # a layout is not tried that could take no less than this share of the best one's time
 SPARE = 0.08  # of the memory stays free for the driver, the exchanges' own buffers, and what lies in pieces
 DOUBLINGS = 4  # of the devices that should be enough, for they also hold what they exchange
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al., 2022, arXiv:2203.15556
@@ -133,7 +134,7 @@ class Search:
         found: Forecast | None = None
         too_large = {False: 0, True: 0}  # tensor ranks that are too few, with and without computing again
         for layout in sorted(self.layouts(), key=self.at_best):
-            if found is not None and self.at_best(layout) >= found.step_seconds:
+            if found is not None and self.at_best(layout) >= WORTHWHILE * found.step_seconds:
                 break
             if layout.tensor <= too_large[layout.recompute]:
                 continue

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 DEFAULT_TIME = "10m"
 Recompute = Literal["auto", "yes", "no"]
-EXCHANGES = {"allgather_base": "gathers weights", "reduce_scatter_base": "sums gradients", "allreduce": "sums", "allgather": "gathers"}
+EXCHANGES = {
+    "allgather_base": "gathers weights",
+    "reduce_scatter_base": "sums gradients",
+    "allreduce": "sums",
+    "alltoall_base": "deals matrices",
+}
 
 
 @dataclass(frozen=True)
@@ -298,6 +303,7 @@ def show_fleet(planned: PlannedFleet) -> None:
             ],
         )  # fmt: skip
     data, tensor = found.exchanging
+    flops = f"{job.flops:.3g}".replace("e+", "e")
     hidden = "hidden behind it" if data <= found.computing else "longer than it"
     timed = f"{terminal.duration(found.computing)} computing at {job.utilisation:.0%} of the peak"
     if data:
@@ -307,7 +313,7 @@ def show_fleet(planned: PlannedFleet) -> None:
     terminal.pairs(
         [
             ("a step", f"{terminal.duration(found.step_seconds)}: {timed}"),
-            ("in all", f"{job.flops:.3g} FLOP, {days(found.seconds)}, {planned.device_hours:,.0f} device hours"),
+            ("in all", f"{flops} FLOP, {days(found.seconds)}, {planned.device_hours:,.0f} device hours"),
             ("assumed", f"{job.utilisation:.0%} of the peak (--utilisation; Llama 3 reached 38 to 43 %: arXiv:2407.21783, table 4)"),
             ("to run", typed(found)),
         ]
@@ -410,6 +416,6 @@ def show_run(done: PlannedRun) -> None:
             ("schedule", f"{type(run.schedule).__name__.lower()}, {to_json(run.schedule).get('warmup', 0)} steps of warm-up"),
             ("steps", f"{run.plan.steps:,}, {terminal.size(done.tokens)} tokens: {done.epochs:.1f} times the text"),
             ("expected", "not known for this objective" if done.bits_per_byte is None else f"{done.bits_per_byte:.2f} bits per byte"),
-            ("machine", f"{run.machine.device}, {run.machine.dtype} products, {run.machine.threads} threads"),
+            ("machine", f"{run.machine.device}, {run.machine.dtype} products, threads: {run.machine.threads}"),
         ]
     )  # fmt: skip

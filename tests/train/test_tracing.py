@@ -61,6 +61,7 @@ def test_it_holds_what_the_allocator_gives_out(name):
     assert found.bytes == pytest.approx(allocated(arch, layout, recipe), rel=0.05)
 
 
+@pytest.mark.slow  # the watch over ranks takes one for dead that a busy machine leaves waiting while it reads its profile
 def test_each_rank_holds_what_the_allocator_gives_out_there():
     arch, layout, recipe = MEASURED["a decoder"][0], Layout(data=2, tensor=2, rows=8, accumulate=2), AdamW()
     found = traced_whole(arch, LENGTH, layout, recipe, "bfloat16")

@@ -50,10 +50,13 @@ def losses(family: str, optimizer: str, folder: Path, tensor: int, stop: int = E
 
 
 def gradients(name: str, tensor: int) -> tuple[float, float, dict[str, torch.Tensor]]:
-    """Loss and norm of the first step, and on rank 0 every whole gradient; the model starts on the meta device."""
+    """Loss and norm of the first step, and on rank 0 every whole gradient; the model starts on the meta device.
+
+    With both an encoder and a decoder, ranks that share layers compute activations again.
+    """
     arch = (FAMILIES | ODD)[name]
     model, steps, objective = on_meta(arch), Steps(arch), PredictTokens(smoothing=0.1)
-    spread = put_on(model, Machine(tensor=tensor))
+    spread = put_on(model, Machine(tensor=tensor, recompute=len(arch.stacks) == 2 and tensor > 1))
     optimizer = Optimizer(model, AdamW())
     parts = steps.batch_at(0, *spread.data)
     (total,) = spread.sums(sum(objective.count(part) for part in parts))

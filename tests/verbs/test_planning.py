@@ -38,9 +38,8 @@ def test_a_model_folder_on_this_processor(base, command):
 
 
 def test_what_does_not_fit_names_the_nearest_that_does(command):
-    said = command(
-        "plan", "gpt2-xl", "--device", "rtx4090", "--set", "arch.depth=2", "--rows", 256, "--recompute", "no", "--batch-tokens", "256k"
-    )
+    words = "gpt2-medium --device rtx4090 --rows 256 --recompute no --batch-tokens 65536 --context 256"
+    said = command("plan", *words.split())
     assert said.code == 0
     assert "does not fit" in said.out
     assert "The nearest that does: --rows" in said.out
