@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ class Child:
 
     def end(self, number: signal.Signals | None = None, after: float = 0.0) -> tuple[int | None, list[Any]]:
         """Send it a signal `after` so many seconds, or let it work; its exit code (negative for a signal), and what else it tells."""
-        if number is not None:
+        if number is not None and self.process.pid is not None:
             time.sleep(after)
-            os.kill(self.process.pid or 0, number)
+            with suppress(ProcessLookupError):  # it was faster
+                os.kill(self.process.pid, number)
         rest = list(iter(self.hear, None))
         self.process.join(PATIENCE)
         return self.process.exitcode, rest

@@ -92,7 +92,7 @@ def start():
 
 
 def wait_for_line(process: subprocess.Popen, folder: Path):
-    path, until = folder / "run" / "metrics.jsonl", time.monotonic() + 60
+    path, until = folder / "run" / "metrics.jsonl", time.monotonic() + 100
     while not (path.exists() and path.stat().st_size):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
