@@ -4,7 +4,7 @@ import statistics
 from dataclasses import replace
 
 from record import arguments, write
-from train_speed import SHAPES, Trained
+from trained import SHAPES, Trained
 
 from fledge.train.plan import this_machine
 

@@ -4,11 +4,10 @@ Rows of SST-2 that contain or are contained in a held-out row are left out of tr
 """
 
 import gzip
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from record import arguments, data_folder, write
+from record import arguments, data_folder, scratch, write
 
 import fledge
 from fledge.arch.record import to_json
@@ -22,23 +21,24 @@ Rows = list[tuple[str, int]]
 
 
 def main() -> None:
-    options = arguments(__doc__, time="30m", tune="10m", arch="", rows=8000, held_out=2000, seed=0, epochs=0)
+    options = arguments(__doc__, time="30m", epochs=4, arch="", rows=8000, held_out=2000, seed=0, folder="")
     novels = data_folder() / "text/novels.jsonl.gz"
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch(options.folder) as folder:
         base = Path(folder, "base")
         arch = {"arch": options.arch} if options.arch else {}
         done = fledge.pretrain([str(novels)], out=base, objective="masked-word", time=options.time, vocab=8192, seed=options.seed, **arch)
         model = fledge.load(base)
         fresh = initialise(Transformer(model.arch), options.seed)
-        save_model(Path(folder, "fresh"), fresh, model.tokenizer, None, {}, None, "random weights")
+        save_model(Path(folder, "fresh"), fresh, model.tokenizer, None, {"run": model.facts["run"]}, None, "random weights")
         training, test = reviews(options.rows, options.held_out)
         table = Path(folder, "reviews.tsv")
         table.write_text("\n".join(["sentence\tlabel", *(f"{text}\t{label}" for text, label in training)]) + "\n", encoding="utf-8")
-        budget = {"epochs": options.epochs} if options.epochs else {"time": options.tune}
         said = {}
         for name in ("base", "fresh"):
             out = Path(folder, f"{name}-reviews")
-            fledge.finetune.classify(table, out=out, from_=Path(folder, name), seed=options.seed, **budget)
+            fledge.finetune.classify(
+                table, out=out, from_=Path(folder, name), seed=options.seed, epochs=options.epochs, set=["save.patience=0"]
+            )
             tuned = fledge.load(out)
             chances = probabilities(tuned.network, tuned.tokenizer, [text for text, _ in test], tuned.facts["reads"])
             said[name] = np.array([int(tuned.arch.labels[row]) for row in chances.argmax(1)])
@@ -56,7 +56,7 @@ def main() -> None:
         f"{guessed['accuracy'] / guessed['commonest']:.1f} times the unigram guess; "
         f"accuracy {scores['base']['value']:.3f} against {scores['fresh']['value']:.3f}"
     )
-    write("masked_words", claim, measured, [run], reached, time=options.time, tune=options.tune)
+    write("masked_words", claim, measured, [run], reached, time=options.time, epochs=options.epochs)
 
 
 def reviews(rows: int, held_out: int) -> tuple[Rows, Rows]:

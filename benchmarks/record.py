@@ -7,6 +7,9 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,17 @@ def data_folder() -> Path:
     if "FLEDGE_DATA" not in os.environ:
         raise SystemExit("set FLEDGE_DATA to the folder of test data")
     return Path(os.environ["FLEDGE_DATA"])
+
+
+@contextmanager
+def scratch(folder: str) -> Iterator[Path]:
+    """This folder, in which a run that was cut off goes on where it ended; a fresh one that goes away where none is named."""
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
 
 
 def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from record import arguments, write
-from train_speed import Trained
+from trained import Trained
 
 from fledge.presets import gpt2, qwen3
 from fledge.train import checkpoint

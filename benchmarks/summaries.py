@@ -2,10 +2,9 @@
 
 import gzip
 import json
-import tempfile
 from pathlib import Path
 
-from record import arguments, data_folder, write
+from record import arguments, data_folder, scratch, write
 
 import fledge
 from fledge.arch.record import to_json
@@ -15,13 +14,13 @@ from fledge.weights import save_model
 
 
 def main() -> None:
-    options = arguments(__doc__, time="30m", tune="20m", rows=500, seed=0, beams=4)
+    options = arguments(__doc__, time="30m", epochs=2, rows=500, seed=0, beams=4, folder="")
     data = data_folder() / "summarize"
     with gzip.open(data / "dialogsum-validation.jsonl.gz", "rt", encoding="utf-8") as file:
         held_out = [json.loads(line) for line in file][: options.rows]
     dialogues, references = ([row[name] for row in held_out] for name in ("dialogue", "summary"))
     written = {f"lead-{turns}": [" ".join(text.splitlines()[:turns]) for text in dialogues] for turns in (1, 3)}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch(options.folder) as folder:
         base = Path(folder, "base")
         pretrained = fledge.pretrain(
             [str(data_folder() / "text/wikipedia.jsonl.gz")], out=base, objective="denoise", time=options.time, vocab=8192,
@@ -34,7 +33,7 @@ def main() -> None:
             out = Path(folder, f"{name}-summaries")
             train = data / "dialogsum-train.jsonl.gz"
             fledge.finetune.pairs(
-                train, out=out, from_=Path(folder, name), time=options.tune, validation=0.03, seed=options.seed, set=["save.patience=0"]
+                train, out=out, from_=Path(folder, name), epochs=options.epochs, validation=0.03, seed=options.seed, set=["save.patience=0"]
             )
             kind = "denoise-pretrained" if name == "base" else "untrained before"
             written[kind] = fledge.load(out).targets(dialogues, beams=options.beams, max_tokens=100)
@@ -47,7 +46,7 @@ def main() -> None:
     claim = "ROUGE-L of the denoise-pretrained model above lead-1, lead-3 and the same model without pretraining"
     reached = all(best["denoise-pretrained"] > value for name, value in best.items() if name != "denoise-pretrained")
     measured = ", ".join(f"{name} {value:.1f}" for name, value in best.items())
-    write("summaries", claim, measured, [run], reached, time=options.time, tune=options.tune)
+    write("summaries", claim, measured, [run], reached, time=options.time, epochs=options.epochs)
 
 
 if __name__ == "__main__":

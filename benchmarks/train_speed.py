@@ -1,98 +1,146 @@
-"""Tokens per second of whole training steps: fp32 and bf16, with the compiled kernels and without, in turns on the same batch.
+"""Tokens per second of whole training steps: fledge, nanoGPT, transformers and litgpt on the same shape, text and threads, in turns.
 
-Beside each stands the share of this machine's own limit: how fast it multiplies matrices of that type, measured in the same minute.
+Beside each stands the share of this machine's own limit, how fast it multiplies matrices, measured in the same minutes; and the speed
+at which the matrix products of the model run alone.
 """
 
 import statistics
+import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from record import arguments, write
+from peers import OURS, PEERS, PINNED, Task, Took, characters, measured
+from record import arguments, data_folder, write
 
-from fledge.arch import Arch
-from fledge.data.batches import Batch
-from fledge.model import Transformer, initialise, kernels
-from fledge.presets import gpt2, qwen3
-from fledge.train.loop import State, on_machine, run_steps
-from fledge.train.objective import NextWord
-from fledge.train.optimizer import Optimizer
-from fledge.train.plan import optimizer_for, this_machine, training_flops
-from fledge.train.run import AdamW, Constant, Machine, Plan
+from fledge.presets import gpt2
+from fledge.train.plan import training_flops
 
-SHAPES: dict[str, tuple[Arch, int, int, bool]] = {  # rows, context, and whether by Muon
-    "default, 128 wide, 4 deep, Muon": (qwen3(128, 4, vocabulary=2048, context=256), 8, 256, True),
-    "default, 384 wide, 6 deep, Muon": (qwen3(384, 6, vocabulary=4096, context=256), 16, 256, True),
-    "GPT-2, 384 wide, 6 deep, AdamW": (gpt2(384, 6, vocabulary=256, context=256, dropout=0.0), 16, 256, False),
-}
+CLAIMS = {"6 × 384": (2.5, 0.70), "GPT-2 124M": (3.5, 0.45)}  # times nanoGPT's speed; share of the products alone, of the matrix rate
+BEST_PEER, IN_FP32 = 1.4, 1.3
 
 
-class Trained:
-    """One variant: a model that takes the same step again and again."""
-
-    def __init__(self, arch: Arch, rows: int, context: int, machine: Machine, muon: bool):
-        drawn = np.random.default_rng(0).integers(arch.vocabulary, size=(rows, context + 1))
-        self.batch = Batch(drawn[:, :-1].copy(), drawn[:, 1:].copy())
-        model = initialise(Transformer(arch))
-        self.state = State(0, Plan(1), model, Optimizer(model, optimizer_for(arch) if muon else AdamW()))
-        self.machine = machine
-        self.seconds: list[float] = []
-
-    def step(self) -> None:
-        with on_machine(self.machine):
-            began = time.perf_counter()
-            run_steps(self.state, NextWord(), lambda step: [self.batch], Constant(), self.machine, [])
-            self.seconds.append(time.perf_counter() - began)
-        self.state.plan = Plan(self.state.step + 1)
+def products(task: Task) -> Iterator[tuple[int, int, int, int]]:
+    """The forward matrix products of a step as (how often, rows, inner, columns): the blocks' layers and the words' scores."""
+    tokens, width = task.step_tokens, task.width
+    yield from ((task.depth, tokens, width, 3 * width), (task.depth, tokens, width, width))
+    yield from ((task.depth, tokens, width, 4 * width), (task.depth, tokens, 4 * width, width))
+    yield 1, tokens, width, task.vocabulary
 
 
-def matrix_rate(dtype: torch.dtype, width: int) -> float:
-    """FLOP per second of the best of three products as a block of this width has them."""
-    a, b = torch.randn(4096, width, dtype=dtype), torch.randn(3 * width, width, dtype=dtype)
+def alone(task: Task, dtype: torch.dtype) -> float:
+    """Seconds that a step's products take by themselves: each forward one and its two of the gradients, and attention's."""
+    seconds = 0.0
+    for often, rows, inner, columns in products(task):
+        x, w, y = (torch.randn(shape, dtype=dtype) for shape in ((rows, inner), (columns, inner), (rows, columns)))
+        seconds += often * sum(fastest(product) for product in (lambda: x @ w.T, lambda: y @ w, lambda: y.T @ x))  # noqa: B023
+    heads, size = task.rows * task.heads, task.width // task.heads
+    q, scores = torch.randn(heads, task.context, size, dtype=dtype), torch.randn(heads, task.context, task.context, dtype=dtype)
+    half = 0.5  # a query sees half of the keys on average
+    return seconds + half * task.depth * 3 * (fastest(lambda: q @ q.mT) + fastest(lambda: scores @ q))
+
+
+def fastest(product: Any, times: int = 3) -> float:
     took = []
-    for _ in range(3):
+    for _ in range(times):
         began = time.perf_counter()
-        torch.nn.functional.linear(a, b)
+        product()
         took.append(time.perf_counter() - began)
-    return 2 * a.numel() * b.shape[0] / min(took)
+    return min(took)
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """FLOP per second of a large square product."""
+    a = torch.randn(2048, 2048, dtype=dtype)
+    return 2 * 2048**3 / fastest(lambda: a @ a, 5)
+
+
+def bandwidth() -> float:
+    """Bytes per second read and written by a copy far larger than any cache."""
+    a = torch.randn(2**26)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / fastest(lambda: b.copy_(a), 5)
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=8, threads=0)
-    here = this_machine(threads=options.threads)
+    options = arguments(__doc__, rounds=3, steps=10, threads=2, only="", peers=1)
+    torch.set_num_threads(options.threads)
     runs: list[dict[str, Any]] = []
-    gains = {}
-    for name, (arch, rows, context, muon) in SHAPES.items():
-        variants = {
-            (dtype, fused): Trained(arch, rows, context, replace(here, dtype=dtype, kernels=fused), muon)
-            for dtype in ("float32", "bfloat16")
-            for fused in (False, True)[: 1 + kernels.available()]
-        }
-        rates: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-        for _ in range(options.rounds):
-            for variant in variants.values():
-                variant.step()
-            for dtype, found in rates.items():
-                found.append(matrix_rate(getattr(torch, dtype), arch.trunk.width))
-        medians = {}
-        for (dtype, fused), variant in variants.items():
-            speeds = sorted(rows * context / seconds for seconds in variant.seconds[1:])
-            medians[dtype, fused] = speed = statistics.median(speeds)
-            share = speed * training_flops(arch, context) / statistics.median(rates[dtype])
-            runs.append(
-                {
-                    "model": name, "dtype": dtype, "kernels": fused, "tokens_per_second": round(speed),
-                    "least": round(speeds[0]), "most": round(speeds[-1]),
-                    "share_of_matrix_rate": round(share, 3),
-                }
-            )  # fmt: skip
-        best = max(medians, key=lambda variant: medians[variant])
-        gains[name] = round(medians[best] / medians["float32", False], 2)
-    measured = "; ".join(f"{name}: {gain} times" for name, gain in gains.items())
-    claim = "bf16 and the compiled kernels together train faster than plain fp32 (the better of the four against it)"
-    write("train_speed", claim, measured, runs, min(gains.values()) > 1, gains=gains)
+    gains: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        letters = characters(data_folder() / "text/tinyshakespeare.txt", place / "characters.bin")
+        tasks = [
+            Task("6 × 384", 384, 6, 6, 256, 16, letters, place / "characters.bin"),
+            Task("GPT-2 124M", 768, 12, 12, 512, 2, 50_304, place / "characters.bin"),
+            Task("GPT-2 124M, 8 rows", 768, 12, 12, 512, 8, 50_304, place / "characters.bin"),
+        ]
+        for task in tasks:
+            if options.only in task.name:
+                gains[task.name] = of_task(task, options, place, runs)
+    claim = (
+        "Training GPT-2's shape, characters 6 × 384: 2.5 times nanoGPT's speed and 70 % of its matrix products alone; 124M at 2 × 512: "
+        "3.5 times and 45 % of the bf16 matrix rate; both 1.4 times the best other peer, 1.3 times in fp32; at 8 × 512 60 % of its memory"
+    )
+    short = "; ".join(f"{name}: {', '.join(f'{what} {value}' for what, value in gain.items())}" for name, gain in gains.items())
+    write("train_speed", claim, short, runs, all(map(holds, gains, gains.values())), peers_pinned=PINNED, gains=gains)
+
+
+def of_task(task: Task, options: Any, place: Path, runs: list[dict[str, Any]]) -> dict[str, float]:
+    """All contestants in turns; what fledge gains on them."""
+    contestants = [*OURS, *(PEERS if options.peers else {})]
+    took: dict[str, list[Took]] = {name: [] for name in contestants}
+    limits = []
+    for _ in range(options.rounds):
+        for name in contestants:
+            took[name].append(measured(name, task, options.steps, place, options.threads))
+        limits.append((matrix_rate(torch.bfloat16), matrix_rate(torch.float32), alone(task, torch.bfloat16), bandwidth()))
+    rate, rate32, products_alone, memory_rate = (statistics.median(column) for column in zip(*limits, strict=True))
+    flops = training_flops(gpt2(task.width, task.depth, task.heads, task.vocabulary, task.context), task.context)
+    speed = {}
+    for name, several in took.items():
+        seconds = [second for one in several for second in one.seconds]
+        speed[name] = task.step_tokens / statistics.median(seconds)
+        own = rate32 if "fp32" in name else rate
+        runs.append({
+            "model": task.name, "of": name, "tokens_per_second": round(speed[name]),
+            "least": round(task.step_tokens / max(seconds)), "most": round(task.step_tokens / min(seconds)),
+            "share_of_matrix_rate": round(speed[name] * flops / own, 3), "peak_memory": statistics.median(one.memory for one in several),
+        })  # fmt: skip
+    runs.append({
+        "model": task.name, "of": "the machine", "bf16_matrix_rate": round(rate), "fp32_matrix_rate": round(rate32),
+        "bytes_per_second": round(memory_rate), "tokens_per_second_of_the_products_alone": round(task.step_tokens / products_alone),
+    })  # fmt: skip
+    ours, plain, simple = (speed[name] for name in OURS)
+    memory = {name: statistics.median(one.memory for one in several) for name, several in took.items()}
+    gain = {
+        "of the products alone": round(ours * products_alone / task.step_tokens, 2), "of the matrix rate": round(ours * flops / rate, 2),
+        "fp32 by the kernels": round(plain / simple, 2),
+    }  # fmt: skip
+    if options.peers:
+        nano, *others = PEERS
+        gain |= {
+            "times nanoGPT": round(ours / speed[nano], 2), "times the best other": round(ours / max(speed[name] for name in others), 2),
+            "fp32 times nanoGPT": round(plain / speed[nano], 2), "of nanoGPT's memory": round(memory[next(iter(OURS))] / memory[nano], 2),
+        }  # fmt: skip
+    return gain
+
+
+def holds(name: str, gain: dict[str, float]) -> bool:
+    """Whether all that is claimed of this shape was reached."""
+    if "times nanoGPT" not in gain:
+        return False
+    if name not in CLAIMS:
+        return gain["of nanoGPT's memory"] <= 0.6
+    times, share = CLAIMS[name]
+    return (
+        gain["times nanoGPT"] >= times
+        and gain["of the products alone" if "384" in name else "of the matrix rate"] >= share
+        and gain["times the best other"] >= BEST_PEER
+        and gain["fp32 times nanoGPT"] >= IN_FP32
+    )
 
 
 if __name__ == "__main__":

@@ -37,14 +37,15 @@ def main() -> None:
             scores[f"beams {beams}"] = {s.measure: {"value": s.value, "interval": s.interval, "signature": s.signature} for s in found}
         parameters = parameter_count(fledge.load(out).arch)
     value = max(found["BLEU"]["value"] for found in scores.values())
-    least = CLAIMS.get(round(seconds_of(options.time)))
+    within = seconds_of(options.time)
+    reached = any(within <= seconds and value >= least for seconds, least in CLAIMS.items())
     run = {
         "parameters": parameters, "steps": done.steps, "tokens": done.tokens, "seconds": round(done.seconds, 1),
         "validation": done.validation, "scores": scores,
     }  # fmt: skip
     claim = "lower-cased sacreBLEU on test_2016_flickr of at least 30 within 60 minutes, and of 34 within 150"
     measured = f"{value:.1f} within {options.time}"
-    write("translate_multi30k", claim, measured, [run], least is not None and value >= least, settings=settings, time=options.time)
+    write("translate_multi30k", claim, measured, [run], reached, settings=settings, time=options.time)
 
 
 def first_rows(source: Path, rows: int, folder: Path) -> Path:

@@ -23,6 +23,7 @@ from fledge.arch import (
     Interpolated,
     LayerNorm,
     Learned,
+    LongRope,
     Mlp,
     Moe,
     Replaced,
@@ -204,6 +205,10 @@ def test_broken_json_is_named_by_its_place(change, words):
         (lambda: Attention(3, 2, 8), "multiple of kv_heads"),
         (lambda: Attention(2, 2, 7, positions=Rope()), "even head_size"),
         (lambda: Attention(2, 2, 8, (-1, 0)), "from 0 on"),
+        (
+            lambda: Attention(2, 2, 8, positions=Rope(stretch=LongRope((1.0,) * 4, (1.0,) * 3, 9))),
+            "4 short and 3 long factors, but 4 pairs",
+        ),
         (lambda: Attention(0, 1, 8), "heads is 0"),
         (lambda: from_json(Mlp, {"width": 8, "activation": "swish"}), "gelu, gelu_tanh, gelu_sigmoid, relu, silu, tanh"),
         (lambda: Classes(("a",)), "two different labels"),

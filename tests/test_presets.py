@@ -83,7 +83,7 @@ GPT3 = {
     "gpt3-13b": (13e9, 40, 5120, 40, 128),
     "gpt3-175b": (175e9, 96, 12_288, 96, 128),
 }
-# No reading of these two rows comes nearer: 12 width² depth + (50,257 + 2,048) width is 1.7 % above the one and 1.8 % below the other.
+# No reading serves both of these rows (docs/decisions/0013-gpt-3s-sizes.md).
 FARTHER = {"gpt3-350m": 0.017, "gpt3-2.7b": 0.018}
 
 

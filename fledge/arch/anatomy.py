@@ -66,7 +66,7 @@ def norm_parameters(norm: Norm | None, width: int) -> int:
 
 
 def _stack_parts(of: str, stack: Stack, embedding: int, length: int) -> list[Part]:
-    width, rows = stack.width, list[Part]()
+    width, rows, blocks = stack.width, list[Part](), list[Part]()
     match stack.positions:
         case Learned(positions, offset):
             rows.append(Part(of + "learned positions", f"{positions + offset:,} x {embedding}", 1, (positions + offset) * embedding, 0))
@@ -74,7 +74,7 @@ def _stack_parts(of: str, stack: Stack, embedding: int, length: int) -> list[Par
             rows.append(Part(of + "sinusoids", f"{embedding} waves", 1, 0, 0))
         case DistanceBias(buckets):
             heads = stack.pattern[0].attention.heads
-            rows.append(Part(of + "distance bias", f"{buckets} buckets x {heads} heads", 1, buckets * heads, 0))
+            rows.append(Part(of + "distance bias", f"{buckets} buckets x {_heads(heads)}", 1, buckets * heads, 0))
     norms = norm_parameters(stack.norm_embedding, embedding) + norm_parameters(stack.norm_final, width)
     if embedding != width:
         rows.append(Part(of + "projection", f"{embedding} -> {width}", 1, embedding * width + width, 2 * length * embedding * width))
@@ -82,11 +82,21 @@ def _stack_parts(of: str, stack: Stack, embedding: int, length: int) -> list[Par
         times = len(range(i, stack.depth, len(stack.pattern)))
         each = sum(norm_parameters(norm, width) for norm in (block.norm_in, block.norm_out, block.norm_sum))
         norms += times * (each * (2 + (block.across is not None)) - block.bare_attention * norm_parameters(block.norm_in, width))
-        rows.append(_attention_part(of + "attention", times, block.attention, width, length))
+        blocks.append(_attention_part(of + "attention", times, block.attention, width, length))
         if block.across is not None:
-            rows.append(_attention_part(of + "attention across", times, block.across, width, length))
-        rows.append(_mlp_part(of, times, block.mlp, width, length))
-    return [*rows, Part(of + "norms", "", 1, norms, 0)] if norms else rows
+            blocks.append(_attention_part(of + "attention across", times, block.across, width, length))
+        blocks.append(_mlp_part(of, times, block.mlp, width, length))
+    return [*rows, *_together(blocks), *([Part(of + "norms", "", 1, norms, 0)] if norms else [])]
+
+
+def _together(rows: list[Part]) -> list[Part]:
+    """Equal parts as one, where the first of them stands."""
+    found: dict[tuple, Part] = {}
+    for row in rows:
+        alike = row.name, row.shape, row.parameters // row.times, row.flops // row.times
+        before = found.get(alike, Part(row.name, row.shape, 0, 0, 0))
+        found[alike] = Part(row.name, row.shape, before.times + row.times, before.parameters + row.parameters, before.flops + row.flops)
+    return list(found.values())
 
 
 def _attention_part(name: str, times: int, a: Attention, width: int, length: int) -> Part:
@@ -98,7 +108,7 @@ def _attention_part(name: str, times: int, a: Attention, width: int, length: int
     flops = 2 * length * weights + 4 * q * seen_pairs(a.sees, length)
     shared = f" ({a.kv_heads} k/v)" if a.kv_heads != a.heads else ""
     rotary = ", rotary" if a.positions else ""
-    shape = f"{a.heads} heads{shared} of {a.head_size}, {sight(a.sees)}{rotary}"
+    shape = f"{_heads(a.heads)}{shared} of {a.head_size}, {sight(a.sees)}{rotary}"
     return Part(name, shape, times, times * (weights + small), times * flops)
 
 
@@ -169,3 +179,7 @@ def sight(sees: Sees) -> str:
             return f"window {left + 1:,}"
         case left, right:
             return f"sees {'all' if left is None else left} left, {'all' if right is None else right} right"
+
+
+def _heads(count: int) -> str:
+    return f"{count:,} head" if count == 1 else f"{count:,} heads"

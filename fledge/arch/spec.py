@@ -1,5 +1,6 @@
 """The frozen records that an `Arch` is made of."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -67,7 +68,18 @@ class Yarn:
     attention: float | None = None
 
 
-Stretch = Interpolated | ByWavelength | Yarn
+@dataclass(frozen=True)
+class LongRope:
+    """Each pair turns slower by a factor of its own, one of `short` in texts of at most `trained` tokens, one of `long` in longer ones;
+    queries and keys grow by `attention` (Ding et al., 2024, arXiv:2402.13753)."""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    trained: int
+    attention: float = 1.0
+
+
+Stretch = Interpolated | ByWavelength | Yarn | LongRope
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,11 @@ class Rope:
     def turned(self, head_size: int) -> int:
         """How many of a head's numbers are turned."""
         return int(head_size * self.portion)
+
+    @property
+    def changes_after(self) -> int | None:
+        """The length in tokens beyond which a whole text is turned by other angles; none where a token's position alone decides."""
+        return self.stretch.trained if isinstance(self.stretch, LongRope) else None
 
 
 @dataclass(frozen=True)
@@ -156,8 +173,18 @@ class Attention:
             raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} key/value heads: heads must be a multiple of kv_heads")
         if self.positions is not None and self.positions.turned(self.head_size) % 2:
             raise ValueError(f"head_size {self.head_size} is odd, but rotary positions turn pairs: use an even head_size")
+        stretch = self.positions.stretch if self.positions is not None else None
+        if self.positions is not None and isinstance(stretch, LongRope):
+            pairs = self.positions.turned(self.head_size) // 2
+            if {len(stretch.short), len(stretch.long)} != {pairs}:
+                raise ValueError(f"{len(stretch.short)} short and {len(stretch.long)} long factors, but {pairs} pairs of a head are turned")
         if any(side is not None and side < 0 for side in self.sees):
             raise ValueError(f"sees={self.sees}: each side is a number of positions from 0 on, or none for no limit")
+
+    @property
+    def query_share(self) -> float:
+        """What part of the usual size queries have to have where `scale` is not `1 / sqrt(head_size)`, so that scores have theirs."""
+        return 1.0 if self.scale is None or self.q_norm is not None else 1 / (self.scale * math.sqrt(self.head_size))
 
 
 @dataclass(frozen=True)

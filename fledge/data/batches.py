@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from fledge.text.tokenizer import Tokenizer
 
 IGNORED = -100
 PADDING = -1
+MULTIPLE = 8  # of the lengths of batches that differ in it: of few shapes of products, each is prepared once and finds its memory again
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,10 @@ class Windows(Stretches):
         return Batch(tokens, labels, positions, document)
 
 
-def padded(rows: Sequence[np.ndarray], fill: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows side by side, filled up on the right: (rows, longest) each, with the position of each token and its document."""
+def padded(rows: Sequence[np.ndarray], fill: int, multiple: int = MULTIPLE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows side by side, filled up on the right to one length: (rows, length) each, with the position of each token and its document."""
     lengths = np.array([len(row) for row in rows])
-    tokens = np.full((len(rows), max(1, int(lengths.max()))), fill, np.int64)
+    tokens = np.full((len(rows), multiple * math.ceil(max(1, int(lengths.max())) / multiple)), fill, np.int64)
     for place, row in zip(tokens, rows, strict=True):
         place[: len(row)] = row
     place = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
@@ -227,10 +228,11 @@ def padded(rows: Sequence[np.ndarray], fill: int) -> tuple[np.ndarray, np.ndarra
     return tokens, np.where(real, place, 0), np.where(real, 0, PADDING)
 
 
-def taught(sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], start: int, pad: int) -> Batch:
+def taught(sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], start: int, pad: int, multiple: int = MULTIPLE) -> Batch:
     """Rows of a source and a target, which is what each place must predict: the decoder reads it one place later, after `start`."""
-    source, target = padded(sources, pad), padded([np.concatenate([[start], target[:-1]]) for target in targets], pad)
-    labels, _, _ = padded(targets, IGNORED)
+    source = padded(sources, pad, multiple)
+    target = padded([np.concatenate([[start], target[:-1]]) for target in targets], pad, multiple)
+    labels, _, _ = padded(targets, IGNORED, multiple)
     read, written = (side if (side[2] == PADDING).any() else side[:1] for side in (source, target))
     return Batch(written[0], labels, *written[1:], source=Source(*read))
 
@@ -328,6 +330,15 @@ class Pairs(Bucketed):
     def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
         rows = [row for _, row in places]
         return taught([self._sources[row] for row in rows], [self._targets[row] for row in rows], self._start, self._pad)
+
+
+def first_tokens(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
+    """As many of the batches, from the first on, as hold so many tokens."""
+    for batch in batches:
+        yield batch
+        tokens -= batch.size
+        if tokens <= 0:
+            return
 
 
 def class_weights(labels: Sequence[int], classes: int) -> np.ndarray:

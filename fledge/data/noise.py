@@ -97,7 +97,7 @@ class Denoise(Stretches):
     ):  # fmt: skip
         super().__init__(shards, context - 1, batch, seed, accumulate, moving)
         self.tokenizer, self.start, self.context, self.share, self.span = tokenizer, start, context, share, span
-        self.sentinels = np.array([number for n in range(100) if (number := tokenizer.special(f"<extra_id_{n}>")) is not None])
+        self.sentinels = np.array(tokenizer.sentinels)
         if not len(self.sentinels):
             raise ValueError("this tokenizer has no sentinels <extra_id_0>, <extra_id_1>, ...: take T5's, or train one with fledge")
 
@@ -110,7 +110,7 @@ class Denoise(Stretches):
             source, target = without_spans(text, spans(length, self.share, self.span, len(self.sentinels), random), self.sentinels)
             sources.append(np.array(self.tokenizer.framed(source.tolist()), np.int64))
             targets.append(np.array([*target, self.tokenizer.end_of_text], np.int64))
-        return taught(sources, targets, self.start, self.tokenizer.pad)
+        return taught(sources, targets, self.start, self.tokenizer.pad, multiple=1)  # all rows but one are of one length
 
 
 def spans(length: int, share: float, mean: float, most: int, random: np.random.Generator) -> np.ndarray:

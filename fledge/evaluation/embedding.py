@@ -27,13 +27,15 @@ def vectors(
     """Vectors (texts, width) in fp32: the mean of the last hidden states, or the first or last of them; `normalised` to length 1.
 
     With an encoder beside a decoder the states are the encoder's. Texts of like length go through together; a text longer than
-    `context` tokens (the model's by default) is read up to there. Raises `ValueError` for an empty text.
+    `context` tokens (at most and by default the model's) is read up to there. Raises `ValueError` for an empty text.
     """
     empty = [number for number, text in enumerate(texts) if not text.strip()]
     if empty:
         raise ValueError(f"text {empty[0] + 1} of {len(texts)} is empty: there is nothing to embed")
     order = np.argsort([len(text) for text in texts], kind="stable")
-    batches = LabelledTexts([texts[i] for i in order], [0] * len(texts), tokenizer, context or model.arch.context, ROWS)
+    batches = LabelledTexts(
+        [texts[i] for i in order], [0] * len(texts), tokenizer, min(context or model.arch.context, model.arch.context), ROWS
+    )
     device = model.embedding.weight.device
     found = np.empty((len(texts), model.arch.trunk.width), np.float32)
     done = 0

@@ -91,7 +91,8 @@ def _read(engine: Engine, active: list[Search], beams: int) -> Tensor:
         search.beams = [Beam(beam.tokens, beam.logprobs, beam.score, search.row.slot + place) for place, beam in enumerate(search.beams)]
     tokens = torch.tensor([[beam.tokens[-1]] for search in active for beam in search.beams], device=device)
     memory = engine.memory_of([search.row for search in active for _ in range(beams)])
-    return engine.model.hidden(tokens, None, None, engine.cache, slots, memory)[:, -1]
+    every = len(slots) == engine.slots
+    return engine.model.hidden(tokens, None, None, engine.cache, None if every else slots, memory)[:, -1]
 
 
 def _advance(engine: Engine, search: Search, logprobs: Tensor, penalty: float) -> None:

@@ -25,7 +25,8 @@ class Request:
     """Tokens to go on from, or a source to write a target for, and when to stop: at a stop token, a stop string, or after `max_tokens`
     (none: when the context is full).
 
-    Without `stop_tokens` the tokenizer's end of text stops. Control tokens that do not stop are never generated.
+    A target that has `begun` goes on from these tokens. Without `stop_tokens` the tokenizer's end of text stops. Control tokens that do
+    not stop are never generated.
     """
 
     tokens: Sequence[int]
@@ -33,6 +34,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop_tokens: Sequence[int] | None = None
     stop_strings: Sequence[str] = ()
+    begun: Sequence[int] = ()
 
     def __post_init__(self):
         if not len(self.tokens):
@@ -223,7 +225,10 @@ class Row:
                 f"but this model's vocabulary has 0 to {model.arch.vocabulary - 1}: encode it with the model's own tokenizer"
             )
         self.source = request.tokens if both else None
-        self.prompt = list(request.tokens) if arch.start is None or not both else [arch.start, *engine.tokenizer.opening]
+        opened = [arch.start, *engine.tokenizer.opening] if both and arch.start is not None else list(request.tokens)
+        self.prompt = [*opened, *request.begun]
+        if len(self.prompt) > engine.capacity:
+            raise ValueError(f"what is written so far has {len(self.prompt):,} tokens, but there is room for {engine.capacity:,}: use less")
         self.memory: Memory | None = None
         self.slot = WAITING
         self.most = min(request.max_tokens or engine.capacity, engine.capacity - len(self.prompt) + 1)  # the last token need not be read

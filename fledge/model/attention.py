@@ -16,11 +16,12 @@ IDENTITY = nn.Identity()
 
 
 def weigh(q: Tensor, k: Tensor, view: View, sinks: Tensor | None = None) -> Tensor:
-    """How much each query looks at each key: `softmax(scale q kᵀ)` over what it sees, (batch, heads, query, key).
+    """How much each query looks at each key: `softmax(scale q kᵀ)` over what it sees, (batch, heads, query, key), in fp32 at least.
 
     The scores are capped and biased as the view says; `sinks` (heads,) are scores of keys that give nothing: rows then sum to less.
     """
-    scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT * view.scale
+    products = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT
+    scores = products.to(torch.promote_types(q.dtype, torch.float32)) * view.scale
     if view.spec.soft_cap is not None:
         scores = view.spec.soft_cap * (scores / view.spec.soft_cap).tanh()
     if view.bias is not None:
@@ -35,7 +36,7 @@ def weigh(q: Tensor, k: Tensor, view: View, sinks: Tensor | None = None) -> Tens
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, sinks: Tensor | None = None) -> Tensor:
     """The equation as it stands (Vaswani et al., 2017, eq. 1), with keys and values shared by groups of heads; the oracle of `attend`."""
     weights = F.dropout(weigh(q, k, view, sinks), dropout)
-    return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], 1)
+    return weights.to(v.dtype) @ v.repeat_interleave(q.shape[1] // v.shape[1], 1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, sinks: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Cache:
-    """Room for `capacity` tokens in each of `slots` rows, with the position and document of each; an empty place is in no document.
+    """Room for `capacity` tokens in each of `slots` rows, kept with their positions and documents; an empty place is in no document.
 
     `filled` (slots,) counts the places in use. A forward pass opens the cache once, and each layer extends it by its own
     keys and values at the same places.
@@ -23,7 +23,8 @@ class Cache:
 
     def __init__(self, stack: Stack, slots: int, capacity: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
         self.capacity = capacity
-        self.positions = torch.zeros(slots, capacity, dtype=torch.long, device=device)
+        self.tokens = torch.zeros(slots, capacity, dtype=torch.long, device=device)
+        self.positions = torch.zeros_like(self.tokens)
         self.documents = torch.full((slots, capacity), EMPTY, device=device)
         self.filled = torch.zeros(slots, dtype=torch.long, device=device)
         shapes = [(slots, block.attention.kv_heads, capacity, block.attention.head_size) for block in stack.blocks]
@@ -35,25 +36,37 @@ class Cache:
         self.documents[slot, places:] = EMPTY
         self.filled[slot] = min(int(self.filled[slot]), places)
 
+    def empty(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Forget all of a slot: the tokens that it held, their positions and documents, each (1, length)."""
+        held = slice(int(self.filled[slot]))
+        found = (self.tokens[slot, held][None], self.positions[slot, held][None], self.documents[slot, held].clone()[None])
+        self.keep(slot, 0)
+        return found
+
     def reorder(self, slots: Tensor, taken: Tensor) -> None:
         """Let each of `slots` hold what the slot at the same place of `taken` holds."""
         used = int(self.filled[taken].max())
         for kept in (*self.keys, *self.values):
             kept[slots, :, :used] = kept[taken, :, :used]
-        for kept in (self.positions, self.documents, self.filled):
+        for kept in (self.tokens, self.positions, self.documents, self.filled):
             kept[slots] = kept[taken]
 
-    def open(self, positions: Tensor, documents: Tensor, slots: Tensor | None = None) -> "Reading":
-        """Take places for new tokens at `positions` with `documents`, both (batch, length), in the given slots (all by default).
+    def rows(self, slots: Tensor | None) -> Tensor:
+        """The given slots, all by default."""
+        return torch.arange(len(self.filled), device=self.filled.device) if slots is None else slots
+
+    def open(self, tokens: Tensor, positions: Tensor, documents: Tensor, slots: Tensor | None = None) -> "Reading":
+        """Take places for new tokens at `positions` with `documents`, all (batch, length), in the given slots (all by default).
 
         Raises `ValueError` when a slot has no room for them.
         """
-        rows = torch.arange(len(self.filled), device=self.filled.device) if slots is None else slots
+        rows = self.rows(slots)
         count = positions.shape[1]
         used = int(self.filled[rows].max()) + count
         if used > self.capacity:
             raise ValueError(f"the cache has {self.capacity:,} places a slot, but {used:,} are needed: make it larger or stop earlier")
         places = self.filled[rows][:, None] + torch.arange(count, device=positions.device)
+        self.tokens[rows[:, None], places] = tokens
         self.positions[rows[:, None], places] = positions
         self.documents[rows[:, None], places] = documents
         self.filled[rows] += count
@@ -71,8 +84,8 @@ class Reading(NamedTuple):
 
     def seen(self, kept: Tensor) -> Tensor:
         """The rows and places in use; a view, not a copy, when every slot takes part."""
-        chosen = kept if self.slots is None else kept[self.slots]
-        return chosen[..., : self.used, :] if kept.dim() == 4 else chosen[:, : self.used]
+        used = kept[:, :, : self.used] if kept.dim() == 4 else kept[:, : self.used]
+        return used if self.slots is None else used[self.slots]
 
     def layer(self, index: int) -> "LayerCache":
         return LayerCache(self, index)

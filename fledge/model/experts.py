@@ -29,7 +29,7 @@ class Experts(nn.Module):
         self.imbalance: Tensor | None = None
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The experts of each token of x (tokens, width) and their weights, both (tokens, chosen); the softmax is in fp32 at least."""
+        """The experts of each token of x (tokens, width) and their weights, both (tokens, chosen); the weights are in fp32 at least."""
         scores = self.router(x)
         chances = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
         weights, chosen = chances.topk(self.spec.chosen, -1)
@@ -38,7 +38,7 @@ class Experts(nn.Module):
         if self.training:
             share = torch.bincount(chosen.flatten(), minlength=self.spec.experts) / len(x)
             self.imbalance = self.spec.experts * (share * chances.mean(0)).sum()
-        return chosen, weights.to(x.dtype)
+        return chosen, weights
 
     def expert(self, e: int, x: Tensor) -> Tensor:
         """What one expert makes of x (tokens, width)."""
@@ -54,13 +54,16 @@ class Experts(nn.Module):
         return self.mixed(flat, *self.choose(flat)).view_as(x)
 
     def mixed(self, flat: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """What the chosen experts make of each token of flat (tokens, width), weighted; sorted by expert, so that each multiplies once."""
+        """What the chosen experts make of each token of flat (tokens, width), weighted; sorted by expert, so that each multiplies once.
+
+        Their sum is in fp32 at least.
+        """
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=self.spec.experts).tolist()
         tokens = order // self.spec.chosen
         made = [self.expert(e, part) for e, part in enumerate(flat[tokens].split(counts)) if counts[e]]
         weighted = torch.cat(made) * weights.flatten()[order, None]
-        return torch.zeros_like(flat).index_add(0, tokens, weighted)
+        return torch.zeros_like(flat, dtype=weighted.dtype).index_add(0, tokens, weighted).to(flat.dtype)
 
 
 def one_token_at_a_time(experts: Experts, x: Tensor) -> Tensor:
@@ -71,4 +74,4 @@ def one_token_at_a_time(experts: Experts, x: Tensor) -> Tensor:
     for token, row, share in zip(flat, chosen.tolist(), weights, strict=True):
         parts = [weight * experts.expert(e, token[None])[0] for e, weight in zip(row, share, strict=True)]
         rows.append(torch.stack(parts).sum(0))
-    return torch.stack(rows).view_as(x)
+    return torch.stack(rows).to(x.dtype).view_as(x)

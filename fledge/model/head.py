@@ -49,10 +49,10 @@ class Words(nn.Module):
         return F.linear(hidden, self.weight, self.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The scores of every word, (..., vocabulary)."""
+        """The scores of every word, (..., vocabulary), capped ones in fp32 at least."""
         scores = self.project(self.before(hidden))
         cap = self.spec.soft_cap
-        return scores if cap is None else cap * (scores / cap).tanh()
+        return scores if cap is None else cap * (scores.to(torch.promote_types(scores.dtype, torch.float32)) / cap).tanh()
 
     def cross_entropy(self, scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         """The summed cross-entropy of scores (n, words) and smoothed labels (n,); the scores become its gradient by them, in place."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fledge import arch
-from fledge.arch import ByWavelength, Interpolated, Rope, Sees, Yarn
+from fledge.arch import ByWavelength, Interpolated, LongRope, Rope, Sees, Yarn
 from fledge.model.mlp import matrix
 
 
@@ -90,8 +90,13 @@ def buckets(distance: Tensor, spec: arch.DistanceBias, forward: bool) -> Tensor:
     return base + torch.where(distance < exact, distance, (exact + grown.long()).clamp(max=count - 1))
 
 
-def turn(positions: Tensor, rope: Rope, size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of `position × base^(-2i/size)`, each (batch or 1, 1, query, size / 2) (arXiv:2104.09864, eq. 15), stretched."""
+def turn(
+    positions: Tensor, rope: Rope, size: int, dtype: torch.dtype = torch.float32, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of `position × base^(-2i/size)`, each (batch or 1, 1, query, size / 2) (arXiv:2104.09864, eq. 15), stretched.
+
+    `lengths` (batch or 1, query or 1) are those of the texts that the positions are in, for what depends on them; all are short by default.
+    """
     frequencies = rope.base ** -(torch.arange(0, size, 2, device=positions.device, dtype=dtype) / size)
     grown = 1.0
     match rope.stretch:
@@ -102,6 +107,10 @@ def turn(positions: Tensor, rope: Rope, size: int, dtype: torch.dtype = torch.fl
         case Yarn() as stretch:
             frequencies = yarn(frequencies, stretch, rope.base)
             grown = 0.1 * math.log(stretch.factor) + 1.0 if stretch.attention is None else stretch.attention
+        case LongRope(short, long, trained, grown):
+            slower = [torch.tensor(factors, dtype=dtype, device=positions.device) for factors in (short, long)]
+            beyond = positions.new_zeros((1, 1), dtype=torch.bool) if lengths is None else lengths > trained
+            frequencies = frequencies / torch.where(beyond[..., None], slower[1], slower[0])
     angles = (positions.to(dtype)[:, :, None] * frequencies)[:, None]
     return angles.cos() * grown, angles.sin() * grown
 

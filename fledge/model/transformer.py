@@ -9,7 +9,7 @@ from fledge.model.attention import Attention, attention_weights
 from fledge.model.cache import Cache, Memory
 from fledge.model.experts import Experts
 from fledge.model.trunk import Trunk
-from fledge.model.view import Layout
+from fledge.model.view import PADDING, Layout, document_lengths
 
 
 class Transformer(nn.Module):
@@ -56,8 +56,10 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """The trunk's last hidden states, (batch, length, width).
 
-        With a cache the tokens continue what the given slots (all by default) hold; a memory is what `encode` made of the source;
-        types (batch, length) number the segments, 0 by default. Raises `ValueError` for a position beyond learned ones.
+        With a cache the tokens continue what the given slots (all by default) hold; a text that thereby outgrows a length beyond which
+        all of it is turned by other angles (LongRope) is read again as a whole, as `transformers` does when it generates. A memory is
+        what `encode` made of the source; types (batch, length) number the segments, 0 by default. Raises `ValueError` for a position
+        beyond learned ones.
         """
         trunk = self.trunk
         self._remembered(memory)
@@ -66,9 +68,42 @@ class Transformer(nn.Module):
         if cache is None or document is None:
             return trunk(x, self._layout(self.arch.trunk, positions, document), None, self._across(positions, document, memory), memory)
         self._check(self.arch.trunk, positions)
-        reading = cache.open(positions, document, slots)
+        if (grown := self._outgrown(positions, document, cache, slots)) is not None:
+            return self._read_again(grown, tokens, positions, document, cache, slots, memory)
+        reading = cache.open(tokens, positions, document, slots)
         layout = Layout(positions, document, reading.seen(cache.positions), reading.seen(cache.documents), exact=self._exact)
         return trunk(x, layout, reading, self._across(positions, document, memory), memory)
+
+    def _outgrown(self, positions: Tensor, document: Tensor, cache: Cache, slots: Tensor | None) -> Tensor | None:
+        """Which rows (batch,) grow beyond a length after which a whole text is turned by other angles; none where no row does."""
+        ropes = (block.attention.positions for block in self.arch.trunk.pattern)
+        limits = {rope.changes_after for rope in ropes if rope is not None and rope.changes_after is not None}
+        if not limits:
+            return None
+        rows = cache.rows(slots)
+        before = document_lengths(document, cache.positions[rows], cache.documents[rows])
+        after = document_lengths(document, positions, document)
+        real = (before > 0) & (document != PADDING)
+        grown = torch.stack([real & (before <= limit) & (after > limit) for limit in limits]).any(0).any(1)
+        return grown if bool(grown.any()) else None
+
+    def _read_again(
+        self, grown: Tensor, tokens: Tensor, positions: Tensor, document: Tensor, cache: Cache, slots: Tensor | None, memory: Memory | None
+    ) -> Tensor:
+        """The hidden states of tokens when the rows that have `grown` (batch,) are read from their first token on; the others go on."""
+        hidden = self.embedding.weight.new_empty(*tokens.shape, self.arch.trunk.width)
+        rows, new = cache.rows(slots), (tokens, positions.expand_as(tokens), document)
+
+        def read(part: Tensor, *given: Tensor) -> None:
+            source = None if memory is None else memory.rows(part)
+            hidden[part] = self.hidden(*given, cache=cache, slots=rows[part], memory=source)[:, -tokens.shape[1] :]
+
+        if len(rest := (~grown).nonzero()[:, 0]):
+            read(rest, *(kind[rest] for kind in new))
+        for part in grown.nonzero():
+            before = cache.empty(int(rows[part]))
+            read(part, *(torch.cat((old, kind[part]), 1) for old, kind in zip(before, new, strict=True)))
+        return hidden
 
     def forward(
         self,

@@ -31,7 +31,10 @@ class View:
         self._allowed: Tensor | None = None
         self._mask: Tensor | None = None
         rope = spec.positions
-        self._turn = turn(layout.queries, rope, rope.turned(spec.head_size), layout.exact) if rope is not None else None
+        self._turn = None
+        if rope is not None:
+            lengths = layout.lengths if rope.changes_after is not None else None
+            self._turn = turn(layout.queries, rope, rope.turned(spec.head_size), layout.exact, lengths)
 
     @property
     def scale(self) -> float:
@@ -72,7 +75,7 @@ class View:
         """Heads (batch, query, heads, head_size), normalised and turned by their positions, as (batch, heads, query, head_size)."""
         if self._turn is not None and (size := 2 * self._turn[0].shape[-1]) < x.shape[-1]:
             x = norm(x).transpose(1, 2)
-            turned = kernels.turn(x[..., :size], *(part.to(x.dtype) for part in self._turn))
+            turned = kernels.turn(x[..., :size], *self._turn)
             return torch.cat((turned, x[..., size:]), -1)
         if isinstance(norm, RmsNorm):
             return kernels.turn_heads(x, norm.weight, norm.epsilon, self._turn)
@@ -101,12 +104,27 @@ class Layout:
         self.plain = query_documents is None
         self._views: dict[arch.Attention, View] = {}
 
+    @cached_property
+    def lengths(self) -> Tensor:
+        """How long the document of each query is, as far as there are keys of it: (batch or 1, query or 1)."""
+        if self.query_documents is None or self.key_documents is None:
+            return self.keys.max(1, keepdim=True).values + 1
+        return document_lengths(self.query_documents, self.keys, self.key_documents)
+
     def view(self, spec: arch.Attention, positions: Nowhere | None = None) -> View:
         """The view of one attention, made once for all layers that share its specification."""
         if spec not in self._views:
             bias = positions.bias(self.queries, self.keys, spec.sees) if positions is not None else None
             self._views[spec] = View(self, spec, bias)
         return self._views[spec]
+
+
+def document_lengths(documents: Tensor, positions: Tensor, of: Tensor) -> Tensor:
+    """One more than the largest of `positions` (batch or 1, key) whose document in `of` (batch, key) is this one, (batch, query)."""
+    numbers = int(torch.cat((documents, of), 1).max()) - EMPTY + 1
+    longest = torch.zeros(len(of), numbers, dtype=torch.long, device=of.device)
+    longest.scatter_reduce_(1, of - EMPTY, positions.expand_as(of) + 1, "amax")
+    return longest.gather(1, documents - EMPTY)
 
 
 def sees(layout: Layout, reach: arch.Sees) -> Tensor:

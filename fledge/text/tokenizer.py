@@ -65,6 +65,11 @@ class Tokenizer:
         return self.controls.get(name)
 
     @cached_property
+    def sentinels(self) -> list[int]:
+        """The control tokens `<extra_id_0>`, `<extra_id_1>`, ... that stand for spans of a text, in this order; none if it has none."""
+        return [number for n in range(100) if (number := self.special(f"<extra_id_{n}>")) is not None]
+
+    @cached_property
     def opening(self) -> list[int]:
         """The control tokens that this tokenizer puts before a text, such as Llama's `<s>` or BERT's `[CLS]`; none if made here."""
         encoding = self.backend.encode("a")

@@ -13,6 +13,7 @@ from fledge.model import Transformer
 from fledge.model.head import Words, cross_entropy
 
 CHUNK = 1024  # tokens whose scores exist at once
+MULTIPLE = 64  # of the rows of such a product, so that any number of labels comes in few shapes
 
 
 class Objective(Protocol):
@@ -22,7 +23,7 @@ class Objective(Protocol):
     def __call__(self, model: Transformer, batch: Batch) -> Tensor: ...
 
 
-class NextWord:
+class PredictTokens:
     """Cross-entropy in nats, summed over the labels that are trained on: the next word, a masked one, or one of a target.
 
     Learning from instructions differs by its labels alone, which spare the questions. With `smoothing` each label gives that share of
@@ -42,11 +43,10 @@ class NextWord:
         head = model.head
         if not isinstance(head, Words):
             raise ValueError("words are scored here, but this model has no head for words")
-        smoothing = self.smoothing if model.training else 0.0
-        if head.spec.soft_cap is not None:
-            loss = F.cross_entropy(head(hidden).float(), labels, reduction="sum", label_smoothing=smoothing)
-        else:
-            loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, head.cross_entropy)
+        smoothing, cap = self.smoothing if model.training else 0.0, head.spec.soft_cap
+        loss = ChunkedCrossEntropy.apply(
+            head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, cap, head.cross_entropy
+        )  # fmt: skip
         return loss + len(labels) * model.balancing_loss() if model.training else loss
 
 
@@ -83,17 +83,18 @@ def on(device: torch.device, part: np.ndarray | None) -> Any:
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """`F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum", label_smoothing=smoothing)` without ever holding all scores.
+    """`F.cross_entropy(cap(hidden @ weight.T + bias), labels, reduction="sum", label_smoothing=smoothing)` without ever holding all scores.
 
     The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so all gradients are taken
     there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), bias (vocabulary,) or none,
-    labels (n,); sums are fp32 at least. `scored` gives the loss of a chunk's scores and turns them into their gradient.
+    labels (n,); a `soft_cap` c makes scores `c tanh(scores / c)`; sums are fp32 at least. `scored` gives the loss of a chunk's scores and
+    turns them into their gradient.
     """
 
     @staticmethod
     def forward(
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0,
-        scored: Callable[[Tensor, Tensor, float], Tensor] = cross_entropy,
+        soft_cap: float | None = None, scored: Callable[[Tensor, Tensor, float], Tensor] = cross_entropy,
     ) -> Tensor:  # fmt: skip
         kind = hidden.device.type
         working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -107,12 +108,21 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             projection = weight.to(working)
             for part in range(0, len(labels), chunk):
                 piece, label = hidden[part : part + chunk].to(working), labels[part : part + chunk]
+                piece = F.pad(piece, (0, 0, 0, -len(label) % MULTIPLE))
                 gradient = piece @ projection.T
                 if bias is not None:
                     gradient += bias
-                loss += scored(gradient, label, smoothing)
+                real = gradient[: len(label)]
+                if soft_cap is None:
+                    loss += scored(real, label, smoothing)
+                else:
+                    bent = real.div_(soft_cap).tanh_()
+                    capped = bent * soft_cap
+                    loss += scored(capped, label, smoothing)
+                    real.copy_(torch.ops.aten.tanh_backward(capped, bent))  # times 1 - tanh², for the cap cancels
+                gradient[len(label) :] = 0
                 if hidden_gradient is not None:
-                    hidden_gradient[part : part + chunk] = gradient @ projection
+                    hidden_gradient[part : part + chunk] = (gradient @ projection)[: len(label)]
                 if weight_gradient is not None and working == exact:
                     weight_gradient.addmm_(gradient.T, piece)
                 elif weight_gradient is not None:
@@ -132,6 +142,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None if hidden_gradient is None else hidden_gradient * scale,
             None if weight_gradient is None else weight_gradient.mul_(scale).to(ctx.weight_dtype),
             None if bias_gradient is None else bias_gradient.mul_(scale).to(ctx.weight_dtype),
+            None,
             None,
             None,
             None,

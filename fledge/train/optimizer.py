@@ -1,12 +1,13 @@
 """Gradients become better weights: which parameters get which rate and weight decay, AdamW, Muon, clipping."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fledge.model import query_shares
 from fledge.train import run
 from fledge.train.parallel.spread import Alone, spread_of
 
@@ -36,6 +37,8 @@ class Optimizer:
     | matrices   | rate, weight decay                 | Muon: rate, weight decay    |
     | embeddings | rate, weight decay where asked for | AdamW: adamw_rate, no decay |
     | vectors    | rate, no decay                     | AdamW: adamw_rate, no decay |
+
+    Queries whose scores nothing scales (T5) go at their share of the rate (`query_shares`), as if the scale stood outside of them.
     """
 
     def __init__(self, model: nn.Module, recipe: run.AdamW | run.Muon):
@@ -45,18 +48,19 @@ class Optimizer:
         self.names: dict[Tensor, str] = {own: name for group in groups.values() for name, own in group.items()}
         self.clip = recipe.clip
         self.parts: list[torch.optim.Optimizer] = []
+        matrices = list(_by_share(groups["matrices"], query_shares(model), recipe.rate, recipe.weight_decay))
+        other, on_embeddings = recipe.rate, recipe.weight_decay
         if isinstance(recipe, run.Muon):
-            if groups["matrices"]:
-                self.parts.append(Muon(groups["matrices"], recipe.rate, recipe.momentum, recipe.weight_decay, self.spread))
-            rows = [("embeddings", recipe.adamw_rate, 0.0), ("vectors", recipe.adamw_rate, 0.0)]
-        else:
-            on_embeddings = recipe.weight_decay * recipe.decay_embeddings
-            rows = [
-                ("matrices", recipe.rate, recipe.weight_decay),
-                ("embeddings", recipe.rate, on_embeddings),
-                ("vectors", recipe.rate, 0.0),
-            ]
-        table = [{"params": list(groups[kind].values()), "lr": rate, "weight_decay": decay} for kind, rate, decay in rows if groups[kind]]
+            other, on_embeddings = recipe.adamw_rate, 0.0
+            if matrices:
+                self.parts.append(Muon(matrices, recipe.momentum, self.names, self.spread))
+            matrices = []
+        elif not recipe.decay_embeddings:
+            on_embeddings = 0.0
+        rows = [("embeddings", on_embeddings), ("vectors", 0.0)]
+        table = matrices + [
+            {"params": list(groups[kind].values()), "lr": other, "weight_decay": decay} for kind, decay in rows if groups[kind]
+        ]
         if table:
             self.parts.append(torch.optim.AdamW(table, betas=recipe.betas, eps=recipe.eps, fused=True))
         self.rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
@@ -128,9 +132,9 @@ class Muon(torch.optim.Optimizer):
     Matrices of one shape go through in one batched product.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], rate: float, momentum: float, weight_decay: float, spread: Alone):
-        super().__init__(parameters.values(), {"lr": rate, "momentum": momentum, "weight_decay": weight_decay})
-        self.names, self.spread = {parameter: name for name, parameter in parameters.items()}, spread
+    def __init__(self, groups: list[dict[str, Any]], momentum: float, names: Mapping[Tensor, str], spread: Alone):
+        super().__init__(groups, {"momentum": momentum})
+        self.names, self.spread = names, spread
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -177,6 +181,15 @@ def orthogonal(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def _by_share(matrices: Mapping[str, Tensor], shares: Mapping[str, float], rate: float, decay: float) -> Iterator[dict[str, Any]]:
+    """Groups of equal share of the rate; what decays of a weight in a step is the same for all."""
+    groups = defaultdict(list)
+    for name, parameter in matrices.items():
+        groups[shares.get(name, 1.0)].append(parameter)
+    for share, alike in sorted(groups.items(), key=lambda group: group[0] != 1):
+        yield {"params": alike, "lr": rate * share, "weight_decay": decay / share}
 
 
 def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -312,7 +312,7 @@ class Run:
         needed, stacks = FAMILIES.get(self.data.objective), tuple(self.arch.stacks)
         if needed is not None and needed != stacks:
             raise ValueError(
-                f"data.objective is {self.data.objective!r}, which needs a model with {_named(needed)}, but this one has {_named(stacks)}"
+                f"data.objective is {self.data.objective!r}, which needs a model with {named(needed)}, but this one has {named(stacks)}"
             )
         if (self.data.objective == "classify") != isinstance(self.arch.head, Classes):
             raise ValueError(f"data.objective is {self.data.objective!r}, but the model ends in {type(self.arch.head).__name__}")
@@ -377,7 +377,12 @@ def _binding(asked: dict) -> dict:
     return {**{name: value for name, value in asked.items() if name != "set"}, **({"set": kept} if kept else {})}
 
 
-def _named(stacks: tuple[str, ...]) -> str:
+def named(stacks: Sequence[str]) -> str:
+    """Stacks as a sentence names them.
+
+    >>> named(["decoder"])
+    'a decoder alone'
+    """
     return "an encoder and a decoder" if len(stacks) == 2 else f"{'an' if stacks[0] == 'encoder' else 'a'} {stacks[0]} alone"
 
 

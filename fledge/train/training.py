@@ -513,10 +513,10 @@ class Keeper:
         elif self.evaluate is None:
             self.unexported = {}
         self.finished, self.ended = True, state.stop or "the plan is done"
-        state.seconds = self.diary.seconds()
         self.save(state)
         self.settle()
         spread_of(state.model).alive("done")
+        state.seconds = self.diary.seconds()
         self.diary.tell(f"Done: {state.step:,} steps, {state.tokens:,} tokens, {self.diary.seconds():.0f} s ({self.ended}).")
 
     def result(self, state: State) -> Result:

@@ -10,10 +10,12 @@ from typing import Any
 from fledge.arch import Arch, forward_flops, parameter_count, parts
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
+from fledge.verbs.model import SAMPLING
 from fledge.verbs.preparation import is_corpus
 from fledge.verbs.session import Name
 
 COLUMNS = 80  # of a terminal
+WRITING = {"do_sample", "max_new_tokens", "num_beams", "length_penalty", *SAMPLING}  # of a generation_config.json, what decides the text
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def show_model(name: str, verify: bool) -> Shown:
     if verify:
         verify_weights(folder.path)
         lines.append("the weights are those that were saved")
-    known = {key: folder.facts[key] for key in ("parent", "data", "scores", "chat", "generation") if folder.facts.get(key)}
+    known = {key: folder.facts[key] for key in ("parent", "data", "scores", "chat") if folder.facts.get(key)}
+    if writing := {key: value for key, value in (folder.facts.get("generation") or {}).items() if key in WRITING}:
+        known["generation"] = writing
     lines += [f"{key}: {_flat(value)}" for key, value in known.items()]
     return Shown("model", name, {"arch": to_json(folder.arch), "parameters": parameter_count(folder.arch), **known}, "\n".join(lines))
 

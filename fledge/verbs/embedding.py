@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fledge.verbs import terminal
 from fledge.verbs.model import Dtype, load
 from fledge.verbs.session import Column, Name, Place, refuse_unknown
 
@@ -31,7 +30,9 @@ class Embedded:
 
     def __str__(self) -> str:
         if self.out is not None:
-            return f"{self.out}: {len(self.vectors):,} vectors of {self.vectors.shape[1]:,} numbers"
+            from fledge.data.tables import counted
+
+            return f"{self.out}: {counted(len(self.vectors), 'vector')} of {self.vectors.shape[1]:,} numbers"
         return "\n".join(json.dumps([round(number, 6) for number in row]) for row in self.vectors.tolist())
 
 
@@ -71,7 +72,7 @@ def embed(
         refuse_unknown(pooling, Pooling, "--pooling")
     place = None if out is None else Path(out)
     if place is not None and (place.suffix not in (".npy", ".jsonl") or place.exists()):
-        raise ValueError(f"--out {place} {'exists: choose another' if place.exists() else 'is written as .npy or .jsonl'}")
+        raise ValueError(f"--out {place}{' exists: choose another' if place.exists() else ': vectors are written as .npy or .jsonl'}")
     if file is None:
         texts: Sequence[str] = [str(text)]
     else:
@@ -90,5 +91,4 @@ def embed(
         else:
             stream.writelines(json.dumps(row).encode() + b"\n" for row in vectors.tolist())
     new.replace(place)
-    terminal.say(f"  {place.stat().st_size:,} bytes")
     return Embedded(vectors, str(place))

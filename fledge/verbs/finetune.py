@@ -221,7 +221,7 @@ class ClassifierJob:
                 after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
         ranks.only_first()
-        best = writer.best()
+        best = writer.best(machine.device)
         with on_machine(machine):
             methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
         score = methods[-1].score
@@ -406,7 +406,7 @@ class InstructJob:
         from fledge.evaluation.language import answer_score
         from fledge.text import FORMATS
         from fledge.train.loop import on_machine
-        from fledge.train.objective import NextWord
+        from fledge.train.objective import PredictTokens
         from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
@@ -424,7 +424,7 @@ class InstructJob:
         with on_machine(machine):
             before = min(answer_score(model, part).perplexity.value for part in (checked, self.answers(FORMATS["plain"], run)))
         said_before = self.examples(model, None)
-        objective = NextWord()
+        objective = PredictTokens()
         if begun is None and self.seconds is not None:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
@@ -436,7 +436,7 @@ class InstructJob:
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
         ranks.only_first()
-        best = writer.best()
+        best = writer.best(machine.device)
         with on_machine(machine):
             after = answer_score(best, checked).perplexity.value
         examples = tuple(

@@ -39,6 +39,8 @@ def import_model(model: Name, /, *, out: Place, tokenizer: Place | None = None) 
     from fledge.weights import open_model, read_llama2c, save_model
     from fledge.weights.files import read_json
 
+    if Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())):
+        raise ValueError(f"{out} exists and holds something: choose another --out")
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".bin":
         network, words, facts = *read_llama2c(path, Path(tokenizer) if tokenizer is not None else None), dict[str, Any]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from fledge.text import ChatFormat, Tokenizer
 
 MAX_TOKENS = 100
-SHOWN = 5  # words for each mask
 AT_ONCE = 32  # requests side by side
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -112,8 +110,10 @@ class Model:
         if len(self.arch.stacks) < 2:
             raise ValueError("this model reads no source: use generate to go on from a text")
         read = [self.tokenizer.framed(self.tokenizer.encode(text), self.arch.context) for text in sources]
-        requests = [self._request(tokens or [self.tokenizer.end_of_text], settings) for tokens in read]
-        return [completion.text for completion in self._written(requests, settings)]
+        order = sorted(range(len(read)), key=lambda number: -len(read[number]))  # those of like length end at about the same time
+        requests = [self._request(read[number] or [self.tokenizer.end_of_text], settings) for number in order]
+        written = dict(zip(order, self._written(requests, settings), strict=True))
+        return [written[number].text for number in range(len(read))]
 
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The continuation of a prompt piece by piece, as it is made."""
@@ -153,9 +153,10 @@ class Model:
     def predict(self, text):
         """A classifier's label and the probability of each label: `{"label": "spam", "scores": {"ham": 0.02, "spam": 0.98}}`.
 
-        An encoder fills in what is marked by `[MASK]` in the text, or by its tokenizer's own mask: `{"text": "The sky is blue.",
-        "masks": [{"blue": 0.41, "clear": 0.2, ...}]}`, the best five for each mask. A list of texts gives a list. Raises `ValueError`
-        for a model that does neither, and for a text that marks nothing.
+        A model that learned to mend text fills in what is marked by `[MASK]` or `___` in it, or by its tokenizer's own mask:
+        `{"text": "The sky is blue.", "masks": [{"blue": 0.41, "clear": 0.2, ...}]}`. An encoder puts a word there and tells the best
+        five; one beside a decoder puts a span there, marked also as `<extra_id_0>`, and tells its probability. A list of texts gives a
+        list. Raises `ValueError` for a model that does neither, and for a text that marks nothing.
         """
         texts = [text] if isinstance(text, str) else list(text)
         results = list(self._fill(texts) if self.fills else self._classify(texts))
@@ -175,13 +176,20 @@ class Model:
         told = self.facts.get("embedding", {})
         texts = [text] if isinstance(text, str) else list(text)
         reads, normalised = pooling or told.get("reads", "mean"), told.get("normalised", False)
-        found = vectors(self.network, self.tokenizer, texts, reads, normalised, self.facts.get("reads"))
+        found = vectors(self.network, self.tokenizer, texts, reads, normalised, told.get("longest") or self.facts.get("reads"))
         return found[0] if isinstance(text, str) else found
 
     @property
     def fills(self) -> bool:
-        """Whether it is an encoder with scores for words, which fills in what is masked."""
-        return list(self.arch.stacks) == ["encoder"] and isinstance(self.arch.head, Words)
+        """Whether it has scores for words and fills in what is masked: an encoder, or one beside a decoder unless it learned otherwise."""
+        both = len(self.arch.stacks) == 2
+        mends = self.learned in ("denoise", None) and bool(self.tokenizer.sentinels) if both else not self.arch.writes
+        return mends and isinstance(self.arch.head, Words)
+
+    @property
+    def learned(self) -> str | None:
+        """The objective that it was trained for, if that is known."""
+        return self.facts.get("run", {}).get("data", {}).get("objective")
 
     def logits(self, tokens: Sequence[Sequence[int]], target: Sequence[Sequence[int]] | None = None) -> Tensor:
         """Scores in fp32: lists of equal length give (batch, length, vocabulary); an encoder scores each token itself, a decoder the next.
@@ -195,42 +203,21 @@ class Model:
             return self.network(given[0]) if target is None else self.network(given[1], memory=self.network.encode(given[0]))
 
     def _fill(self, texts: list[str]) -> Iterator[dict[str, Any]]:
-        import torch
+        from fledge.generation import Gapped, fill, marks_of
 
-        mask = self.tokenizer.mask
-        if mask is None:
-            raise ValueError("this model's tokenizer has no mask token, so nothing can be filled in")
-        own = next(name for name, number in self.tokenizer.controls.items() if number == mask)
-        for number, text in enumerate(texts, 1):
-            pieces = re.split(f" ?(?:{re.escape('[MASK]')}|{re.escape(own)})", text)  # the blank before a word is a part of it
-            if len(pieces) == 1:
-                raise ValueError(f"text {number} of {len(texts)} marks no word to fill in: write [MASK] for it, as in 'The sky is [MASK].'")
-            tokens = self.tokenizer.encode(pieces[0])
-            for piece in pieces[1:]:
-                tokens += [mask, *self.tokenizer.encode(piece)]
-            whole = torch.tensor(self.tokenizer.framed(tokens), device=self.network.embedding.weight.device)
-            if len(whole) > self.arch.context:
-                raise ValueError(f"text {number} has {len(whole):,} tokens, but this model takes {self.arch.context:,}: shorten it")
-            controls = torch.tensor(sorted(self.tokenizer.controls.values()), device=whole.device)
-            with torch.inference_mode():
-                scores = self.network(whole[None])[0, whole == mask, : self.tokenizer.size].index_fill(-1, controls, -torch.inf)
-            best = scores.double().softmax(-1).topk(min(SHOWN, scores.shape[-1]))
-            masks = []
-            for chances, words in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                found: dict[str, float] = {}
-                for chance, word in zip(chances, words, strict=True):  # a word with its blank and without it is one
-                    name = self.tokenizer.decode([word]).strip()
-                    found[name] = found.get(name, 0.0) + chance
-                masks.append(dict(sorted(found.items(), key=lambda item: -item[1])))
-            whole[whole == mask] = best.indices[:, 0]
-            yield {"text": self.tokenizer.decode(whole.tolist()), "masks": masks}
+        marks = marks_of(self.tokenizer, spans=len(self.arch.stacks) == 2)
+        for found in fill(self.network, self.tokenizer, [Gapped.marked(text, marks) for text in texts]):
+            yield {"text": found.text, "masks": found.chances}
 
     def _classify(self, texts: list[str]) -> Iterator[dict[str, Any]]:
         from fledge.evaluation.classifier import probabilities
 
         labels = self.arch.labels
         if not labels:
-            raise ValueError("this model is no classifier: make one with `fledge finetune classify DATA --from MODEL --out DIR`")
+            other = (
+                "it writes targets: use `fledge generate`" if len(self.arch.stacks) == 2 else "it goes on from text: use `fledge generate`"
+            )
+            raise ValueError(f"this model is no classifier ({other}): make one with `fledge finetune classify DATA --from MODEL --out DIR`")
         for row in probabilities(self.network, self.tokenizer, texts, self.facts.get("reads")):
             yield {"label": labels[int(row.argmax())], "scores": dict(zip(labels, row.tolist(), strict=True))}
 
@@ -247,13 +234,22 @@ class Model:
             yield from engine.run(part) if beams == 1 else beam_search(engine, part, beams, 1.0 if penalty is None else penalty)
 
     def _beams(self, settings: Settings) -> int:
-        beams = settings.get("beams") or self.facts.get("generation", {}).get("num_beams") or 1
+        given = settings.get("beams")
+        beams = self.facts.get("generation", {}).get("num_beams") or 1 if given is None else given
         if beams < 1:
             raise ValueError(f"beams is {beams}, but at least 1 is needed")
         return beams
 
     def _prompt_tokens(self, text: str) -> list[int]:
-        """What is read of a text: by a decoder what it goes on from, by an encoder beside one the source, framed."""
+        """What is read of a text: by a decoder what it goes on from, by an encoder beside one the source, framed.
+
+        Raises `ValueError` for a model that learned to fill in gaps and nothing else.
+        """
+        if self.learned == "denoise":
+            raise ValueError(
+                "this model learned to fill in gaps: use `fledge predict MODEL 'The ___ is blue.'`, "
+                "or teach it to write with `fledge finetune pairs DATA --from MODEL --out DIR`"
+            )
         if len(self.arch.stacks) == 2:
             return self.tokenizer.framed(self.tokenizer.encode(text)) or [self.tokenizer.end_of_text]
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.tokenizer.end_of_text]
@@ -286,5 +282,8 @@ class Model:
 
         if self.arch.labels:
             raise ValueError("this model is a classifier and writes no text: use `fledge predict`")
-        longest = max(len(request.tokens) + (request.max_tokens or self.arch.context) for request in requests)
+        if not self.arch.writes:
+            raise ValueError("this model is an encoder and writes no text: `fledge predict` fills in gaps, `fledge embed` makes vectors")
+        before = [1 + len(self.tokenizer.opening) if len(self.arch.stacks) == 2 else len(request.tokens) for request in requests]
+        longest = max(length + (request.max_tokens or self.arch.context) for length, request in zip(before, requests, strict=True))
         return Engine(self.network, self.tokenizer, slots=len(requests) * beams, capacity=min(longest, self.arch.context))

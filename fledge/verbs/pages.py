@@ -42,16 +42,18 @@ def curves(page: Page, run: Path) -> None:
 
 
 def samples(page: Page, run: Path, most: int = 12) -> None:
-    """What the model wrote from time to time."""
+    """What the model wrote from time to time, or filled in."""
     from fledge.report import Sample
 
     rows = lines_of(run / "samples.jsonl")
     shown = rows[:: max(1, -(-len(rows) // most))]
-    if shown:
-        page.timeline(
-            "The same prompt, completed as the model learns",
-            [Sample(f"step {r['step']:,}", r["text"], r["prompt"], terminal.duration(r["seconds"])) for r in shown],
-        )
+    if not shown:
+        return
+    written = [Sample(f"step {r['step']:,}", r["text"], r["prompt"], terminal.duration(r["seconds"])) for r in shown]
+    if whole := shown[0].get("whole"):
+        page.timeline("The same text, its gaps filled in as the model learns", [Sample("the text", whole), *written])
+    else:
+        page.timeline("The same prompt, completed as the model learns", written)
 
 
 def pretrained_page(done: Pretrained, out: Path) -> Page:
@@ -63,8 +65,9 @@ def pretrained_page(done: Pretrained, out: Path) -> Page:
     pretrained_facts(page, done)
     page.heading("Curves")
     curves(page, out / "run")
-    page.heading("Samples")
-    samples(page, out / "run")
+    if lines_of(out / "run" / "samples.jsonl"):
+        page.heading("Samples")
+        samples(page, out / "run")
     return page
 
 

@@ -16,6 +16,7 @@ from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.session import (
     AFTER,
+    VALIDATION_TOKENS,
     Column,
     Duration,
     ModelWriter,
@@ -40,15 +41,20 @@ from fledge.verbs.session import (
 )
 
 if TYPE_CHECKING:
+    from fledge.arch import Arch
     from fledge.data.parallel import Parallel
     from fledge.evaluation.generated import TextScore
     from fledge.model import Transformer
+    from fledge.presets import Preset
     from fledge.text import Tokenizer
     from fledge.train.run import Machine, Run
 
-MEASURED = 200  # held-out pairs that are written out at the end
+MEASURED = 200  # held-out pairs that are written out at the end, where the time is enough
 EXAMPLES = 5
+REHEARSED = 32, 8  # sources side by side, and tokens for each, from which follows what writing costs
+TIDYING = 0.02  # of the time, for scores and saving at the end
 TOKENS = 4096  # a step, sources and targets together, about
+CHECKED = 1 / 7  # as many tokens at most, of those that a given time can train on, are validated on: a forward pass is a third of a step
 SEARCHING = {"do_sample": False, "num_beams": 4, "length_penalty": 1.0}
 
 
@@ -136,6 +142,12 @@ def pairs(
         raise ValueError("--from starts from a model with its own tokenizer: leave out --tokenizer and --vocab")
     begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
+    preset = preset_of(arch) if arch is not None else None
+    parent = open_worded(from_) if from_ is not None else None
+    if preset is not None:
+        refuse_one_stack(str(arch), preset.arch())
+    if parent is not None:
+        refuse_one_stack(parent.name, parent.arch)
     from fledge.data import parallel
     from fledge.train.plan import this_machine
 
@@ -144,17 +156,22 @@ def pairs(
         terminal.say(f"  {line}")
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     training, held_out = parallel.split(whole, validation, seed)
-    parent = open_worded(from_) if from_ is not None else None
-    if parent is None:
-        words = tokenizer_for(training, out / "run" / "tokenizer", tokenizer, vocab)
-        parent = fresh(str(arch), settings, words, seed)
-    if len(parent.arch.stacks) < 2:
-        raise ValueError(
-            f"{parent.name} has {' and '.join(parent.arch.stacks)} alone, but pairs need an encoder and a decoder: see transformer-base; "
-            "a decoder learns to answer with fledge finetune instruct"
-        )
+    if preset is not None:
+        parent = fresh(str(arch), preset, settings, tokenizer_for(training, out / "run" / "tokenizer", tokenizer, vocab), seed)
+    assert parent is not None
     job = PairsJob(training, held_out, parent, from_ is None, label_smoothing, epochs, seconds)
     return job.run(out, machine, settings, asked, started)
+
+
+def refuse_one_stack(name: str, arch: Arch) -> None:
+    """Raise `ValueError` for a shape that does not read one text and write another."""
+    from fledge.train.run import named
+
+    if len(arch.stacks) < 2:
+        raise ValueError(
+            f"{name} has {named(list(arch.stacks))}, but pairs need an encoder and a decoder: see transformer-base; "
+            "a decoder learns to answer with fledge finetune instruct"
+        )
 
 
 def tokenizer_for(training: Parallel, folder: Path, name: str | None, vocab: int | None) -> Tokenizer:
@@ -178,12 +195,12 @@ def tokenizer_for(training: Parallel, folder: Path, name: str | None, vocab: int
     return found
 
 
-def fresh(arch: str, settings: dict[str, str], tokenizer: Tokenizer, seed: int) -> Parent:
-    """Random weights for this tokenizer."""
+def fresh(name: str, preset: Preset, settings: dict[str, str], tokenizer: Tokenizer, seed: int) -> Parent:
+    """Random weights in the shape of a preset, for this tokenizer."""
     from fledge.model import Transformer, initialise
 
-    made = replace(arch_of(preset_of(arch), settings, tokenizer.size), start=tokenizer.end_of_text)
-    return Parent(arch, initialise(Transformer(made), seed), tokenizer, {})
+    made = replace(arch_of(preset, settings, tokenizer.size), start=tokenizer.end_of_text)
+    return Parent(name, initialise(Transformer(made), seed), tokenizer, {})
 
 
 @dataclass(frozen=True)
@@ -200,9 +217,9 @@ class PairsJob:
 
     def run(self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float) -> Paired:
         """Train, keep the best by held-out loss, and measure what it writes."""
-        from fledge.data.batches import Pairs
+        from fledge.data.batches import Pairs, first_tokens
         from fledge.train.loop import on_machine
-        from fledge.train.objective import NextWord
+        from fledge.train.objective import PredictTokens
         from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
@@ -215,15 +232,18 @@ class PairsJob:
         batches = Pairs(training.sources, training.targets, tokenizer, start, context, rows, machine.seed, run.batch.accumulate)
         if batches.truncated:
             many = f"{batches.truncated:,} of {len(training.sources):,} pairs"
-            terminal.say(f"  {many} have a side longer than {context} tokens, which loses its end (--set batch.context=...)")
-        checked = list(Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order())
-        objective = NextWord(smoothing=run.data.smoothing)
+            terminal.say(f"  sides longer than {context} tokens lose their end, in {many} (--set batch.context=...)")
+        objective, writing = PredictTokens(smoothing=run.data.smoothing), {**SEARCHING, "max_new_tokens": batches.longest_target}
         if begun is None and self.seconds is not None:
-            run = within(self.seconds, AFTER * self.seconds, started, run, model, objective, batches.batch_at)
+            with on_machine(machine):
+                reserve = TIDYING * self.seconds + min(AFTER * self.seconds, self.rehearsed(model.to(machine.device)))
+            run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
+        most = VALIDATION_TOKENS if self.seconds is None else min(VALIDATION_TOKENS, int(CHECKED * run.plan.steps * TOKENS))
+        held_out_batches = Pairs(held_out.sources, held_out.targets, tokenizer, start, context, 2 * rows).in_order()
+        checked = list(first_tokens(held_out_batches, most))
         data = {"pairs": len(training.sources), "held out": len(held_out.sources)}
         data |= {"source_column": training.source_column, "target_column": training.target_column}
         parent = None if self.anew else self.parent
-        writing = {**SEARCHING, "max_new_tokens": batches.longest_target}
         writer = ModelWriter(out, tokenizer, run, data=data, parent=parent, generation=writing)
         with terminal.bar("Training", run.plan.steps) as bar:
             result = train(
@@ -231,14 +251,19 @@ class PairsJob:
                 export=writer.export, after_step=[bar_hook(bar)], asked=asked, started=started, say=bar.say,
             )  # fmt: skip
         ranks.only_first()
-        best = writer.best()
+        ended, best = clock.monotonic(), writer.best(machine.device)
+        left = None if self.seconds is None else (1 - TIDYING) * self.seconds - result.seconds - (clock.monotonic() - ended)
         with on_machine(machine):
-            scores, examples = self.measured(best, writing)
+            written = self.written(best, writing, left)
+        scores = self.scores(written)
+        if not scores:
+            terminal.say("  BLEU and ROUGE need sacrebleu and rouge-score: pip install 'fledge[eval]', then fledge evaluate")
         facts = {score.measure: {**to_json(score.interval), "signature": score.signature} for score in scores}
         writer.save(best, {"validation": result.validation, **facts})
-        measured = min(MEASURED, len(held_out.sources))
+        examples = tuple(Written(*row) for row in zip(held_out.sources[:EXAMPLES], held_out.targets, written, strict=False))
+        spent = result.seconds + clock.monotonic() - ended
         done = Paired(
-            str(out), result.steps, result.tokens, result.seconds, result.validation, len(training.sources), measured, scores, examples
+            str(out), result.steps, result.tokens, spent, result.validation, len(training.sources), len(written), scores, examples
         )  # fmt: skip
         from fledge.verbs.pages import paired_page
 
@@ -267,19 +292,45 @@ class PairsJob:
         )  # fmt: skip
         return applied(run, settings)
 
-    def measured(self, model: Transformer, writing: dict[str, Any]) -> tuple[tuple[TextScore, ...], tuple[Written, ...]]:
-        """The scores of what the model writes for the first held-out sources; none, said, where the libraries are missing."""
-        from fledge.evaluation.generated import bleu, installed, rouge
+    def rehearsed(self, model: Transformer) -> float:
+        """About how many seconds it takes to write all the held-out targets that are measured, by the first few tokens of some."""
         from fledge.verbs.model import Model
 
-        some = self.held_out.part(range(min(MEASURED, len(self.held_out.sources))))
+        rows, tokens = REHEARSED
+        some = self.held_out.part(range(min(rows, len(self.held_out.sources))))
+        began = clock.monotonic()
+        written = Model(model, self.parent.tokenizer, {"generation": SEARCHING}).targets(some.sources, max_tokens=tokens)
+        spent = clock.monotonic() - began
+        longest = max(map(len, self.parent.tokenizer.encode_batch(list(some.targets))))
+        self.scores(written)  # its libraries load before the training, not after
+        return spent * longest / tokens * min(MEASURED, len(self.held_out.sources)) / len(some.sources)
+
+    def written(self, model: Transformer, writing: dict[str, Any], seconds: float | None = None) -> list[str]:
+        """What the model writes for the first held-out sources, for `MEASURED` of them or as many as `seconds` allow, at least a few."""
+        from fledge.evaluation.generated import installed
+        from fledge.verbs.model import Model
+
         writer = Model(model, self.parent.tokenizer, {"generation": writing})
-        if not installed():
-            terminal.say("  BLEU and ROUGE need sacrebleu and rouge-score: pip install 'fledge[eval]', then fledge evaluate")
-            some = some.part(range(min(EXAMPLES, len(some.sources))))
-        written = writer.targets(some.sources)
-        examples = tuple(Written(*row) for row in zip(some.sources[:EXAMPLES], some.targets, written, strict=False))
-        return ((bleu(written, some.targets), *rouge(written, some.targets)) if installed() else ()), examples
+        sources = self.held_out.sources[: MEASURED if installed() else EXAMPLES]
+        if seconds is None:
+            return writer.targets(sources)
+        found: list[str] = []
+        until, size = clock.monotonic() + seconds, EXAMPLES
+        while size >= EXAMPLES and len(found) < len(sources):
+            part, began = sources[len(found) : len(found) + size], clock.monotonic()
+            found += writer.targets(part)
+            now = clock.monotonic()
+            size = int(len(part) * (until - now) / (2 * (now - began)))  # half of what fits, for the machine may become slower
+        if len(found) < len(sources):
+            terminal.say(f"  The time was enough to write {len(found)} of {len(sources)} held-out targets; fledge evaluate writes all.")
+        return found
+
+    def scores(self, written: Sequence[str]) -> tuple[TextScore, ...]:
+        """How near the texts come to the first held-out targets; none where the libraries are missing."""
+        from fledge.evaluation.generated import bleu, installed, rouge
+
+        targets = self.held_out.targets[: len(written)]
+        return (bleu(written, targets), *rouge(written, targets)) if installed() else ()
 
 
 def fingerprint(data: Parallel) -> str:

@@ -1,4 +1,4 @@
-"""`predict`: the label of a text, or of every row of a file; an encoder fills in what is masked."""
+"""`predict`: the label of a text, or of every row of a file; a model that learned to mend text fills in its gaps."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Filled:
-    """A text with its masked words filled in, and for each of them the most probable words."""
+    """A text with its gaps filled in, and for each of them the most probable texts."""
 
     text: str
     masks: list[dict[str, float]]
@@ -67,10 +67,12 @@ def predict(
     dtype: Dtype = "float32",
     threads: int = 0,
 ) -> Prediction | Filled | Predictions:
-    """Classify a text, or each row of a file; an encoder fills in what [MASK] stands for.
+    """Classify a text, or each row of a file; an encoder, or a model that learned to denoise, fills in its gaps.
+
+    A gap is written ___ or [MASK], as in "The ___ is blue."
 
     Args:
-        model: the folder of a classifier or an encoder, or a hub id.
+        model: the folder of a classifier or of a model that fills in gaps, or a hub id.
         text: the text.
         file: instead of a text: a table, each row of which is a text, or a text file, which is one.
         lines: each line of a text file is a text of its own.
@@ -81,7 +83,7 @@ def predict(
         threads: CPU threads; 0 leaves the number to torch.
     """
     if (text is None) == (file is None):
-        raise ValueError("give either a text or --file FILE to classify")
+        raise ValueError("give either a text or --file FILE to predict from")
     out = None if out is None else Path(out)
     if out is not None and (file is None or out.suffix not in (".csv", ".jsonl")):
         raise ValueError(f"--out {out} takes the rows of a --file, as .csv or .jsonl")
@@ -111,7 +113,7 @@ def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dic
     Raises `ValueError` naming the line of a row without text.
     """
     from fledge.data.sources import Document, noted, read, remarks
-    from fledge.data.tables import SAMPLE, guess_text, is_table, table
+    from fledge.data.tables import SAMPLE, counted, guess_text, is_table, table
 
     if Path(file).is_dir():
         raise ValueError(f"{file} is a folder: give a table or a text file")
@@ -123,10 +125,10 @@ def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dic
         return [{"text": text} for whole in texts for text in (whole.splitlines() if lines else [whole]) if text.strip()], "text"
     whole = table(file, [text_column] if text_column else [])
     column = whole.column(text_column, "--text-column") if text_column else guess_text(whole.path, whole.rows[:SAMPLE], [])
-    terminal.say(f"  classifying column {column!r} of {len(whole.rows):,} rows")
+    terminal.say(f"  text: column {column!r} of {counted(len(whole.rows), 'row')}")
     for row in whole.rows:
         if not str(row.values.get(column) or "").strip():
-            raise ValueError(f"{file}, line {row.line}: column {column!r} is empty, so there is nothing to classify")
+            raise ValueError(f"{file}, line {row.line}: column {column!r} is empty, so there is nothing to read")
     return [row.values for row in whole.rows], column
 
 

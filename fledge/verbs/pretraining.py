@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from fledge.verbs.machine import look
 from fledge.verbs.pages import pretrained_page
 from fledge.verbs.preparation import corpus_from
 from fledge.verbs.session import (
+    VALIDATION_TOKENS,
     Column,
     Duration,
     Every,
@@ -29,7 +31,9 @@ from fledge.verbs.session import (
     asked_of,
     bar_hook,
     begun_run,
+    completing,
     framing_for,
+    mending,
     open_worded,
     preset_of,
     refuse_other_data,
@@ -40,7 +44,7 @@ from fledge.verbs.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from fledge.data.batches import Batch as Rows
     from fledge.data.batches import Stretches
@@ -54,7 +58,7 @@ DEFAULT_TIME = "10m"
 Objective = Literal["next-word", "masked-word", "denoise"]
 SMALLEST = {"next-word": "fledge-1m", "masked-word": "fledge-encoder-1m", "denoise": "fledge-both-2m"}  # presets in the default shapes
 SAMPLE_EVERY = 20.0  # seconds
-VALIDATION_TOKENS = 65_536  # scored while training goes on; the end scores everything
+HIDEABLE = re.compile(r"( ?)\b[^\W\d_]{3,15}\b")  # words to show how gaps are filled in
 PROBE_SHARE = 0.02  # of the time
 RESERVE = 0.05  # of the time, for what comes after the last step
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
@@ -146,7 +150,7 @@ def pretrain(
         vocab: the size of the tokenizer that is trained.
         text_column: the column that holds the text of tables.
         validation: the share of documents held out.
-        prompt: what the model completes from time to time, so that one sees it learn.
+        prompt: what the model completes from time to time, so that one sees it learn, or fills in: "The ___ is blue."
         set: any field of the run, such as arch.depth=4, optimizer.rate=1e-3 or batch.rows=8; may be given several times.
         seed: of the split, the starting weights and the order of the text.
         device: auto, cpu or cuda.
@@ -208,7 +212,7 @@ def fitting(objective: Objective | None, arch: Arch | None) -> Objective:
 
     Raises `ValueError` for one that does not.
     """
-    from fledge.train.run import FAMILIES
+    from fledge.train.run import FAMILIES, named
 
     if objective is not None and objective not in get_args(Objective):
         raise ValueError(f"--objective {objective!r} is unknown{did_you_mean(objective, get_args(Objective))}")
@@ -217,7 +221,7 @@ def fitting(objective: Objective | None, arch: Arch | None) -> Objective:
         own = next(name for name in get_args(Objective) if FAMILIES[name] == tuple(arch.stacks))
     if objective is not None and arch is not None and objective != own:
         raise ValueError(
-            f"--objective {objective} does not fit this model, which has {' and '.join(arch.stacks)}: leave it out, or say {own}"
+            f"--objective {objective} does not fit this model, which has {named(list(arch.stacks))}: leave it out, or say {own}"
         )
     return objective or own
 
@@ -304,9 +308,10 @@ def raise_model(
     run: Run, corpus: Corpus, out: Path, parent: Parent | None, asked: dict[str, Any], started: float, prompt: str | None = None
 ) -> Pretrained:
     """Train as `run` says, showing what the model writes as it learns; the folder `out` is the model from the first save on."""
+    from fledge.data.batches import first_tokens
     from fledge.model import Transformer, initialise
     from fledge.train.loop import on_machine
-    from fledge.train.objective import NextWord
+    from fledge.train.objective import PredictTokens
     from fledge.train.parallel import ranks
     from fledge.train.parallel.engine import on_meta
     from fledge.train.training import train, validate
@@ -326,22 +331,22 @@ def raise_model(
     batches = stretches(corpus.train, tokenizer, run.data, context, rows, run.machine.seed, run.batch.accumulate, start)
     checked = stretches(corpus.validation, tokenizer, run.data, context, rows, start=start)
     held_out = list(first_tokens(checked.in_order(), VALIDATION_TOKENS))
-    objective, next_word = NextWord(smoothing=run.data.smoothing), run.data.objective == "next-word"
+    objective, next_word = PredictTokens(smoothing=run.data.smoothing), run.data.objective == "next-word"
     writer = ModelWriter(out, tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING if next_word else None)
 
     def evaluate(model: Transformer) -> dict[str, float]:
         return validate(model, objective, held_out, run.machine)
 
     with terminal.bar("Training", run.plan.steps) as bar:
-        samples = Samples(out / "run" / "samples.jsonl", corpus.tokenizer, prompt or opening(corpus), bar.say)
-        shown = [Every(SAMPLE_EVERY, samples.show)] if next_word and ranks.ranks() == 1 else []
+        samples = sampled(corpus, tokenizer, run, prompt, out / "run" / "samples.jsonl", bar.say)
+        shown = [Every(SAMPLE_EVERY, samples.show)] if samples is not None and ranks.ranks() == 1 else []
         result = train(
             run, model, batches, objective, out, evaluate=evaluate, export=writer.export,
             after_step=[bar_hook(bar), *shown], bytes_per_token=corpus.summary.bytes_per_token if next_word else None,
             asked=asked, started=started, say=bar.say,
         )  # fmt: skip
     ranks.only_first()
-    best = writer.best()
+    best = writer.best(run.machine.device)
     with on_machine(run.machine):
         validation = score(best, corpus) if next_word else guessed(best, checked.in_order())
     writer.save(best, {"validation": to_json(validation)})
@@ -386,12 +391,29 @@ def stretches(
     return Windows(shards, context, rows, seed, data.separate_documents, accumulate, data.moving)
 
 
-def first_tokens(batches: Iterable[Rows], tokens: int) -> Iterator[Rows]:
-    for batch in batches:
-        yield batch
-        tokens -= batch.size
-        if tokens <= 0:
-            return
+def sampled(corpus: Corpus, tokenizer: Tokenizer, run: Run, prompt: str | None, path: Path, say: Callable[[str], None]) -> Samples | None:
+    """What the model is asked for from time to time: to go on from the prompt, or to fill in its gaps; by default of held-out text.
+
+    None where that has no words to hide. Raises `ValueError` for a prompt without a gap where one is needed.
+    """
+    from fledge.generation import Gapped, marks_of
+
+    if run.data.objective == "next-word":
+        prompt = prompt or opening(corpus)
+        return Samples(path, completing(tokenizer, prompt), say, prompt)
+    if prompt is not None:
+        marks = marks_of(tokenizer, spans=run.data.objective == "denoise")
+        return Samples(path, mending(tokenizer, Gapped.marked(prompt, marks)), say, whole=prompt)
+    tokens, _ = corpus.validation.document(0)
+    text = " ".join(corpus.tokenizer.decode(tokens[: min(64, run.batch.context // 2)].tolist()).split()[:-1])
+    words = list(HIDEABLE.finditer(text))
+    if not words:
+        return None
+    words = words[2::5] or words[-1:]
+    gapped = Gapped.without(text, words)
+    whole = gapped.filled([word[0] for word in words])
+    say(f"  held-out text, the words in ⟦ ⟧ to be filled in: {whole}")
+    return Samples(path, mending(tokenizer, gapped), say, whole=whole)
 
 
 def opening(corpus: Corpus) -> str:

@@ -27,7 +27,7 @@ class Score:
 
     def __str__(self) -> str:
         low, high = self.interval
-        spread = f"(95 % interval {low:.3f} to {high:.3f})" if low < high else "(too little for an interval)"
+        spread = f"(95 % interval {low:.3f} to {high:.3f})" if low < high else "(the same in every resample)"
         counted = f" {self.signature}" if self.signature else ""
         return f"{self.model}: {self.measure} {self.value:.3f} {spread}{counted}"
 
@@ -81,6 +81,10 @@ def evaluate(
     if any(classifiers) != all(classifiers) or any(both) != all(both):
         raise ValueError("some of these models classify, write, or write for a source, and others do not: evaluate them apart")
     if all(both) and not any(classifiers):
+        if mending := next((name for name, one in zip(names, opened, strict=True) if one.learned == "denoise"), None):
+            raise ValueError(
+                f"{mending} learned to fill in gaps and writes no targets: `fledge predict` shows how, and pretrain measures that"
+            )
         if on is None:
             raise ValueError("say which pairs to measure on, with --on FILE")
         return pair_scores(names, opened, str(on), source_column, target_column, beams, lowercase)

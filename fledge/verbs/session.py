@@ -22,6 +22,7 @@ from fledge.verbs import terminal
 
 if TYPE_CHECKING:
     from fledge.arch import Arch
+    from fledge.generation import Gapped
     from fledge.model import Transformer
     from fledge.presets import Preset
     from fledge.text import Tokenizer
@@ -40,6 +41,7 @@ Column = Annotated[str, Parameter(metavar="NAME")]
 Settings = Annotated[Sequence[str], Parameter(metavar="NAME=VALUE")]
 SAMPLE_TOKENS = 48
 AFTER = 0.1  # of a fine-tuning's time, for what comes after the last step
+VALIDATION_TOKENS = 65_536  # scored while training goes on
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -263,10 +265,12 @@ def open_writer(name: str | Path) -> Parent:
 
     Raises `ValueError` for any other.
     """
+    from fledge.train.run import named
+
     parent = open_worded(name)
     if len(parent.arch.stacks) == 2 or not parent.arch.writes:
         raise ValueError(
-            f"{name} has {' and '.join(parent.arch.stacks)} and does not go on from text: start from a decoder, such as GPT-2's"
+            f"{name} has {named(list(parent.arch.stacks))} and does not go on from text: start from a decoder, such as GPT-2's"
         )
     return parent
 
@@ -294,21 +298,39 @@ class Every:
 
 
 class Samples:
-    """The same prompt completed by the model as it is now, printed and kept, so that one watches noise turn into words."""
+    """The same text made by the model as it is now, printed and kept, so that one watches noise turn into words.
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, prompt: str, say: Callable[[str], None]):
-        self.path, self.tokenizer, self.prompt, self.say = path, tokenizer, prompt, say
+    A `prompt` stands before it; `whole` is what a text with gaps was like before, or how its gaps are marked.
+    """
+
+    def __init__(
+        self, path: Path, write: Callable[[Transformer], str], say: Callable[[str], None], prompt: str = "", whole: str | None = None
+    ):
+        self.path, self.write, self.say, self.prompt, self.whole = path, write, say, prompt, whole
 
     def show(self, state: State) -> None:
-        from fledge.generation import Engine, Request, Sampling
-
-        tokens = self.tokenizer.encode(self.prompt) or [self.tokenizer.end_of_text]
-        request = Request(tokens, max_tokens=SAMPLE_TOKENS, sampling=Sampling(temperature=0.7, top_p=0.95, seed=0))
-        text = Engine(state.model, self.tokenizer, capacity=len(tokens) + SAMPLE_TOKENS).run([request])[0].text
+        text = self.write(state.model)
         self.say(f"  step {state.step:,}, loss {state.loss:.2f}: {self.prompt}{text}".replace("\n", "\n    "))
+        row = {"step": state.step, "seconds": round(state.seconds, 1), "prompt": self.prompt, "text": text}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.step, "seconds": round(state.seconds, 1), "prompt": self.prompt, "text": text}) + "\n")
+            file.write(json.dumps(row if self.whole is None else {**row, "whole": self.whole}) + "\n")
+
+
+def completing(tokenizer: Tokenizer, prompt: str) -> Callable[[Transformer], str]:
+    """How a model goes on from a prompt."""
+    from fledge.generation import Engine, Request, Sampling
+
+    tokens = tokenizer.encode(prompt) or [tokenizer.end_of_text]
+    request = Request(tokens, max_tokens=SAMPLE_TOKENS, sampling=Sampling(temperature=0.7, top_p=0.95, seed=0))
+    return lambda model: Engine(model, tokenizer, capacity=len(tokens) + SAMPLE_TOKENS).run([request])[0].text
+
+
+def mending(tokenizer: Tokenizer, gapped: Gapped) -> Callable[[Transformer], str]:
+    """How a model fills in the gaps of a text, each between ⟦ and ⟧."""
+    from fledge.generation import fill
+
+    return lambda model: gapped.filled(fill(model, tokenizer, [gapped])[0].fills)
 
 
 class ModelWriter:
@@ -331,11 +353,11 @@ class ModelWriter:
         facts = {**self.facts, "scores": dict(scores)}
         save_model(self.out, model, self.tokenizer, self.chat, facts, self.generation, card(self.out.name, model.arch, facts))
 
-    def best(self) -> Transformer:
+    def best(self, device: str) -> Transformer:
         """The best model so far, read back from its folder."""
         from fledge.weights import open_model
 
-        return open_model(self.out)[0]
+        return open_model(self.out, device=device)[0]
 
 
 def _origin(parent: Parent | None) -> dict[str, Any] | None:

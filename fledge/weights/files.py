@@ -1,9 +1,13 @@
 """Safetensors files of a folder: found, checked before a weight is read, mapped into memory; written in shards."""
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -86,6 +90,7 @@ def _stay_inside(folder: Path, file: str) -> None:
 
 
 def _opened(path: Path) -> Any:
+    path.open("rb").close()  # of a file that may not be read the library says that there is none
     try:
         return safe_open(path, "pt")
     except SafetensorError as error:
@@ -101,7 +106,7 @@ def save_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int
 
     def flush() -> None:
         shards.append(folder / f"shard-{len(shards)}")
-        _save(batch, shards[-1])
+        save_file(batch, shards[-1], {"format": "pt"})
         batch.clear()
 
     for name, tensor in tensors:
@@ -123,11 +128,22 @@ def save_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int
     return dict(zip(names, hashes, strict=True))
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+@contextmanager
+def room_for(what: str, needed: int, folder: Path) -> Iterator[None]:
+    """Inside, so many bytes are written to a folder; raises `OSError` that says how many when the disk has not so much room."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{what} needs {needed:,} bytes and {free:,} are free", str(folder))
     try:
-        save_file(tensors, path, {"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from None
+        yield
+    except (OSError, SafetensorError) as failure:
+        told = re.search(r"os error (\d+)", str(failure))
+        number = failure.errno if isinstance(failure, OSError) else int(told[1]) if told else errno.EIO
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(errno.ENOSPC, f"{what} needs {needed:,} bytes and {free:,} were free: {failure}", str(folder)) from None
+        if isinstance(failure, OSError):
+            raise
+        raise OSError(number, str(failure), str(folder)) from None
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -1,6 +1,5 @@
 """The model folder: a Hugging Face folder that fledge and `transformers` open, and `fledge.json` for what theirs cannot say."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +15,15 @@ from fledge.model import Transformer
 from fledge.text.chat import FORMATS
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.families import FAMILIES, Family, family_name, family_of, plain
-from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, save_tensors, sha256, write_json
+from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, room_for, save_tensors, sha256, write_json
 from fledge.weights.hub import resolve
 from fledge.weights.rules import claim, read, write
+from fledge.weights.sentences import LIMIT, MODULES, POOLING, read_sentences, write_sentences
 from fledge.weights.shell import shell
 from fledge.weights.staging import finish, replacing
 
 CONFIG, FACTS, GENERATION, TEMPLATE, CARD = "config.json", "fledge.json", "generation_config.json", "chat_template.jinja", "README.md"
 FORMAT = 1
-POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first", "pooling_mode_lasttoken": "last"}
 OWN_NAMES = (
     "\n\nNo published family expresses this architecture, so config.json says `model_type: fledge` and only fledge opens this folder.\n"
 )
@@ -32,7 +31,10 @@ OWN_NAMES = (
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder without its weights. `facts` is fledge.json, with `generation` and `chat_template` as their own files say."""
+    """A model folder without its weights.
+
+    `facts` is fledge.json, with `generation`, `chat_template` and `embedding` as their own files say.
+    """
 
     path: Path
     arch: Arch
@@ -60,30 +62,13 @@ class ModelFolder:
         check_vocabulary(arch, tokenizer)
         if (path / GENERATION).is_file():
             facts["generation"] = read_json(path / GENERATION)
-        if (pooling := sentence_pooling(path)) is not None:
-            facts.setdefault("embedding", pooling)
+        if (told := read_sentences(path)) is not None:
+            facts["embedding"] = told
         if (path / TEMPLATE).is_file():
             facts["chat_template"] = (path / TEMPLATE).read_text(encoding="utf-8")
         if facts.get("chat") is not None and chat_template(facts["chat"], tokenizer) != facts.get("chat_template"):
             raise ValueError(f"{path}: {FACTS} says that the chat format is {facts['chat']}, but {TEMPLATE} is missing or another")
         return cls(path, arch, tokenizer, facts)
-
-
-def sentence_pooling(path: Path) -> dict[str, Any] | None:
-    """How sentence-transformers makes one vector of a text: what it `reads`, and whether that is `normalised`; none for other folders.
-
-    Raises `ValueError` for a pooling that is neither the mean nor the first or last token.
-    """
-    if not (path / "modules.json").is_file():
-        return None
-    modules = {str(module["type"]).rpartition(".")[2]: str(module["path"]) for module in json.loads((path / "modules.json").read_text())}
-    config = path / Path(modules.get("Pooling", "")).name / CONFIG
-    if "Pooling" not in modules or not config.is_file():
-        return None
-    modes = [name for name, on in read_json(config).items() if name.startswith("pooling_mode_") and on]
-    if len(modes) != 1 or modes[0] not in POOLING:
-        raise ValueError(f"{config} pools by {', '.join(modes) or 'nothing'}, but fledge knows {', '.join(POOLING)}, one of them")
-    return {"reads": POOLING[modes[0]], "normalised": "Normalize" in modules}
 
 
 def open_model(
@@ -127,15 +112,18 @@ def save_model(
 
     `chat` is the name of a chat format, or the Jinja text of another one's template; `generation` holds fields of
     generation_config.json beside the token ids, which come from the tokenizer and the chat format; `card` is README.md;
-    `facts` go into fledge.json; the family that `names` says in them is kept where it still expresses the model. Raises `ValueError` for
-    parts that do not belong together, `OSError` when the disk refuses; the old model then stays.
+    `facts` go into fledge.json, `embedding` among them into the files of sentence-transformers; the family that `names` says in them is
+    kept where it still expresses the model. Raises `ValueError` for parts that do not belong together, `OSError` when the disk refuses
+    (with the bytes needed, where it is full); the old model then stays.
     """
     folder, arch = Path(folder), plain(model.arch)
     check_vocabulary(arch, tokenizer)
     template = chat_template(chat, tokenizer) if chat is not None else None
     name = family_name(arch, facts.get("names"))
     rules = FAMILIES[name].table(arch)
-    with replacing(folder, WHOLE, INDEX, SHARDS, TEMPLATE, GENERATION) as stage:
+    size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    owned = (WHOLE, INDEX, SHARDS, TEMPLATE, GENERATION, MODULES, LIMIT, POOLING)
+    with replacing(folder, *owned) as stage, room_for("the model", size, folder):
         weights = save_tensors(
             ((name, tensor.detach().to("cpu", dtype)) for name, tensor in write(rules, model.state_dict())), stage, shard_bytes
         )
@@ -154,9 +142,11 @@ def save_model(
         if isinstance(arch.head, Words) and arch.decoder is not None:
             stops = [tokenizer.end_of_text, *(FORMATS[chat].stop_tokens(tokenizer) if chat in FORMATS else [])]
             write_json(stage / GENERATION, {**ids, "eos_token_id": list(dict.fromkeys(stops)), **(generation or {})})
+        if "embedding" in facts:
+            write_sentences(stage, facts["embedding"], arch.trunk.width, arch.context)
         (stage / CARD).write_text(card + (OWN_NAMES if name == "fledge" else ""), encoding="utf-8")
         own = {"format": FORMAT, "names": name, "arch": arch.to_json(), "tokenizer": tokenizer.fingerprint(), "weights": weights}
-        kept = {key: value for key, value in facts.items() if key not in ("generation", "chat_template")}
+        kept = {key: value for key, value in facts.items() if key not in ("generation", "chat_template", "embedding")}
         write_json(stage / FACTS, {**kept, **own, "chat": chat if chat in FORMATS else None})
 
 

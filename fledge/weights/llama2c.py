@@ -44,7 +44,9 @@ def read_llama2c(path: Path, tokenizer: Path | None = None) -> tuple[Transformer
     beside = [path.parent / "tokenizer.bin", path.parent / f"tok{arch.vocabulary}.bin"]
     found = tokenizer or next((file for file in beside if file.is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"{path} has no tokenizer beside it: put {beside[0].name} or {beside[1].name} there, or say where it is")
+        raise FileNotFoundError(
+            f"{path} has no tokenizer beside it: put {beside[0].name} or {beside[1].name} there, or name it with --tokenizer"
+        )
     return model.eval(), read_tokenizer(found, arch.vocabulary)
 
 

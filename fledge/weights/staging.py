@@ -23,9 +23,10 @@ def replacing(folder: Path, *owned: str) -> Iterator[Path]:
     stage.mkdir()
     try:
         yield stage
-        stale = [path.name for pattern in owned for path in folder.glob(pattern) if not (stage / path.name).exists()]
+        there = [path.relative_to(folder) for pattern in owned for path in folder.glob(pattern)]
+        stale = [path.as_posix() for path in there if not (stage / path).exists()]
         (stage / STALE).write_text("\n".join(stale), encoding="utf-8")
-        for path in stage.iterdir():
+        for path in stage.rglob("*"):
             _sync(path)
         _sync(stage)
         os.rename(stage, folder / SAVED)
@@ -41,9 +42,15 @@ def finish(folder: Path) -> None:
     saved = folder / SAVED
     if not saved.is_dir():
         return
-    for path in sorted(saved.iterdir()):  # shards come before their index
+    parts = sorted(path for path in saved.rglob("*") if path.is_dir())
+    for path in sorted(path for path in saved.rglob("*") if path.is_file()):  # shards come before their index
         if path.name != STALE:
-            os.replace(path, folder / path.name)
+            target = folder / path.relative_to(saved)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+    for part in parts:
+        _sync(folder / part.relative_to(saved))
+        part.rmdir()
     if (saved / STALE).exists():
         for name in (saved / STALE).read_text(encoding="utf-8").split("\n"):
             if name:

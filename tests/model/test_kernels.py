@@ -13,7 +13,7 @@ from fledge.model import Transformer, initialise, kernels
 from fledge.model.kernels.checks import disagreements
 from fledge.model.kernels.library import library
 from fledge.presets import gpt2, qwen3, shapes
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from tests.train.toy import CONTEXT, VOCABULARY, rows
 
 KERNELS: Any = library()
@@ -62,7 +62,7 @@ def test_a_training_step_has_the_same_gradients(shape, packed):
     for wanted in (False, True):
         model = initialise(Transformer(shape), seed=3).eval()
         with kernels.used(wanted):
-            NextWord(chunk=7)(model, batch).backward()
+            PredictTokens(chunk=7)(model, batch).backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     largest = max(float(gradient.abs().max()) for gradient in found[0].values())
     for name, gradient in found[0].items():

@@ -13,10 +13,10 @@ from fledge.data.corpus import Shards
 from fledge.data.noise import MaskedWords
 from fledge.model import Transformer, initialise, with_new_head
 from fledge.presets import gpt2, qwen3
-from fledge.presets.shapes import bert, modernbert, t5, transformer
+from fledge.presets.shapes import bert, gemma2, modernbert, t5, transformer
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import State, run_steps
-from fledge.train.objective import ChunkedCrossEntropy, Classify, NextWord
+from fledge.train.objective import ChunkedCrossEntropy, Classify, PredictTokens
 from fledge.train.optimizer import Optimizer
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan, Stable
 from tests.train.toy import CONTEXT, VOCABULARY, rows
@@ -32,31 +32,37 @@ from tests.train.toy import CONTEXT, VOCABULARY, rows
     chunk=st.integers(1, 50),
     seed=st.integers(0, 10**6),
     large=st.floats(0.1, 300),
+    cap=st.sampled_from([None, 0.5, 30.0]),
 )
-def test_chunked_is_the_plain_line(n, width, vocabulary, chunk, seed, large, smoothing, with_bias):
+def test_chunked_is_the_plain_line(n, width, vocabulary, chunk, seed, large, smoothing, with_bias, cap):
     generator = torch.Generator().manual_seed(seed)
     hidden, weight = (
         torch.randn(size, width, generator=generator, dtype=torch.float64).mul_(large**0.5).requires_grad_() for size in (n, vocabulary)
     )
     labels = torch.randint(vocabulary, (n,), generator=generator)
     bias = torch.randn(vocabulary, generator=generator, dtype=torch.float64).requires_grad_() if with_bias else None
-    plain = F.cross_entropy(F.linear(hidden, weight, bias), labels, reduction="sum", label_smoothing=smoothing)
-    chunked = ChunkedCrossEntropy.apply(hidden, weight, bias, labels, chunk, smoothing)
+    plain = F.cross_entropy(capped(F.linear(hidden, weight, bias), cap), labels, reduction="sum", label_smoothing=smoothing)
+    chunked = ChunkedCrossEntropy.apply(hidden, weight, bias, labels, chunk, smoothing, cap)
     torch.testing.assert_close(chunked, plain)
     learned = [part for part in (hidden, weight, bias) if part is not None]
     torch.testing.assert_close(torch.autograd.grad(3 * chunked, learned), torch.autograd.grad(3 * plain, learned))
 
 
-def test_chunked_in_bf16_is_right_to_its_rounding():
+def capped(scores: torch.Tensor, cap: float | None) -> torch.Tensor:
+    return scores if cap is None else cap * (scores / cap).tanh()
+
+
+@pytest.mark.parametrize("cap", [None, 30.0])
+def test_chunked_in_bf16_is_right_to_its_rounding(cap):
     torch.manual_seed(0)
     hidden, weight, labels = (
         torch.randn(512, 64, requires_grad=True),
         torch.randn(1000, 64, requires_grad=True),
         torch.randint(1000, (512,)),
     )
-    plain = F.cross_entropy(hidden @ weight.T, labels, reduction="sum")
+    plain = F.cross_entropy(capped(hidden @ weight.T, cap), labels, reduction="sum")
     with torch.autocast("cpu", torch.bfloat16):
-        chunked = ChunkedCrossEntropy.apply(hidden, weight, None, labels, 100)
+        chunked = ChunkedCrossEntropy.apply(hidden, weight, None, labels, 100, 0.0, cap)
     assert chunked.dtype == torch.float32
     assert chunked.item() == pytest.approx(plain.item(), rel=2e-3)
     for ours, true in zip(torch.autograd.grad(chunked, (hidden, weight)), torch.autograd.grad(plain, (hidden, weight)), strict=True):
@@ -65,10 +71,10 @@ def test_chunked_in_bf16_is_right_to_its_rounding():
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("masked", [0.0, 0.7])
-def test_next_word_is_the_mean_over_trained_labels_with_every_gradient(tied, masked):
+def test_it_is_the_mean_over_trained_labels_with_every_gradient(tied, masked):
     model = initialise(Transformer(qwen3(32, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, tied=tied)), seed=3).double()
     batch = rows(5, 1, masked)
-    objective = NextWord(chunk=7)
+    objective = PredictTokens(chunk=7)
     objective(model, batch).backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -86,7 +92,7 @@ def test_an_untrained_model_starts_at_the_log_of_the_vocabulary():
     tokens = np.random.default_rng(0).integers(1024, size=(8, 33))
     batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy())
     with torch.no_grad():
-        assert NextWord()(model, batch).item() / NextWord().count(batch) == pytest.approx(math.log(1024), abs=0.05)
+        assert PredictTokens()(model, batch).item() / PredictTokens().count(batch) == pytest.approx(math.log(1024), abs=0.05)
 
 
 def test_class_weights_count_as_they_weigh():
@@ -108,7 +114,7 @@ def test_four_uneven_micro_batches_are_one(recipe):
     for micro in ([whole], parts):
         model = initialise(Transformer(qwen3(32, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT)), seed=1).double()
         state = State(0, Plan(3), model, Optimizer(model, recipe))
-        run_steps(state, NextWord(), lambda step, micro=micro: micro, Constant(), Machine(), [])
+        run_steps(state, PredictTokens(), lambda step, micro=micro: micro, Constant(), Machine(), [])
         ends.append((state.loss, model.state_dict()))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-12)
     torch.testing.assert_close(ends[0][1], ends[1][1], rtol=1e-7, atol=1e-9)
@@ -127,7 +133,7 @@ def test_it_learns_to_reverse_a_sequence():
 
     model = initialise(Transformer(qwen3(48, 2, heads=4, head_size=16, mlp=96, vocabulary=11, context=12)), seed=0)
     state = State(0, Plan(300), model, Optimizer(model, AdamW(rate=6e-3)))
-    run_steps(state, NextWord(), batch_at, Constant(), Machine(), [])
+    run_steps(state, PredictTokens(), batch_at, Constant(), Machine(), [])
     test = batch_at(10**6)[0]
     with torch.no_grad():
         right = model(torch.from_numpy(test.tokens)).argmax(-1).numpy() == test.labels
@@ -138,6 +144,7 @@ SHAPES = {
     "encoder": bert(32, 2, 2, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, dropout=0.0),
     "2017": transformer(32, 1, 2, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, dropout=0.0),
     "t5": t5(32, 1, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, dropout=0.0),
+    "capped": gemma2(32, 2, 2, 1, 16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT),
     "experts": qwen3(32, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT, experts=4, chosen=2),
 }
 
@@ -151,7 +158,7 @@ def test_one_objective_learns_from_all_with_every_gradient(shape):
         kept = np.arange(CONTEXT) < np.array([[12], [5], [9], [1], [12]])
         side = rows(5, 2)
         batch = Batch(batch.tokens, batch.labels, source=Source(side.tokens, np.arange(CONTEXT) * kept, np.where(kept, 0, -1)))
-    objective = NextWord(chunk=7, smoothing=0.1)
+    objective = PredictTokens(chunk=7, smoothing=0.1)
     loss = objective(model, batch)
     loss.backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -184,7 +191,7 @@ def test_it_learns_to_unmask_sums():
     batches = MaskedWords(shards, tokenizer, 32, 16, separate_documents=True, share=0.2)
     model = initialise(Transformer(modernbert(64, 2, 4, vocabulary=tokenizer.size, context=32)), seed=0)
     state = State(0, Plan(350), model, Optimizer(model, Muon(rate=1e-2, adamw_rate=1e-2, weight_decay=0.0)))
-    run_steps(state, NextWord(), batches.batch_at, Stable(20, 0.5), Machine(), [])
+    run_steps(state, PredictTokens(), batches.batch_at, Stable(20, 0.5), Machine(), [])
     asked = torch.tensor([tokenizer.framed(tokenizer.encode(text)) for text in sums])
     answers = asked[:, 5].clone()
     asked[:, 5] = tokenizer.mask or 0

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn import functional as F
 
+from fledge.arch import Stack
 from fledge.model import Transformer, initialise
 from fledge.presets import gpt2, qwen3
-from fledge.presets.shapes import gpt_oss
+from fledge.presets.shapes import gpt_oss, t5
 from fledge.train import optimizer
 from fledge.train.optimizer import Optimizer, kinds, orthogonal
 from fledge.train.run import AdamW, Muon
@@ -124,3 +128,31 @@ def test_each_expert_is_a_matrix_of_its_own():
         if p.ndim == 3 and p.grad is not None:
             moved = (before[name] - p) / (0.2 * max(p.shape[-2:]) ** 0.5)
             torch.testing.assert_close(moved, torch.cat([orthogonal(g[None]) for g in p.grad]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", [AdamW(rate=1e-2, eps=1e-15, clip=0), Muon(rate=1e-2, adamw_rate=1e-2, eps=1e-15, clip=0)])
+def test_a_scale_in_the_queries_learns_like_one_outside_of_them(recipe):
+    inside = t5(32, 2, heads=2, head_size=16, vocabulary=64, dropout=0.0)
+    outside = replace(inside, encoder=without_scale(inside.encoder), decoder=without_scale(inside.decoder))
+    tokens, source, labels = torch.randint(64, (3, 4, 12), generator=torch.Generator().manual_seed(0))
+    scores = []
+    for arch in (inside, outside):
+        model = initialise(Transformer(arch), 1).double()
+        optimizer = Optimizer(model, recipe)
+        for _ in range(5):
+            F.cross_entropy(model(tokens, memory=model.encode(source)).flatten(0, 1), labels.flatten()).backward()
+            optimizer.step(float(optimizer.norm()))
+            optimizer.zero_grad()
+        scores.append(model(tokens, memory=model.encode(source)))
+    assert inside.trunk.pattern[0].attention.query_share == 0.25
+    torch.testing.assert_close(*scores, rtol=1e-7, atol=1e-7)
+
+
+def without_scale(stack: Stack | None) -> Stack:
+    """Its attention with the scale that is usual."""
+    assert stack is not None
+    blocks = (
+        replace(block, attention=replace(block.attention, scale=None), across=block.across and replace(block.across, scale=None))
+        for block in stack.pattern
+    )
+    return replace(stack, pattern=tuple(blocks))

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fledge.model import Transformer, initialise, kernels
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from fledge.train.parallel.engine import recompute
 from tests.train.families import FAMILIES, ODD, Steps
 
@@ -38,7 +38,7 @@ class Peak(TorchDispatchMode):
 
 def trained(name: str, again: bool, used: bool) -> tuple[dict[str, torch.Tensor], int]:
     arch = replace((FAMILIES | ODD)[name], dropout=0.2).with_stacks(lambda stack: replace(stack, depth=4))
-    model, objective = initialise(Transformer(arch)).train(), NextWord()
+    model, objective = initialise(Transformer(arch)).train(), PredictTokens()
     if again:
         recompute(model)
     torch.manual_seed(3)

@@ -19,7 +19,7 @@ from fledge.data.batches import Batch as Examples
 from fledge.model import Transformer, initialise
 from fledge.train import checkpoint, training
 from fledge.train.loop import Stopped
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from fledge.train.run import Guard, Plan, Save, Stable, read_run, write_run
 from fledge.train.training import train
 from tests.train.toy import OPTIMIZERS, VOCABULARY, Toy, a_run, go
@@ -261,7 +261,7 @@ def test_a_spike_is_only_told_where_nothing_else_is_asked_for(tmp_path):
 
 
 def test_batches_that_are_not_finite_are_skipped_by_choice_up_to_ten_in_a_row(tmp_path):
-    class Poisoned(NextWord):
+    class Poisoned(PredictTokens):
         def __call__(self, model, batch):
             return super().__call__(model, batch) * (torch.nan if model.training and bad.now in bad.steps else 1)
 
@@ -456,7 +456,7 @@ def test_it_overfits_a_batch(tmp_path):
             run,
             model,
             type("One", (Toy,), {"batch_at": lambda self, step: Toy().batch_at(0)})(),
-            NextWord(),
+            PredictTokens(),
             tmp_path / optimizer,
             say=lambda sentence: None,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from fledge.data.batches import Batch as Examples
 from fledge.model import Transformer, initialise
 from fledge.presets import qwen3
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from fledge.train.run import AdamW, Batch, Machine, Muon, Plan, Run, Save, Stable
 from fledge.train.training import train, validate
 
@@ -49,11 +49,11 @@ def a_run(optimizer: str = "adamw", steps: int = 12, dropout: float = 0.2, save_
     )
 
 
-def go(run: Run, folder: Path, batches=Toy(), objective=NextWord(), **more):  # noqa: B008  (both are values)
+def go(run: Run, folder: Path, batches=Toy(), objective=PredictTokens(), **more):  # noqa: B008  (both are values)
     """Train the run in `folder`; returns the model and the result."""
     model = initialise(Transformer(run.arch), seed=run.machine.seed)
     held_out = [rows(4, 7), rows(2, 8, masked=0.5)]
-    more.setdefault("evaluate", lambda model: validate(model, NextWord(), held_out, run.machine))
+    more.setdefault("evaluate", lambda model: validate(model, PredictTokens(), held_out, run.machine))
     more.setdefault("say", lambda sentence: None)
     result = train(run, model, batches, objective, folder, **more)
     return model, result

@@ -8,7 +8,7 @@ import torch
 
 from fledge.model import Transformer, initialise
 from fledge.train.loop import State, Stopped
-from fledge.train.objective import NextWord
+from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
 from fledge.train.parallel.engine import on_meta, put_on
 from fledge.train.parallel.spread import Spread, spread_of
@@ -39,11 +39,11 @@ def losses(family: str, optimizer: str, folder: Path, tensor: int, stop: int = E
             os.kill(os.getpid(), signal.SIGINT)
 
     def evaluate(model: Transformer) -> dict[str, float]:
-        found.append(validate(model, NextWord(), [Steps(arch, 2).part(99), Steps(arch, 7).part(98)], run.machine)["loss"])
+        found.append(validate(model, PredictTokens(), [Steps(arch, 2).part(99), Steps(arch, 7).part(98)], run.machine)["loss"])
         return {"loss": found[-1]}
 
     try:
-        train(run, on_meta(arch), Steps(arch), NextWord(), folder, evaluate=evaluate, after_step=[look], say=lambda sentence: None)
+        train(run, on_meta(arch), Steps(arch), PredictTokens(), folder, evaluate=evaluate, after_step=[look], say=lambda sentence: None)
     except Stopped:
         assert stop < END
     return found
@@ -55,7 +55,7 @@ def gradients(name: str, tensor: int) -> tuple[float, float, dict[str, torch.Ten
     With both an encoder and a decoder, ranks that share layers compute activations again.
     """
     arch = (FAMILIES | ODD)[name]
-    model, steps, objective = on_meta(arch), Steps(arch), NextWord(smoothing=0.1)
+    model, steps, objective = on_meta(arch), Steps(arch), PredictTokens(smoothing=0.1)
     spread = put_on(model, Machine(tensor=tensor, recompute=len(arch.stacks) == 2 and tensor > 1))
     optimizer = Optimizer(model, AdamW())
     parts = steps.batch_at(0, *spread.data)

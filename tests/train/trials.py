@@ -31,7 +31,7 @@ from fledge.text.chat import Turns
 from fledge.text.tokenizer import Tokenizer
 from fledge.train import checkpoint
 from fledge.train.loop import NotFinite, State
-from fledge.train.objective import Classify, NextWord, Objective
+from fledge.train.objective import Classify, Objective, PredictTokens
 from fledge.train.run import Batch, Data, Guard, Machine, Masks, Plan, Run, Save, Spans, Stable, read_run, write_run
 from fledge.train.training import train, validate
 from tests.faults import Child, flip, limit_files, may_mount, small_disk, swap, truncate
@@ -164,7 +164,7 @@ class Poison:
         return f"the gradient of {self.tensor} is not finite"
 
 
-class Poisoned(NextWord):
+class Poisoned(PredictTokens):
     """Poisons what it is asked for, and is the batches too, so that it knows which one that is."""
 
     def __init__(self, poison: Poison):
@@ -391,7 +391,7 @@ def world(objective: str, dtype: str, deterministic: bool = False) -> tuple[Run,
         qwen3(32, 1, head_size=16, mlp=48, **shape),
         t5(32, 1, head_size=16, mlp=48, gated=True, tied=False, start=words.end_of_text, **shape),
     )
-    data, judge = Data(objective=objective), NextWord()  # pyrefly: ignore[bad-argument-type]
+    data, judge = Data(objective=objective), PredictTokens()  # pyrefly: ignore[bad-argument-type]
     tokens = np.array([*words.encode(TEXT), words.end_of_text])
     shards = Shards([tokens], [np.array([[0, len(TEXT)]])])
     texts = [TEXT[i : i + 5 + i % 11] for i in range(20)]

@@ -65,6 +65,16 @@ def encoder(base, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def denoiser(tmp_path_factory) -> Path:
+    """A T5 over words that has read a little."""
+    place = tmp_path_factory.mktemp("models")
+    (place / "text.txt").write_text(" ".join(["one two three four five six seven"] * 400), encoding="utf-8")
+    settings = ["arch.width=64", "arch.depth=1", "arch.context=64", "batch.rows=16", "batch.context=36"]
+    fledge.pretrain([str(place / "text.txt")], out=place / "denoiser", objective="denoise", vocab=448, steps=30, set=settings)
+    return place / "denoiser"
+
+
+@pytest.fixture(scope="session")
 def messages(tmp_path_factory) -> Path:
     """Labelled texts: three in four are ham."""
     path = tmp_path_factory.mktemp("data") / "messages.csv"

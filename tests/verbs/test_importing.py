@@ -53,7 +53,10 @@ def test_llama2c(data, tmp_path, command):
     assert story.out.startswith(", there was a little girl named Lily. She loved to play outside in the park.")
 
 
-def test_wrong_use_is_said(tmp_path, command):
+def test_wrong_use_is_said(data, tmp_path, command):
+    taken = command("import", "openai-community/gpt2", "--out", data / "weights")
+    assert taken.code == 2
+    assert "choose another --out" in taken.err
     said = command("import", "openai-community/gpt2-of-nobody", "--out", tmp_path / "m")
     assert said.code == 2
     assert "Put config.json, model.safetensors, tokenizer.json and tokenizer_config.json" in said.err
@@ -63,7 +66,9 @@ def test_wrong_use_is_said(tmp_path, command):
     assert "leave it out" in command("import", tmp_path, "--out", tmp_path / "m", "--tokenizer", "t.bin").err
 
 
-DRAWN = {"gemma-2-2b": "window 4,096", "t5-small": "distance bias", "gpt-oss-20b": "4 of 32 experts"}
+DRAWN = {
+    "gemma-2-2b": "window 4,096", "t5-small": "distance bias", "gpt-oss-20b": "4 of 32 experts", "modernbert-base": "14 x attention",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -71,4 +76,6 @@ def test_a_preset_is_drawn_in_parts(name, command):
     said = command("show", name)
     assert said.code == 0
     assert DRAWN[name] in said.out
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert said.out.count("\n") < 16
     assert said.out == fledge.show(name).text + "\n"

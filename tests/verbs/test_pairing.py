@@ -8,6 +8,9 @@ import torch
 import transformers
 
 import fledge
+from fledge.data import parallel
+from fledge.verbs.pairing import EXAMPLES, PairsJob
+from fledge.verbs.session import open_worded
 
 SMALL = ["arch.width=48", "arch.heads=4", "arch.depth=1", "arch.dropout=0.0"]
 DIGITS = [f"{i * 7919 % 1000:03}" for i in range(1000)]
@@ -46,6 +49,26 @@ def test_it_learns_to_write_digits_backwards(translator):
         model.generate("1" * 600)
     with pytest.raises(ValueError, match="do not sample"):
         model.generate(asked[0], temperature=0.5)
+
+
+def test_as_many_targets_are_written_as_the_time_allows(reversals, translator):
+    training, held_out = parallel.split(parallel.read_parallel(str(reversals)), 0.1, 0)
+    parent = open_worded(translator)
+    job = PairsJob(training, held_out, parent, anew=False, seconds=1e6)
+    whole = job.written(parent.network, {"max_new_tokens": 8})
+    assert len(whole) == len(held_out.sources) > EXAMPLES
+    assert job.written(parent.network, {"max_new_tokens": 8}, 1e6) == whole
+    assert job.written(parent.network, {"max_new_tokens": 8}, -1.0) == whole[:EXAMPLES]
+    assert 0 < job.rehearsed(parent.network) < 60
+
+
+def test_what_comes_after_the_last_step_is_planned(reversals, tmp_path, command):
+    said = command("finetune", "pairs", reversals, "--out", tmp_path / "m", "--arch", "transformer-base", "--time", "6s", "--json",
+                   *(word for setting in SMALL for word in ("--set", setting)))  # fmt: skip
+    assert said.code == 0, said.err
+    assert EXAMPLES <= said.json["measured"] <= len(DIGITS)
+    plan = json.loads((tmp_path / "m" / "run" / "run.json").read_text())["plan"]
+    assert 0.02 * 6 < plan["reserve"] < 0.12 * 6 + 1e-9
 
 
 def test_the_folder_opens_elsewhere_and_writes_the_same(translator):

@@ -89,7 +89,8 @@ def test_an_encoder_fills_in_what_is_masked(encoder, tmp_path, command):
     chances = scores[0, 1 + len(tokens[0])].index_fill(0, torch.tensor(sorted(model.tokenizer.controls.values())), -torch.inf).softmax(-1)
     best = int(chances.argmax())
     assert found["text"] == f"retur{model.tokenizer.decode([best])} None"
-    assert words[model.tokenizer.decode([best]).strip()] >= float(chances[best]) - 1e-6
+    name = model.tokenizer.decode([best]).strip() or model.tokenizer.piece(best)
+    assert words[name] >= float(chances[best]) - 1e-6
     assert model.predict("retur<|mask|> None") == found
     assert len(model.predict("[MASK][MASK]")["masks"]) == 2
     said = command("predict", encoder, "retur[MASK] None")
@@ -102,6 +103,50 @@ def test_an_encoder_fills_in_what_is_masked(encoder, tmp_path, command):
     nothing = command("predict", encoder, "return None")
     assert nothing.code == 2
     assert "[MASK]" in nothing.err
+
+
+def test_a_denoiser_fills_gaps_with_spans(denoiser, tmp_path, command):
+    """Each span is what the best next tokens come to, up to the sentinel after it; other control tokens in a text are characters."""
+    model = fledge.load(denoiser)
+    text = "one two ___ four ___ six"
+    found = model.predict(text)
+    for marked in (text.replace("___", "[MASK]"), text.replace("___", "<extra_id_7>", 1), text.replace("___", "<|mask|>")):
+        assert model.predict(marked) == found
+    beside = model.predict(["six ___", text])[1]
+    assert beside["text"] == found["text"]
+    assert [list(part.values()) for part in beside["masks"]] == [pytest.approx(list(part.values()), rel=1e-3) for part in found["masks"]]
+    words = model.tokenizer
+    pieces = [words.encode(piece) for piece in ("one two", " four", " six")]
+    sentinels, stops = words.sentinels[:2], {words.end_of_text, *words.sentinels}
+    controls, banned = (torch.tensor(sorted(set(words.controls.values()) - ends)) for ends in (set(), stops))
+    source = words.framed([*pieces[0], sentinels[0], *pieces[1], sentinels[1], *pieces[2]])
+    target, spans = [model.arch.start or 0], []
+    for sentinel in sentinels:
+        target.append(sentinel)
+        spans.append([])
+        while len(spans[-1]) < 20:
+            scores = model.logits([source], [target])[0, -1, : words.size]
+            token = int(scores.index_fill(0, banned if spans[-1] else controls, -torch.inf).argmax())
+            if token in stops:
+                break
+            target.append(token)
+            spans[-1].append(token)
+    assert found["text"] == words.decode([*pieces[0], *spans[0], *pieces[1], *spans[1], *pieces[2]])
+    assert [next(iter(part)) for part in found["masks"]] == [words.decode(span).strip() for span in spans]
+    assert model.predict("<|endoftext|><|pad|> ___")["text"].startswith("<|endoftext|><|pad|>")
+    said = command("predict", denoiser, text)
+    assert said.out.splitlines()[0] == found["text"]
+    (tmp_path / "rows.csv").write_text("text,n\none ___ three,1\n")
+    assert command("predict", denoiser, "--file", tmp_path / "rows.csv", "--out", tmp_path / "out.jsonl").code == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text())["predicted"] == model.predict("one ___ three")["text"]
+    for words_of_command, hint in (
+        (["predict", denoiser, "one two"], "[MASK]"),
+        (["predict", denoiser, "___ " * 101], "101 gaps"),
+        (["generate", denoiser, "one two"], "fledge predict"),
+    ):
+        said = command(*words_of_command)
+        assert said.code == 2
+        assert hint in said.err
 
 
 @pytest.mark.parametrize("arch", ["bert-base", "modernbert-base", "t5-small", "gpt2"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -17,6 +18,7 @@ import transformers
 
 import fledge
 from fledge.train import checkpoint
+from fledge.verbs import pretraining
 from fledge.verbs.pretraining import Guessed, Validation
 
 from .conftest import TINY
@@ -51,8 +53,12 @@ def test_again_says_finished_and_other_settings_are_refused(base, text, command)
 
 
 @pytest.mark.parametrize(("objective", "opened"), [("masked-word", "AutoModelForMaskedLM"), ("denoise", "AutoModelForSeq2SeqLM")])
-def test_what_is_hidden_is_learned_and_opens_elsewhere(base, tmp_path, command, objective, opened):
-    """An encoder, or one with a decoder: stopped half-way it ends bit-equal, and `transformers` scores as fledge does."""
+def test_what_is_hidden_is_learned_and_opens_elsewhere(base, tmp_path, command, monkeypatch, objective, opened):
+    """An encoder, or one with a decoder: stopped half-way it ends bit-equal, and `transformers` scores as fledge does.
+
+    On the way it shows how it fills in held-out text.
+    """
+    monkeypatch.setattr(pretraining, "SAMPLE_EVERY", 0.0)
     flags = ["--objective", objective, "--steps", 12, "--seed", 3, "--json"]
     for setting in ("arch.width=32", "arch.heads=2", "arch.depth=2", "arch.context=64", "batch.rows=4", "batch.context=48", "save.steps=5"):
         flags += ["--set", setting]
@@ -71,6 +77,13 @@ def test_what_is_hidden_is_learned_and_opens_elsewhere(base, tmp_path, command, 
     assert ends[0] == ends[1]
     told = json.loads((tmp_path / "whole" / "run" / "run.json").read_text())
     assert told["data"]["objective"] == objective
+    samples = [json.loads(line) for line in (tmp_path / "whole" / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in samples] == list(range(1, 13))
+    around = [re.sub("⟦.*?⟧", "", row[name], flags=re.DOTALL) for row in samples for name in ("whole", "text")]
+    assert len(set(around)) == 1
+    assert "its gaps filled in" in (tmp_path / "whole" / "run" / "report.html").read_text()
+    refused = command("pretrain", base / "run" / "corpus", "--out", tmp_path / "gapless", *flags, "--prompt", "no gap")
+    assert "marks nothing" in refused.err
     model = fledge.load(tmp_path / "whole")
     theirs = getattr(transformers, opened).from_pretrained(tmp_path / "whole").eval()
     text = "def parse(self):"

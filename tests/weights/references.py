@@ -62,6 +62,10 @@ LLAMA3: dict[str, Any] = {
     "original_max_position_embeddings": 16,
 }  # fmt: skip
 YARN: dict[str, Any] = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+TRAINED = 40  # tokens, beyond which long factors turn the whole text
+LONG: dict[str, Any] = {
+    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [1.2, 2.5, 5.0, 9.0],
+}  # fmt: skip
 EVERY_SECOND = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
@@ -108,6 +112,9 @@ CASES: dict[str, Callable[[], Any]] = {
             **TALL,
             rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
         )
+    ),
+    "phi3 long": lambda: transformers.Phi3ForCausalLM(
+        transformers.Phi3Config(**DECODER, original_max_position_embeddings=TRAINED, rope_parameters=LONG)
     ),
     "olmo2": lambda: transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**DECODER)),
     "smollm3": lambda: transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(**DECODER, no_rope_layer_interval=2)),

@@ -1,11 +1,14 @@
 """The model folder: written whole or not at all, and opened only when its parts belong together."""
 
+import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from fledge.weights.hub import resolve
 
 TOKENIZER = Tokenizer.bytes()
 ARCH = presets.qwen3(16, 2, 2, 1, 8, 24, TOKENIZER.size, 32)
+VECTORS = {"reads": "first", "normalised": True, "longest": 20}
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -89,6 +93,16 @@ def test_a_foreign_chat_template_is_kept(tmp_path: Path):
     assert (facts["chat"], facts["chat_template"]) == (None, "{{ messages }}")
     with pytest.raises(ValueError, match="did you mean chatml"):
         save(tmp_path, model(), "chatlm")
+
+
+def test_how_vectors_are_made_goes_with_the_model(tmp_path: Path):
+    given = model()
+    save(tmp_path, given, facts={"embedding": VECTORS})
+    assert open_model(tmp_path)[2]["embedding"] == VECTORS
+    assert {"modules.json", "sentence_bert_config.json", "1_Pooling"} <= names(tmp_path)
+    save(tmp_path, given)
+    assert "embedding" not in open_model(tmp_path)[2]
+    assert not {"modules.json", "sentence_bert_config.json"} & names(tmp_path)
 
 
 def test_own_names_where_no_family_fits(tmp_path: Path):
@@ -181,6 +195,17 @@ def test_pickles_are_refused(tmp_path: Path):
     (tmp_path / WHOLE).rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model\.bin, a pickle"):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["config.json", WHOLE])
+def test_a_part_that_may_not_be_read_is_named(file: str, tmp_path: Path):
+    part = save(tmp_path, model()) / file
+    part.chmod(0)
+    if os.access(part, os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(PermissionError) as denied:
+        open_model(tmp_path)
+    assert denied.value.filename == str(part)
 
 
 @pytest.mark.parametrize("part", ["config.json", "tokenizer.json", WHOLE])
@@ -329,6 +354,17 @@ def test_a_failure_of_the_library_is_one_of_the_disk(tmp_path: Path, monkeypatch
     assert not names(tmp_path)
 
 
+def test_too_little_room_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    old, new = model(seed=1), model(seed=2)
+    save(tmp_path, old)
+    needed = 4 * sum(parameter.numel() for parameter in new.parameters())
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: namedtuple("Usage", "total used free")(needed, 1, needed - 1))
+    with pytest.raises(OSError, match=f"the model needs {needed:,} bytes and {needed - 1:,} are free") as full:
+        save(tmp_path, new)
+    assert full.value.errno == errno.ENOSPC
+    assert same(open_model(tmp_path)[0], old)
+
+
 @pytest.mark.parametrize("shard_bytes", [files.SHARD_BYTES, 20_000])
 @pytest.mark.parametrize("function", ["replace", "rmdir", "unlink"])
 def test_stopped_after_the_decision_the_new_model_is_finished(
@@ -348,7 +384,7 @@ def test_stopped_after_the_decision_the_new_model_is_finished(
         with monkeypatch.context() as patch:
             patch.setattr(os, function, failing)
             try:
-                save(folder, new, shard_bytes=shard_bytes)
+                save(folder, new, facts={"embedding": VECTORS}, shard_bytes=shard_bytes)
             except KeyboardInterrupt:
                 assert (folder / staging.SAVED).is_dir()
             else:
@@ -356,6 +392,7 @@ def test_stopped_after_the_decision_the_new_model_is_finished(
         opened, _, facts = open_model(folder)
         assert same(opened, new)
         assert facts["chat"] is None
+        assert facts["embedding"] == VECTORS
         assert "chat_template" not in facts
         verify(folder)
         assert not {staging.SAVED, staging.SAVING, staging.STALE} & names(folder)
@@ -415,7 +452,7 @@ def test_a_full_disk_leaves_the_old_model_and_a_kill_one_of_both(kills: int, tmp
     command = [sys.executable, "-c", RUN, str(tmp_path), str(kills)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "refused:" in done.stdout
+    assert re.search(r"refused: .*the model needs [\d,]+ bytes and [\d,]+ were free", done.stdout)
     assert "survived" in done.stdout
 
 

@@ -1,5 +1,6 @@
 """Tables and config.json, both ways."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge import presets
-from fledge.arch import Arch, Classes, LayerNorm, Mlp, Rope, Words
+from fledge.arch import Arch, Classes, LayerNorm, LongRope, Mlp, Rope, Words
 from fledge.model import Transformer, initialise
 from fledge.weights.families import FAMILIES, expresses, family_name, family_of
 from fledge.weights.rules import Rule, Split, Transpose, claim, read, rule, write
@@ -130,6 +131,9 @@ REFUSED = [
     ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0}}, "type yarn with mscale"),
     ("qwen3", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_parameters has rope_type 'dynamic'"),
     ("qwen3", {"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "factor"),
+    ("qwen3", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 1, 1, 1], "long_factor": [2, 2, 2, 2]}}, "as LongRope"),
+    ("qwen3", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 0], "long_factor": [2, 2]}}, "positive numbers"),
+    ("qwen3", {"rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 1}, "needs at least 2"),
     ("qwen3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ("qwen3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     ("qwen3", {"hidden_act": "swiglu"}, "swiglu"),
@@ -156,5 +160,12 @@ def test_older_spellings_are_read():
     del config["rope_parameters"], config["layer_types"]
     old = {**config, "rope_theta": 1_000_000, "rope_scaling": None, "num_key_value_heads": None}
     assert FAMILIES["qwen3"].arch(old) == with_attention(QWEN3, kv_heads=2, positions=Rope(1e6))
+    factors = {"short_factor": [1, 1.5], "long_factor": [2, 4]}
+    phi3 = {
+        "model_type": "phi3", "vocab_size": 50, "max_position_embeddings": 64, "original_max_position_embeddings": 8, "hidden_size": 16,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 24, "rope_scaling": {"type": "su", **factors},
+    }  # fmt: skip
+    grown = LongRope((1.0, 1.5), (2.0, 4.0), 8, math.sqrt(1 + math.log(64 / 8) / math.log(8)))
+    assert FAMILIES["phi3"].arch(phi3).trunk.pattern[0].attention.positions == Rope(stretch=grown)
     gpt2 = {"model_type": "gpt2", "vocab_size": 50, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
     assert FAMILIES["gpt2"].arch(gpt2) == GPT2

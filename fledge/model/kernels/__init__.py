@@ -79,9 +79,9 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """(..., length, size): the first half of each vector and the second as the two coordinates of points that turn."""
+    """(..., length, size): the first half of each vector and the second as the two coordinates of points that turn; rounded once."""
     first, second = x.chunk(2, -1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1).to(x.dtype)
 
 
 def turn_heads(x: Tensor, weight: Tensor | None, eps: float, angles: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -93,7 +93,7 @@ def turn_heads(x: Tensor, weight: Tensor | None, eps: float, angles: tuple[Tenso
     if kernels is not None:
         return functions.TurnHeads.apply(kernels, x, weight, *(angles or (None, None)), eps)
     x = (x if weight is None else F.rms_norm(x, weight.shape, weight, eps)).transpose(1, 2)
-    return x if angles is None else turn(x, *(part.to(x.dtype) for part in angles))
+    return x if angles is None else turn(x, *angles)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, ranges: Ranges | None) -> Tensor | None:

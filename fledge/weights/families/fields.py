@@ -1,5 +1,6 @@
 """Fields of a config.json that several families share, read and written."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from fledge.arch import (
     Classes,
     Head,
     Interpolated,
+    LongRope,
     Mlp,
     Norm,
     Rope,
@@ -30,6 +32,7 @@ STRETCHES: dict[str, set[str]] = {  # rope_type: its fields, beside rope_theta a
     "default": set(),
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+    "longrope": {"factor", "short_factor", "long_factor", "attention_factor", "original_max_position_embeddings"},
     "yarn": {"factor", "beta_fast", "beta_slow", "attention_factor", "truncate", "original_max_position_embeddings"},
 }
 
@@ -139,12 +142,14 @@ def rope(config: Mapping[str, Any], base: float, **more: Any) -> Rope:
 
 def rope_of(given: Mapping[str, Any], name: str, base: float, config: Mapping[str, Any]) -> Rope:
     kind = given.get("rope_type", given.get("type", "default"))
+    kind = "longrope" if kind == "su" else kind  # its first name
     if kind not in STRETCHES:
         raise ValueError(f"config.json: {name} has rope_type {kind!r}, but fledge knows {', '.join(STRETCHES)}")
     stray = sorted(set(given) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"} - STRETCHES[kind])
     if stray:
         raise ValueError(f"config.json: {name} is of type {kind} with {', '.join(stray)}, which fledge does not know there")
-    trained = typed(given, "original_max_position_embeddings", config.get("max_position_embeddings"), int)
+    said = typed(given, "original_max_position_embeddings", config.get("max_position_embeddings"), int)
+    trained = typed(config, "original_max_position_embeddings", said, int)
     stretch: Stretch | None = None
     match kind:
         case "linear":
@@ -152,11 +157,25 @@ def rope_of(given: Mapping[str, Any], name: str, base: float, config: Mapping[st
         case "llama3":
             low, high = need(given, "low_freq_factor", float), need(given, "high_freq_factor", float)
             stretch = ByWavelength(need(given, "factor", float), trained, low, high)
+        case "longrope":
+            if trained < 2:
+                raise ValueError(f"config.json: original_max_position_embeddings is {trained}, but {name} of type {kind} needs at least 2")
+            short, long = (_factors(given, f"{texts}_factor") for texts in ("short", "long"))
+            factor = typed(given, "factor", need(config, "max_position_embeddings") / trained, float)
+            grown = math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0
+            stretch = LongRope(short, long, trained, typed(given, "attention_factor", grown, float))
         case "yarn":
             fast, slow = typed(given, "beta_fast", 32.0, float), typed(given, "beta_slow", 1.0, float)
             whole, attention = typed(given, "truncate", True, bool), optional(given, "attention_factor", None, float)
             stretch = Yarn(need(given, "factor", float), trained, fast, slow, whole, attention)
     return Rope(typed(given, "rope_theta", base, float), stretch, typed(given, "partial_rotary_factor", 1.0, float))
+
+
+def _factors(given: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    listed = need(given, name, list)
+    if not all(type(factor) in (int, float) and factor > 0 for factor in listed):
+        raise ValueError(f"config.json: {name} must list positive numbers, one for each pair of a head that is turned")
+    return tuple(map(float, listed))
 
 
 def rope_fields(given: Rope) -> dict[str, Any]:
@@ -170,6 +189,11 @@ def rope_fields(given: Rope) -> dict[str, Any]:
         case ByWavelength(factor, trained, low, high):
             fields |= {
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                "original_max_position_embeddings": trained,
+            }  # fmt: skip
+        case LongRope(short, long, trained, attention):
+            fields |= {
+                "rope_type": "longrope", "short_factor": list(short), "long_factor": list(long), "attention_factor": attention,
                 "original_max_position_embeddings": trained,
             }  # fmt: skip
         case Yarn(factor, trained, fast, slow, whole, attention):

@@ -4,7 +4,24 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fledge.arch import Arch, Attention, Block, Classes, Mlp, Moe, RmsNorm, Rope, Sees, Stack, Words
+from fledge.arch import (
+    Arch,
+    Attention,
+    Block,
+    ByWavelength,
+    Classes,
+    Interpolated,
+    LongRope,
+    Mlp,
+    Moe,
+    RmsNorm,
+    Rope,
+    Sees,
+    Stack,
+    Stretch,
+    Words,
+    Yarn,
+)
 from fledge.weights.families.fields import (
     activation,
     activation_name,
@@ -42,6 +59,7 @@ class Llama:
     acts = "hidden_act"
     act = "silu"
     partial = False
+    stretches: tuple[type[Stretch], ...] = (Interpolated, ByWavelength, Yarn)
 
     def arch(self, config: Mapping[str, Any], names: Collection[str] = ()) -> Arch:
         """The `Arch` of a config.json. Raises `ValueError` naming a field that is missing or says what an `Arch` cannot."""
@@ -82,6 +100,8 @@ class Llama:
         found = rope(config, self.base)
         if found.portion != 1 and not self.partial:
             raise ValueError(f"config.json: partial_rotary_factor is {found.portion}, but this family turns whole heads")
+        if found.stretch is not None and not isinstance(found.stretch, self.stretches):
+            raise ValueError(f"config.json: this family does not stretch its rotary positions as {type(found.stretch).__name__}")
         return found
 
     def mlp(self, config: Mapping[str, Any], layer: int) -> Mlp | Moe:
@@ -215,9 +235,13 @@ class Phi3(Mistral):
     eps = 1e-5
     window = None
     partial = True
+    stretches = (LongRope,)
 
     def arch(self, config: Mapping[str, Any], names: Collection[str] = ()) -> Arch:
         return replace(super().arch(config), dropout=typed(config, "resid_pdrop", 0.0, float))
+
+    def rope(self, config: Mapping[str, Any], layer: int) -> Rope | None:
+        return super().rope({"original_max_position_embeddings": 4096, **config}, layer)  # what one without the field means
 
     def config(self, given: Arch) -> dict[str, Any]:
         found = super().config(given)

@@ -1,0 +1,43 @@
+"""fledge's own training loop on GPT-2's shape from random weights; run by the Python that fledge is installed in."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fledge.data.batches import Batch
+from fledge.model import Transformer, initialise
+from fledge.presets import gpt2
+from fledge.train.loop import State, on_machine, run_steps
+from fledge.train.objective import PredictTokens
+from fledge.train.optimizer import Optimizer
+from fledge.train.plan import this_machine
+from fledge.train.run import AdamW, Constant, Plan
+
+task = json.loads(sys.argv[1])
+tokens = np.fromfile(Path(task["tokens"]), np.uint16).astype(np.int64)
+
+
+def batch_at(step: int) -> list[Batch]:
+    starts = np.random.default_rng(step).integers(len(tokens) - task["context"] - 1, size=task["rows"])
+    windows = np.stack([tokens[start : start + task["context"] + 1] for start in starts])
+    return [Batch(windows[:, :-1], windows[:, 1:])]
+
+
+began = time.perf_counter()
+
+
+def clock(state: State) -> None:
+    global began
+    print(f"step {time.perf_counter() - began:.6f} s", flush=True)
+    began = time.perf_counter()
+
+
+machine = replace(this_machine(), dtype=task["dtype"], kernels=task["kernels"])
+model = initialise(Transformer(gpt2(dropout=0.0, **{name: task[name] for name in ("width", "depth", "heads", "vocabulary", "context")})))
+with on_machine(machine):
+    state = State(0, Plan(task["steps"]), model, Optimizer(model, AdamW(rate=6e-4)))
+    run_steps(state, PredictTokens(), batch_at, Constant(), machine, [clock])
