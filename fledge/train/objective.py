@@ -136,4 +136,5 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )

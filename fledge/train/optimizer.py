@@ -53,8 +53,7 @@ class Optimizer:
         if isinstance(recipe, run.Muon):
             other, on_embeddings = recipe.adamw_rate, 0.0
             if matrices:
-                names = {own: name for name, own in groups["matrices"].items()}
-                self.parts.append(Muon(matrices, recipe.momentum, names, self.spread))
+                self.parts.append(Muon(matrices, recipe.momentum, self.names, self.spread))
             matrices = []
         elif not recipe.decay_embeddings:
             on_embeddings = 0.0

@@ -534,9 +534,9 @@ class Keeper:
             self.unexported = {}
         self.finished, self.ended = True, state.stop or "the plan is done"
         self.save(state)
-        state.seconds = self.diary.seconds()
         self.settle()
         spread_of(state.model).alive("done")
+        state.seconds = self.diary.seconds()
         self.diary.tell(f"Done: {state.step:,} steps, {state.tokens:,} tokens, {self.diary.seconds():.0f} s ({self.ended}).")
 
     def result(self, state: State) -> Result:

@@ -64,7 +64,7 @@ def test_pretrain_and_finetune(tmp_path):
             "arch.width=128",
         ]
         answers[out] = fledge(processes, "pretrain", *given, *TRAIN, *more), losses(out)
-        assert sorted(os.listdir(out / "run")) == sorted(os.listdir(tmp_path / "10" / "run"))
+        assert {*os.listdir(out / "run")} ^ {*os.listdir(tmp_path / "10" / "run")} <= {"samples.jsonl"}  # which one process alone writes
     (alone, expected), *others = answers.values()
     for answer, found in others:
         assert found == pytest.approx(expected, rel=1e-5)
