@@ -383,8 +383,8 @@ TEXT = "A sparrow sat on the mill wheel, singing; 12 geese flew over it.\n"
 
 @cache
 def world(objective: str, dtype: str, strict: int = 0) -> tuple[Run, Any, Objective]:
-    """A tiny run of an objective with drop-out, its batches, and what it is trained for; with `strict` threads it is deterministic and takes
-    the kernels, as real ones do."""
+    """A tiny run of an objective with drop-out, its batches, and what it is trained for; with `strict` threads it is deterministic and
+    takes the kernels, as real ones do."""
     words, context, rows, accumulate = Tokenizer.bytes(), 24, 3, 2
     shape = {"vocabulary": words.size, "context": context, "dropout": 0.1}
     arch, both = (
