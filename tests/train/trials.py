@@ -382,9 +382,9 @@ TEXT = "A sparrow sat on the mill wheel, singing; 12 geese flew over it.\n"
 
 
 @cache
-def world(objective: str, dtype: str, deterministic: bool = False) -> tuple[Run, Any, Objective]:
-    """A tiny run of an objective with drop-out, its batches, and what it is trained for; a deterministic one takes kernels and two threads,
-    as real ones do."""
+def world(objective: str, dtype: str, strict: int = 0) -> tuple[Run, Any, Objective]:
+    """A tiny run of an objective with drop-out, its batches, and what it is trained for; with `strict` threads it is deterministic and
+    takes the kernels, as real ones do."""
     words, context, rows, accumulate = Tokenizer.bytes(), 24, 3, 2
     shape = {"vocabulary": words.size, "context": context, "dropout": 0.1}
     arch, both = (
@@ -414,16 +414,16 @@ def world(objective: str, dtype: str, deterministic: bool = False) -> tuple[Run,
             turns = [Turns(encoded := words.encode(text), [i > 3 for i in range(len(encoded))]) for text in texts]
             batches = Conversations(turns, context, rows, 1, accumulate)
     optimizer = OPTIMIZERS["adamw" if objective in ("classify", "masked-word") else "muon"]
-    machine = Machine("cpu", dtype, 1 + deterministic, deterministic, 0, deterministic)  # pyrefly: ignore[bad-argument-type]
+    machine = Machine("cpu", dtype, strict or 1, strict > 0, 0, strict > 0)  # pyrefly: ignore[bad-argument-type]
     run = Run(
         arch, data, Batch(rows, accumulate, context), optimizer, Stable(warmup=3), Plan(Resume.STEPS), Save(steps=3, evaluate=5), machine
     )  # fmt: skip
     return run, batches, judge
 
 
-def train_world(tell: Tell, objective: str, dtype: str, folder: Path, deterministic: bool = False) -> None:
+def train_world(tell: Tell, objective: str, dtype: str, folder: Path, strict: int = 0) -> None:
     """Train a world in `folder` or go on with it, telling of each step."""
-    run, batches, judge = world(objective, dtype, deterministic)
+    run, batches, judge = world(objective, dtype, strict)
     held_out = batches.batch_at(1000)
     train(
         run, initialise(Transformer(run.arch)), batches, judge, folder, say=lambda line: None,
