@@ -22,9 +22,9 @@ from fledge.presets import gpt2, modernbert
 from fledge.train.loop import State, on_machine, run_steps
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
+from fledge.train.parallel.tracing import Layout, sample, traced
 from fledge.train.plan import optimizer_for
 from fledge.train.run import AdamW, Constant, Machine, Plan
-from fledge.train.tracing import Layout, sample, traced
 
 CONTEXT, VOCABULARY = 256, 4096
 SIZES = ((256, 4, 4), (384, 6, 4), (512, 8, 1))  # width, depth, rows

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from fledge.arch import Arch, forward_flops, parameter_count
 from fledge.train.devices import Device
+from fledge.train.parallel.tracing import Layout, Trace, traced
 from fledge.train.run import AdamW, Muon
-from fledge.train.tracing import Layout, Trace, traced
 
 # Of the peak, with what waits for others: Grattafiori et al., 2024, arXiv:2407.21783, table 4 (38 to 43 % with H100s).
 UTILISATION = 0.4

@@ -7,8 +7,8 @@ import pytest
 from fledge.train import forecast
 from fledge.train.devices import DEVICES, Device, known_as
 from fledge.train.forecast import Job, Search, said, with_rows
+from fledge.train.parallel.tracing import Layout
 from fledge.train.run import AdamW
-from fledge.train.tracing import Layout
 from tests.train.families import CONTEXT, FAMILIES
 
 TINY = Device("tiny", flops=1e9, memory=1e6, bandwidth=1e9, link=1e8, network=1e7, node=2, source="a test")

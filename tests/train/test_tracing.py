@@ -15,8 +15,8 @@ from fledge.train.loop import State, run_steps
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
 from fledge.train.parallel.engine import deal, materialise, mesh_of, on_meta, recompute, spread_out
+from fledge.train.parallel.tracing import Layout, Trace, least_depth, sample, traced, traced_whole
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
-from fledge.train.tracing import Layout, Trace, least_depth, sample, traced, traced_whole
 from tests.train.families import CONTEXT, FAMILIES
 from tests.train.ranks import on_ranks
 

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fledge.arch import Arch, Words
 from fledge.data.batches import IGNORED, Batch, Source
 from fledge.model import Transformer
-from fledge.train.ledger import KINDS, Kind, Ledger
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Muon as OurMuon
 from fledge.train.optimizer import Optimizer
 from fledge.train.parallel.engine import materialise, mesh_of, on_meta, recompute, spread_out
+from fledge.train.parallel.ledger import KINDS, Kind, Ledger
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
 
 aten = torch.ops.aten
