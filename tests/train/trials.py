@@ -399,13 +399,13 @@ def world(objective: str, dtype: str, strict: int = 0) -> tuple[Run, Any, Object
         case "next-word":
             batches: Any = Windows(shards, context, rows, 1, False, accumulate)
         case "masked-word":
-            arch, data = modernbert(32, 1, 2, 48, **shape), Data(objective="masked-word", noise=Masks())
+            arch = modernbert(32, 1, 2, 48, **shape)
             batches = MaskedWords(shards, words, context, rows, 1, False, accumulate)
         case "pairs":
             arch = both
             batches = Pairs(texts, [text[::-1] for text in texts], words, words.end_of_text, context, rows, 1, accumulate)
         case "denoise":
-            arch, data = both, Data(objective="denoise", noise=Spans())
+            arch = both
             batches = Denoise(shards, words, words.end_of_text, context, rows, 1, accumulate)
         case "classify":
             arch, judge = replace(arch, head=Classes(("a", "b", "c"))), Classify([1.0, 2.0, 0.5])
@@ -469,13 +469,12 @@ class Resume(Trial):
         """Stop it so many times before its end; what was wrong about how it ended then."""
         for _ in range(times):
             with Child(train_world, objective, dtype, self.room) as child:
-                for _ in range(dice.randint(1, 15 // times)):
-                    child.hear()
+                heard = [child.hear() for _ in range(dice.randint(1, 15 // times))]
                 code, told = child.end(number, dice.uniform(0, 0.01))
             if code == (-number if number == signal.SIGKILL else 128 + number):
                 continue
             if code != 0 and self.STEPS not in told:
-                return f"{number.name} ended it with {code}: {told}"
+                return f"{number.name} ended it with {code}: {heard + told}"
             shutil.rmtree(self.room)  # it was faster than the signal
             return self.stopped(objective, dtype, number, times, dice)
         return None
