@@ -391,7 +391,8 @@ def world(objective: str, dtype: str, strict: int = 0) -> tuple[Run, Any, Object
         qwen3(32, 1, head_size=16, mlp=48, **shape),
         t5(32, 1, head_size=16, mlp=48, gated=True, tied=False, start=words.end_of_text, **shape),
     )
-    data, judge = Data(objective=objective), PredictTokens()  # pyrefly: ignore[bad-argument-type]
+    noise = {"masked-word": Masks(), "denoise": Spans()}.get(objective)
+    data, judge = Data(objective=objective, noise=noise), PredictTokens()  # pyrefly: ignore[bad-argument-type]
     tokens = np.array([*words.encode(TEXT), words.end_of_text])
     shards = Shards([tokens], [np.array([[0, len(TEXT)]])])
     texts = [TEXT[i : i + 5 + i % 11] for i in range(20)]
