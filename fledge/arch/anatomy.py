@@ -78,7 +78,7 @@ def _stack_parts(of: str, stack: Stack, embedding: int, length: int) -> list[Par
     norms = norm_parameters(stack.norm_embedding, embedding) + norm_parameters(stack.norm_final, width)
     if embedding != width:
         rows.append(Part(of + "projection", f"{embedding} -> {width}", 1, embedding * width + width, 2 * length * embedding * width))
-    for i, block in enumerate(stack.pattern):
+    for i, block in enumerate(stack.pattern[: stack.depth]):
         times = len(range(i, stack.depth, len(stack.pattern)))
         each = sum(norm_parameters(norm, width) for norm in (block.norm_in, block.norm_out, block.norm_sum))
         norms += times * (each * (2 + (block.across is not None)) - block.bare_attention * norm_parameters(block.norm_in, width))

@@ -184,7 +184,7 @@ class Attention:
     @property
     def query_share(self) -> float:
         """What part of the usual size queries have to have where `scale` is not `1 / sqrt(head_size)`, so that scores have theirs."""
-        return 1.0 if self.scale is None or self.q_norm is not None else 1 / (self.scale * math.sqrt(self.head_size))
+        return 1.0 if not self.scale or self.q_norm is not None else 1 / (self.scale * math.sqrt(self.head_size))
 
 
 @dataclass(frozen=True)
