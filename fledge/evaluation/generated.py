@@ -40,7 +40,8 @@ def bleu(written: Sequence[str], references: Sequence[str], lowercase: bool = Fa
     counts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in sentences], np.int64)
 
     def measure(sums: np.ndarray) -> np.ndarray:
-        found = [BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9]).score for row in sums.reshape(-1, 10).tolist()]
+        rows = sums.reshape(-1, 10).tolist()
+        found = [BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], smooth_method=metric.smooth_method).score for row in rows]
         return np.array(found).reshape(sums.shape[:-1])
 
     found = of_sums(counts, measure, seed=seed)

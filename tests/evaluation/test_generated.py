@@ -42,3 +42,8 @@ def test_a_ratio_is_one_measure_of_sums():
     rng = np.random.default_rng(0)
     above, below = rng.random(50), rng.integers(1, 9, 50)
     assert of_sums(np.column_stack([above, below]), lambda sums: sums[:, 0] / sums[:, 1], seed=3) == ratio(above, below, seed=3)
+
+
+def test_resamples_are_smoothed_as_the_whole_is():
+    found = bleu(["a b c", "d x f", "g h y"] * 4, ["a b d", "d e f", "g h i"] * 4).interval
+    assert 0 < found.low <= found.value <= found.high
