@@ -73,11 +73,13 @@ class Watch(threading.Thread):
             isinstance(failure, RuntimeError)
             and any(word in str(failure) for word in ("gloo", "Connection", "connection", "NCCL", "store"))
         )
+        if lost and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others at once: the thread has yet to say whose fault it is
         until = time.monotonic() + SILENT + GRACE
         while lost and time.monotonic() < until:
-            if self.store.check([END]) or self.culprit() is not None:
+            if self.store.check([END]):
                 return True
-            time.sleep(BEAT)
+            time.sleep(BEAT / 5)
         return False
 
     def run(self) -> None:
@@ -154,7 +156,7 @@ class Watch(threading.Thread):
         os._exit(1)
 
     def described(self, other: int) -> str:
-        step = self.step if other == self.rank else self.said[other]["step"]
+        step = self.step if other == self.rank else max(self.step, self.said[other]["step"])  # none is a step ahead of another
         where = f"in step {step:,}" if step >= 0 else "before the first step"
         return f"rank {other} of {self.ranks}, {where},"
 
