@@ -30,7 +30,7 @@ def write(name: str, claim: str, measured: str, runs: list[dict[str, Any]], reac
         "claim": claim,
         "measured": measured,
         "reached": reached,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *_without_folder(sys.argv)]),
         "date": datetime.date.today().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
         "machine": {
@@ -73,6 +73,12 @@ def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
     for name, default in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     return parser.parse_args()
+
+
+def _without_folder(words: list[str]) -> list[str]:
+    """Where a run lay on this machine does not change what it measured."""
+    at = words.index("--folder") if "--folder" in words else len(words)
+    return words[:at] + words[at + 2 :]
 
 
 def _git(*words: str) -> str:

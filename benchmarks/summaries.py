@@ -39,8 +39,8 @@ def main() -> None:
             written[kind] = fledge.load(out).targets(dialogues, beams=options.beams, max_tokens=100)
     scores = {name: {found.measure: to_json(found.interval) for found in rouge(texts, references)} for name, texts in written.items()}
     run = {
-        "pretrained": to_json(pretrained), "rows": len(held_out), "scores": scores,
-        "signature": rouge(references, references)[0].signature,
+        "pretrained": {name: value for name, value in to_json(pretrained).items() if name != "out"},
+        "rows": len(held_out), "scores": scores, "signature": rouge(references, references)[0].signature,
     }  # fmt: skip
     best = {name: found["ROUGE-L"]["value"] for name, found in scores.items()}
     claim = "ROUGE-L of the denoise-pretrained model above lead-1, lead-3 and the same model without pretraining"
