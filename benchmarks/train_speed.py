@@ -16,7 +16,9 @@ from peers import OURS, PEERS, PINNED, Task, Took, characters, measured
 from record import arguments, data_folder, write
 
 from fledge.presets import gpt2
+from fledge.train.meter import measured_rate
 from fledge.train.plan import training_flops
+from fledge.train.run import Machine
 
 CLAIMS = {"6 × 384": (2.5, 0.70), "GPT-2 124M": (3.5, 0.45)}  # times nanoGPT's speed; share of the products alone, of the matrix rate
 BEST_PEER, IN_FP32 = 1.4, 1.3
@@ -49,12 +51,6 @@ def fastest(product: Any, times: int = 3) -> float:
         product()
         took.append(time.perf_counter() - began)
     return min(took)
-
-
-def matrix_rate(dtype: torch.dtype) -> float:
-    """FLOP per second of a large square product."""
-    a = torch.randn(2048, 2048, dtype=dtype)
-    return 2 * 2048**3 / fastest(lambda: a @ a, 5)
 
 
 def bandwidth() -> float:
@@ -96,7 +92,8 @@ def of_task(task: Task, options: Any, place: Path, runs: list[dict[str, Any]]) -
     for _ in range(options.rounds):
         for name in contestants:
             took[name].append(measured(name, task, options.steps, place, options.threads))
-        limits.append((matrix_rate(torch.bfloat16), matrix_rate(torch.float32), alone(task, torch.bfloat16), bandwidth()))
+        rates = [measured_rate(Machine(dtype=dtype, threads=options.threads)) for dtype in ("bfloat16", "float32")]
+        limits.append((*rates, alone(task, torch.bfloat16), bandwidth()))
     rate, rate32, products_alone, memory_rate = (statistics.median(column) for column in zip(*limits, strict=True))
     flops = training_flops(gpt2(task.width, task.depth, task.heads, task.vocabulary, task.context), task.context)
     speed = {}
