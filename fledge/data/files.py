@@ -4,10 +4,11 @@ import codecs
 import gzip
 import importlib
 import io
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`; both counts are bytes."""
@@ -113,3 +114,14 @@ def mended(text: str) -> tuple[str, int]:
     except UnicodeEncodeError:
         whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return whole, whole.count("\ufffd") - text.count("\ufffd")
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or folder; Windows has none for folders."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -5,7 +5,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class Document:
     line: int | None = None
     column: str | None = None
     replaced: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,22 @@ class Rejected:
     source: str
     line: int | None = None
     detail: str = ""
+    bytes: int = 0
 
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}, line {self.line}"
         return f"{place}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file to read: whether it was named itself, its size, the source that it was found by, and the name that has."""
+
+    path: str
+    named: bool
+    size: int
+    origin: str = ""
+    group: str = ""
 
 
 def read(sources: Sequence[str], text_column: str | None = None, progress: Progress | None = None) -> Iterator[Document | Rejected]:
@@ -46,34 +59,37 @@ def read(sources: Sequence[str], text_column: str | None = None, progress: Progr
     a lack of permission raises `OSError`. In folders and globs they are rejected. An empty row is rejected everywhere.
     Folders are read whole, without hidden files.
     """
-    files = find(sources)
-    for path, _ in files:
-        require(path)
-    sizes = [os.path.getsize(path) for path, _ in files]
-    return _read(files, sizes, text_column, progress)
+    inputs = find(sources)
+    for given in inputs:
+        require(given.path)
+    return _read(inputs, text_column, progress)
 
 
-def _read(
-    files: list[tuple[str, bool]], sizes: list[int], text_column: str | None, progress: Progress | None
-) -> Iterator[Document | Rejected]:
-    done, total = 0, sum(sizes)
-    for (path, named), size in zip(files, sizes, strict=True):
-        try:
-            for item in _rows(path, text_column) if is_table(path) else _whole(path):
-                if named and isinstance(item, Rejected) and item.reason in FATAL:
-                    raise ValueError(f"{item}: {FATAL[item.reason]}")
-                yield item
-        except OSError as error:
-            if named:
-                raise
-            yield Rejected("unreadable", path, detail=error.strerror or str(error))
-        except ValueError as error:
-            if named:
-                raise
-            yield Rejected("damaged", path, detail=str(error))
-        done += size
+def _read(inputs: list[Input], text_column: str | None, progress: Progress | None) -> Iterator[Document | Rejected]:
+    done, total = 0, sum(given.size for given in inputs)
+    for given in inputs:
+        yield from read_input(given, text_column)
+        done += given.size
         if progress:
             progress("read", done, total)
+
+
+def read_input(given: Input, text_column: str | None = None) -> Iterator[Document | Rejected]:
+    """Every document of one file."""
+    path = given.path
+    try:
+        for item in _rows(path, text_column) if is_table(path) else _whole(path):
+            if given.named and isinstance(item, Rejected) and item.reason in FATAL:
+                raise ValueError(f"{item}: {FATAL[item.reason]}")
+            yield item
+    except OSError as error:
+        if given.named:
+            raise
+        yield Rejected("unreadable", path, detail=error.strerror or str(error))
+    except ValueError as error:
+        if given.named:
+            raise
+        yield Rejected("damaged", path, detail=str(error))
 
 
 # What keeps a file that was named from being read at all, and what to do about it.
@@ -151,14 +167,14 @@ def _rows(path: str, text_column: str | None) -> Iterator[Document | Rejected]:
             yield Document(text, path, row.line, column, row.replaced + halves)
 
 
-def find(sources: Sequence[str]) -> list[tuple[str, bool]]:
-    """The files of `sources`, each once, and whether it was named itself (not found in a folder or by a glob).
+def find(sources: Sequence[str]) -> list[Input]:
+    """The files of `sources`, each once.
 
     Raises `ValueError` for a source that does not exist, with the nearest name beside it, and for folders and globs without files.
     """
     if not sources:
         raise ValueError("no text was given: name files, folders or globs")
-    found: dict[str, tuple[str, bool]] = {}
+    found: dict[str, Input] = {}
     for source in sources:
         path = os.path.expanduser(source)
         if os.path.isfile(path):
@@ -174,7 +190,8 @@ def find(sources: Sequence[str]) -> list[tuple[str, bool]]:
             raise ValueError(f"{source} holds no files")
         for match in matches:
             key = os.path.realpath(match)
-            found[key] = (found[key][0], found[key][1] or named) if key in found else (match, named)
+            known = found.get(key)
+            found[key] = replace(known, named=known.named or named) if known else Input(match, named, os.path.getsize(match), source)
     return list(found.values())
 
 

@@ -1,10 +1,11 @@
 """Bulk encoding through tiktoken, built from the same merges and judged by the tokenizer that it replaces."""
 
 import json
-import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import tokenizers
 
 # Without possessive quantifiers: Oniguruma, which `tokenizers` uses, reads them differently. Source: Llama 3's tokenizer.json.
@@ -31,7 +32,8 @@ _ODD = "".join(
 )
 
 
-Encode = Callable[[list[str]], list[list[int]]]
+Encode = Callable[[list[str], int], list[np.ndarray]]
+"""Many texts to the tokens of each (length,), by so many threads."""
 
 
 def bulk_encoder(backend: tokenizers.Tokenizer) -> Encode | None:
@@ -52,7 +54,7 @@ def bulk_encoder(backend: tokenizers.Tokenizer) -> Encode | None:
     encode = _by_lookup(spec, pieces) or _by_tiktoken(spec, pieces, plain)
     numbers = sorted(pieces.values())
     sample = [_ODD, backend.decode(numbers[:: max(1, len(numbers) // 2000)])]
-    return encode if encode is not None and encode(sample) == [plain(text) for text in sample] else None
+    return encode if encode is not None and all(map(np.array_equal, encode(sample, 1), map(plain, sample))) else None
 
 
 def _by_lookup(spec: dict, pieces: dict[str, int]) -> Encode | None:
@@ -62,10 +64,10 @@ def _by_lookup(spec: dict, pieces: dict[str, int]) -> Encode | None:
     match spec["pre_tokenizer"]:
         case None:
             unknown = spec["model"]["vocab"].get(spec["model"]["unk_token"])
-            return lambda texts: [[pieces.get(c, unknown) for c in text] for text in texts]
+            return lambda texts, _: [np.array([pieces.get(c, unknown) for c in text], np.uint32) for text in texts]
         case {"type": "ByteLevel", "add_prefix_space": False}:
-            numbers = [pieces.get(c, -1) for c in sorted(BYTES, key=BYTES.__getitem__)]
-            return lambda texts: [[numbers[byte] for byte in text.encode()] for text in texts]
+            numbers = np.array([pieces.get(c, 0) for c in sorted(BYTES, key=BYTES.__getitem__)], np.uint32)
+            return lambda texts, _: [numbers[np.frombuffer(text.encode(), np.uint8)] for text in texts]
     return None
 
 
@@ -80,11 +82,16 @@ def _by_tiktoken(spec: dict, pieces: dict[str, int], plain: Callable[[str], list
     ranks = {bytes(BYTES[c] for c in piece): number for piece, number in pieces.items()}
     encoding = tiktoken.Encoding("fledge", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
-    def encode(texts: list[str]) -> list[list[int]]:
-        blank = [_LONG_BLANK.search(text) is not None for text in texts]
-        smooth = [text for text, slow in zip(texts, blank, strict=True) if not slow]
-        fast = iter(encoding.encode_ordinary_batch(smooth, num_threads=os.cpu_count() or 1))
-        return [plain(text) if slow else next(fast) for text, slow in zip(texts, blank, strict=True)]
+    def one(text: str) -> np.ndarray:
+        if _LONG_BLANK.search(text) is not None:
+            return np.array(plain(text), np.uint32)
+        return encoding.encode_to_numpy(text, disallowed_special=frozenset())
+
+    def encode(texts: list[str], threads: int) -> list[np.ndarray]:
+        if threads == 1 or len(texts) == 1:
+            return list(map(one, texts))
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(one, texts))
 
     return encode
 

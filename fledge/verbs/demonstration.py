@@ -98,9 +98,11 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
     terminal.say(f"This machine: {look()}")
     asked = {"demo": time, "seed": seed}
 
+    from fledge.data.preparation import Recipe
+
     terminal.heading("1. Text: the standard library of this Python")
     library = Library.read(seed)
-    corpus = corpus_of(library.documents, out / "corpus", VOCABULARY, library.is_held_out, seed)
+    corpus = corpus_of(library.documents, out / "corpus", Recipe(VOCABULARY, library.is_held_out, seed), standing="refuse")
     rivals = rivals_on(corpus, library)
 
     from fledge.train.plan import this_machine

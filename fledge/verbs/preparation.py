@@ -1,12 +1,13 @@
 """`prepare`: text as a person has it becomes a corpus."""
 
-import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from fledge.data.engine import EngineName
 from fledge.verbs import terminal
 from fledge.verbs.session import Column, Place, texts_of
 
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fledge.data.corpus import Corpus
-    from fledge.data.sources import Document, Rejected
+    from fledge.data.preparation import Recipe, Standing
+    from fledge.data.sources import Document, Input, Rejected
     from fledge.text import Tokenizer
+
+STAGES = {"look": "looking for changes", "read": "reading", "tokenizer": "learning a tokenizer", "tokenize": "tokenizing"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,14 @@ def prepare(
     text_column: Column | None = None,
     validation: float = 0.1,
     seed: int = 0,
+    strict: bool = False,
+    discard: bool = False,
+    workers: int = 0,
+    engine: EngineName = "local",
 ) -> Prepared:
     """Turn text into a corpus: unique, split, tokenized, hashed.
+
+    The same command again goes on where it was stopped, and brings a finished corpus up to date when the text has changed.
 
     Args:
         source: files, folders or globs; .txt .md .py .html and other text, .jsonl .json .csv .tsv .parquet, plain or .gz/.zst.
@@ -57,12 +67,19 @@ def prepare(
         text_column: the column that holds the text of tables.
         validation: the share of documents held out.
         seed: of the split.
+        strict: end at the first thing that cannot be read, rather than leave it out and say so.
+        discard: remove the working folder in the end; it is as large as the text, and an added file costs little as long as it is there.
+        workers: processes; 0 means as many as there are processors and work for them.
+        engine: local processes, or the tasks of a Ray cluster.
     """
     if is_corpus(source):
         raise ValueError(
             f"{source[0]} is a corpus already: train on it with fledge pretrain {source[0]}, or name the text that it was made of"
         )
-    corpus = corpus_from(source, Path(out), vocab, tokenizer, text_column, validation, seed)
+    corpus = corpus_from(
+        source, Path(out), vocab, tokenizer, text_column, validation, seed,
+        workers=workers, engine=engine, strict=strict, keep=not discard,
+    )  # fmt: skip
     found = corpus.summary
     return Prepared(
         str(out), found.documents, found.bytes, found.duplicates, dict(found.rejected), found.train_tokens, found.validation_tokens,
@@ -79,19 +96,21 @@ def is_corpus(source: str | Path | Sequence[str | Path]) -> bool:
 def corpus_from(
     source: str | Path | Sequence[str | Path],
     out: Path,
-    vocab: int | None,
-    tokenizer: str | None,
-    text_column: str | None,
-    validation: float,
-    seed: int,
-    replace_other: bool = False,
+    vocab: int | None = None,
+    tokenizer: str | None = None,
+    text_column: str | None = None,
+    validation: float = 0.1,
+    seed: int = 0,
+    standing: "Standing" = "update",
+    **more: Any,
 ) -> "Corpus":
     """The corpus of what `source` names: opened when it is a corpus folder itself, else prepared in `out`, saying what was found.
 
-    With `replace_other` it takes the place of a corpus in `out` that was made otherwise.
+    `standing` and `more` are as `fledge.data.preparation.prepare` has them.
     """
     from fledge.data.corpus import Corpus
-    from fledge.data.sources import read
+    from fledge.data.preparation import Recipe
+    from fledge.data.sources import find
     from fledge.text import Tokenizer
 
     names = texts_of(source)
@@ -105,27 +124,26 @@ def corpus_from(
         return corpus
     if vocab is not None and tokenizer is not None:
         raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
-    with terminal.bar("Reading", 1) as bar:
-        documents = list(read(names, text_column, progress=lambda stage, done, total: bar.to(done, total=total)))
-    return corpus_of(documents, out, chosen_tokenizer(tokenizer, vocab), validation, seed, replace_other)
+    recipe = Recipe(chosen_tokenizer(tokenizer, vocab), validation, seed, text_column)
+    return corpus_of(find(names), out, recipe, standing=standing, **more)
 
 
-def corpus_of(
-    documents: "Iterable[Document | Rejected]", out: Path, tokenizer, validation, seed: int, replace_other: bool = False
-) -> "Corpus":
-    """The corpus of documents, prepared in `out` with a bar and a summary on the terminal."""
-    from fledge.data.corpus import prepare
-    from fledge.data.sources import Document
+def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Path, recipe: "Recipe", **more: Any) -> "Corpus":
+    """The corpus of files or documents, prepared in `out` with a bar and a summary on the terminal."""
+    from fledge.data.preparation import prepare
 
-    documents = list(documents)
-    if tokenizer is None:
-        tokenizer = vocabulary_for(sum(len(item.text) for item in documents if isinstance(item, Document)))
     with terminal.bar("Preparing", 1) as bar:
+        started, stage_of = time.monotonic(), ""
 
         def progress(stage: str, done: int, total: int) -> None:
-            bar.to(done, stage, total)
+            nonlocal started, stage_of
+            if stage != stage_of:
+                started, stage_of = time.monotonic(), stage
+            spent = time.monotonic() - started
+            speed = f", {terminal.memory(done / spent)}/s" if spent > 1 and total > 1 else ""
+            bar.to(done, f"{STAGES[stage]}{speed}", total)
 
-        corpus = prepare(documents, out, tokenizer, validation, seed, progress, replace_other=replace_other)
+        corpus = prepare(given, out, recipe, progress=progress, **more)
     for line in corpus.summary.said():
         terminal.say(f"  {line}")
     if corpus.reused:
@@ -142,11 +160,3 @@ def chosen_tokenizer(name: str | None, vocab: int | None) -> "Tokenizer | Litera
     if name == "characters":
         return "characters"
     return Tokenizer.bytes() if name == "bytes" else Tokenizer.load(name)
-
-
-def vocabulary_for(size: int) -> int:
-    """A vocabulary for so many bytes of text: the power of two nearest to their root, from 512 to 32,768.
-
-    The number of different words grows about as the root of a text's length (Heaps, 1978).
-    """
-    return 2 ** min(15, max(9, round(math.log2(max(1, size)) / 2)))

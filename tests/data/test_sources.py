@@ -138,7 +138,7 @@ def test_each_file_is_read_once(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     found = find([str(tmp_path), str(tmp_path / "a.txt"), str(tmp_path / "**" / "*.txt")])
-    assert [(Path(path).name, named) for path, named in found] == [("a.txt", True), ("b.txt", False), ("c.txt", False)]
+    assert [(Path(given.path).name, given.named) for given in found] == [("a.txt", True), ("b.txt", False), ("c.txt", False)]
 
 
 def test_text_column_is_guessed_and_settable(tmp_path):
