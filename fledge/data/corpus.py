@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from fledge.arch.record import differences, from_json, to_json
+from fledge.data.documents import Document, Rejected, noted, remarks
 from fledge.data.files import Progress
-from fledge.data.sources import Document, Rejected, noted, remarks
 from fledge.data.tables import counted
 from fledge.text.tokenizer import Tokenizer
 

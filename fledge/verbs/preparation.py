@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fledge.data.corpus import Corpus
-    from fledge.data.sources import Document, Rejected
+    from fledge.data.documents import Document, Rejected
     from fledge.text import Tokenizer
 
 
@@ -115,7 +115,7 @@ def corpus_of(
 ) -> "Corpus":
     """The corpus of documents, prepared in `out` with a bar and a summary on the terminal."""
     from fledge.data.corpus import prepare
-    from fledge.data.sources import Document
+    from fledge.data.documents import Document
 
     documents = list(documents)
     if tokenizer is None:
