@@ -12,7 +12,7 @@ from record import arguments, data_folder, write
 
 import fledge
 from fledge.data.preparation import Recipe, prepare
-from fledge.data.sources import Document
+from fledge.data.documents import Document
 from fledge.evaluation.language import document_score
 
 LIMIT = 1.88

@@ -12,7 +12,7 @@ import numpy as np
 
 from fledge.arch.record import from_json
 from fledge.data.files import sync
-from fledge.data.sources import remarks
+from fledge.data.documents import remarks
 from fledge.data.tables import counted
 from fledge.text.tokenizer import Tokenizer
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from fledge.data.corpus import content_hash
+from fledge.data.documents import EXAMPLES, Document, Rejected
 from fledge.data.files import sync
-from fledge.data.sources import EXAMPLES, Document, Input, Rejected
+from fledge.data.sources import Input
 
 PIECE_BYTES = 1 << 24
 UNFINISHED = ".unfinished"
@@ -49,7 +50,7 @@ class Piece:
 
     def __str__(self) -> str:
         others = len(self.inputs) - 1
-        return self.inputs[0].path + (f" and {others:,} more" if others else "")
+        return self.inputs[0].source + (f" and {others:,} more" if others else "")
 
 
 def pieces_of(inputs: Sequence[Input], contents: Sequence[str], size: int = PIECE_BYTES) -> list[Piece]:
@@ -101,10 +102,10 @@ class Contents:
             self.known = {}
         self.seen: dict[str, list[Any]] = {}
 
-    def known_of(self, path: str) -> str | None:
-        """The hash of a file that is as it was when it was last read."""
-        known = self.known.get(path)
-        return known[1] if known is not None and known[0] == look_of(path) else None
+    def known_of(self, given: Input) -> tuple[list[int] | None, str] | None:
+        """How a file looks that is as it was when it was last read, and its hash."""
+        known = self.known.get(given.path)
+        return (known[0], known[1]) if known is not None and known[0] == look_of(given) else None
 
     def note(self, path: str, look: list[int] | None, content: str, now: int) -> None:
         """Remember what a file held when it looked like this, unless it was written a moment before `now` (nanoseconds)."""
@@ -116,23 +117,15 @@ class Contents:
             file.write(json.dumps(self.seen).encode())
 
 
-def look_of(path: str) -> list[int] | None:
-    """Size, inode and times of a file; None where there is nothing to see."""
+def look_of(given: Input) -> list[int] | None:
+    """Size, inode and times of a file; None of anything else."""
+    if given.place != "file" or given.problem:
+        return None
     try:
-        status = os.stat(path)
+        status = os.stat(given.path)
     except OSError:
         return None
     return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def looked_at(path: str) -> tuple[list[int] | None, str]:
-    """How a file looks, and the SHA-256 of what it holds; of one that cannot be read, why."""
-    look = look_of(path)
-    try:
-        with open(path, "rb") as stream:
-            return look, hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        return None, f"unreadable: {error.strerror}"
 
 
 @contextmanager

@@ -23,7 +23,8 @@ import numpy as np
 from fledge.arch.record import differences, to_json
 from fledge.data.corpus import FORMAT, MANIFEST, Corpus, Summary, dtype_of, seal, share_of
 from fledge.data.engine import Engine, EngineName, Report, engine_of
-from fledge.data.files import Progress, sync
+from fledge.data.documents import EXAMPLES, Document, Rejected
+from fledge.data.files import Progress, require, sync
 from fledge.data.pieces import (
     PIECE_BYTES,
     UNFINISHED,
@@ -35,11 +36,10 @@ from fledge.data.pieces import (
     building,
     key_of,
     look_of,
-    looked_at,
     one_line,
     pieces_of,
 )
-from fledge.data.sources import EXAMPLES, Document, Input, Rejected, read_input
+from fledge.data.sources import Input, read_input
 from fledge.text.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 1 << 27  # of the text to train on, from which a tokenizer is learned
@@ -302,27 +302,26 @@ def read_piece(order: Reading, report: Report) -> None:
                     left -= done
                     report(done)
             report(left)
-            if look is not None and look_of(given.path) != look:
-                raise ValueError(f"{given.path} was changed while it was read: give the same command again")
+            if look is not None and look_of(given) != look:
+                raise ValueError(f"{given.source} was changed while it was read: give the same command again")
 
 
 @dataclass(frozen=True)
 class Looking:
     """The order to hash files."""
 
-    paths: tuple[str, ...]
-    sizes: tuple[int, ...]
+    inputs: tuple[Input, ...]
 
     def __str__(self) -> str:
-        return self.paths[0]
+        return self.inputs[0].source
 
 
 def look_at(order: Looking, report: Report) -> list[tuple[list[int] | None, str]]:
     """How each file looks, and what it holds."""
     found = []
-    for path, size in zip(order.paths, order.sizes, strict=True):
-        found.append(looked_at(path))
-        report(size)
+    for given in order.inputs:
+        found.append((look_of(given), given.fingerprint()))
+        report(given.size)
     return found
 
 
@@ -480,22 +479,17 @@ class _Run:
     def looked(self, inputs: list[Input]) -> tuple[list[Piece], dict[str, list[int] | None]]:
         """The pieces of the inputs, whose contents are hashed, as far as they are not known; and how each looked."""
         contents = Contents(self.work.folder / "contents.json")
-        known = {given.path: contents.known_of(given.path) for given in inputs}
-        looks = {path: contents.known[path][0] if content is not None else None for path, content in known.items()}
-        unknown = [given for given in inputs if known[given.path] is None]
-        orders = [
-            Looking(tuple(given.path for given in piece.inputs), tuple(given.size for given in piece.inputs))
-            for piece in pieces_of(unknown, [""] * len(unknown), self.piece_bytes)
-        ]
+        found = {given.path: known for given in inputs if (known := contents.known_of(given)) is not None}
+        unknown = [given for given in inputs if given.path not in found]
+        orders = [Looking(piece.inputs) for piece in pieces_of(unknown, [""] * len(unknown), self.piece_bytes)]
         now, total = time_ns(), sum(given.size for given in unknown)
-        for order, found in zip(orders, self._mapped("look", look_at, orders, total), strict=True):
-            for path, (look, content) in zip(order.paths, found, strict=True):
-                known[path], looks[path] = content, look
-        for path, content in known.items():
-            assert content is not None
-            contents.note(path, looks[path], content, now)
+        for order, seen in zip(orders, self._mapped("look", look_at, orders, total), strict=True):
+            found |= zip((given.path for given in order.inputs), seen, strict=True)
+        for path, (look, content) in found.items():
+            contents.note(path, look, content, now)
         contents.save()
-        return pieces_of(inputs, [str(known[given.path]) for given in inputs], self.piece_bytes), looks
+        looks = {path: look for path, (look, _) in found.items()}
+        return pieces_of(inputs, [found[given.path][1] for given in inputs], self.piece_bytes), looks
 
     def read(self, pieces: list[Piece], looks: dict[str, list[int] | None]) -> list[Staged]:
         """Each piece in its staged parts; those that stand are not read again."""

@@ -1,217 +1,196 @@
-"""Files, folders and globs -> documents; what cannot be read is rejected with its reason, file and line."""
+"""Files, folders, globs, URLs and data sets -> documents; what cannot be read is rejected with its reason, file and line."""
 
-import codecs
 import glob
+import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 from fledge.arch.record import did_you_mean
-from fledge.data.files import SNIFFED, Progress, decoded, mended, opened, require
-from fledge.data.tables import SAMPLE, columns_of, counted, guess_text, is_table, known_column, rows
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text: a whole file, or the `column` of one row at `line` of a table; `replaced` counts its invalid characters."""
-
-    text: str
-    source: str
-    line: int | None = None
-    column: str | None = None
-    replaced: int = 0
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A file, or a row of one, that gives no document: `reason` is a kind to count, `detail` what is wrong with this one."""
-
-    reason: str
-    source: str
-    line: int | None = None
-    detail: str = ""
-    bytes: int = 0
-
-    def __str__(self) -> str:
-        place = self.source if self.line is None else f"{self.source}, line {self.line}"
-        return f"{place}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+from fledge.data.documents import Document, Item, Rejected
+from fledge.data.files import Progress, decompressed, format_of, require
+from fledge.data.reading.kinds import items_of
+from fledge.data.reading.part import LIMIT, Part
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file to read: whether it was named itself, its size, the source that it was found by, and the name that has."""
+    """One thing to read, as `find` found it.
+
+    Args:
+        path: what opens it; `source` is how it is shown.
+        named: whether a person named it itself, instead of a folder or a pattern that holds it.
+        size: its bytes as stored; 0 where unknown.
+        group: the name that a person gave it, as in `general=wiki/`; else "".
+        origin: the source that it was found by, as it was given.
+        problem: the reason why it cannot be read, known already, and `detail` to it; else "".
+    """
 
     path: str
     named: bool
-    size: int
-    origin: str = ""
+    size: int = 0
     group: str = ""
+    origin: str = ""
+    place: Literal["file"] = "file"
+    problem: str = ""
+    detail: str = ""
+
+    @property
+    def source(self) -> str:
+        """The path as text: what is no UTF-8 in it is written as `\\xe9`."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what it holds, by which a change is noticed; of what cannot be read, of why."""
+        if self.problem:
+            return hashlib.sha256(f"{self.problem} {self.detail}".encode()).hexdigest()
+        try:
+            with open(self.path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return hashlib.sha256(str(error.errno).encode()).hexdigest()
 
 
-def read(sources: Sequence[str], text_column: str | None = None, progress: Progress | None = None) -> Iterator[Document | Rejected]:
-    """Every document of `sources` (files, folders, globs) in a fixed order: each text file and each row of a table gives one item.
+def read(sources: Sequence[str], text_column: str | None = None, progress: Progress | None = None) -> Iterator[Item]:
+    """Every document of `sources` in a fixed order, as `read_input` gives them; but what a person named must be readable.
 
-    A file that is named must be readable: empty, binary or broken ones raise `ValueError`, as does a source that does not exist;
-    a lack of permission raises `OSError`. In folders and globs they are rejected. An empty row is rejected everywhere.
-    Folders are read whole, without hidden files.
+    An input that is named and empty, binary, broken or not there raises `ValueError`, and `OSError` where a permission is missing.
+    In folders and globs they are rejected. An empty row is rejected everywhere.
     """
     inputs = find(sources)
-    for given in inputs:
-        require(given.path)
+    for one in inputs:
+        require(one.path)
     return _read(inputs, text_column, progress)
 
 
-def _read(inputs: list[Input], text_column: str | None, progress: Progress | None) -> Iterator[Document | Rejected]:
-    done, total = 0, sum(given.size for given in inputs)
-    for given in inputs:
-        yield from read_input(given, text_column)
-        done += given.size
+def _read(inputs: Sequence[Input], text_column: str | None, progress: Progress | None) -> Iterator[Item]:
+    done, total = 0, sum(one.size for one in inputs)
+    for one in inputs:
+        for item in read_input(one, text_column):
+            if one.named and isinstance(item, Rejected) and item.reason in FATAL:
+                raise (PermissionError if item.detail == FORBIDDEN else ValueError)(f"{item}: {FATAL[item.reason]}")
+            yield item
+        done += one.size
         if progress:
             progress("read", done, total)
 
 
-def read_input(given: Input, text_column: str | None = None) -> Iterator[Document | Rejected]:
-    """Every document of one file."""
-    path = given.path
-    try:
-        for item in _rows(path, text_column) if is_table(path) else _whole(path):
-            if given.named and isinstance(item, Rejected) and item.reason in FATAL:
-                raise ValueError(f"{item}: {FATAL[item.reason]}")
-            yield item
-    except OSError as error:
-        if given.named:
-            raise
-        yield Rejected("unreadable", path, detail=error.strerror or str(error))
-    except ValueError as error:
-        if given.named:
-            raise
-        yield Rejected("damaged", path, detail=str(error))
-
-
+FORBIDDEN = os.strerror(13)
 # What keeps a file that was named from being read at all, and what to do about it.
 FATAL = {
     "empty file": "give one that holds text",
     "binary": "give text, or a table of texts",
     "broken row": "mend this row, or remove it",
+    "damaged": "fetch or write it again",
+    "unreadable": "make it readable",
+    "no column": "name another with --text-column",
 }
-EXAMPLES = 100  # of what was rejected that are kept
-SHOWN = 3  # of them that are said
 
 
-def noted(items: Sequence[Document | Rejected]) -> tuple[dict[str, str], dict[str, int], tuple[str, ...], int]:
-    """The column of each table, how many items were rejected for which reason, some of them, and the invalid characters replaced."""
-    kept = [item for item in items if isinstance(item, Document)]
-    rejected = [item for item in items if isinstance(item, Rejected)]
-    columns = {item.source: item.column for item in kept if item.column is not None}
-    reasons = dict(Counter(item.reason for item in rejected))
-    return columns, reasons, tuple(str(item) for item in rejected[:EXAMPLES]), sum(item.replaced for item in kept)
+def read_input(source: Input, text_column: str | None = None, limit: int = LIMIT) -> Iterator[Item]:
+    """The documents of one input, and what of it gives none; nothing that is wrong with it raises.
+
+    Text of more than `limit` bytes is cut at a paragraph into several documents; a row that is longer is rejected unread.
+    Raises `MissingLibrary` where this installation cannot read what it holds.
+    """
+    for item in _items(source, text_column, limit):
+        yield replace(item, group=source.group) if source.group and isinstance(item, Document) else item
 
 
-def remarks(columns: Mapping[str, str], rejected: Mapping[str, int], examples: Sequence[str], replaced: int) -> list[str]:
-    """What `noted` found, as sentences to print."""
-    said = [f"the text of {path} is its column {column!r} (another: --text-column)" for path, column in columns.items()]
-    if rejected:
-        said.append("rejected: " + ", ".join(f"{count:,} {reason}" for reason, count in rejected.items()))
-        said += [f"  {example}" for example in examples[:SHOWN]] + ["  ..."] * (sum(rejected.values()) > SHOWN)
-    if replaced:
-        said.append(f"{counted(replaced, 'invalid UTF-8 sequence')} replaced")
-    return said
-
-
-def _whole(path: str) -> Iterator[Document | Rejected]:
-    with opened(path) as stream:
-        head = stream.read(SNIFFED)
-        wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        raw = head if b"\0" in head and not wide else head + stream.read()
-    if b"\0" in raw and not wide:
-        yield Rejected("binary", path, detail="it holds NUL bytes")
+def _items(source: Input, text_column: str | None, limit: int) -> Iterator[Item]:
+    if source.problem:
+        yield Rejected(source.problem, source.source, detail=source.detail, bytes=source.size)
         return
-    text, replaced = _wide(raw) if wide else decoded(raw)
-    text, halves = mended(text)
-    if text.strip():
-        yield Document(text, path, replaced=replaced + halves)
-    else:
-        yield Rejected("empty file", path)
-
-
-def _wide(raw: bytes) -> tuple[str, int]:
-    """UTF-16 with its mark, as Windows' editors save it."""
-    text = raw.decode("utf-16", "replace")
-    return text, text.count("\ufffd")
-
-
-def _rows(path: str, text_column: str | None) -> Iterator[Document | Rejected]:
-    every = rows(path, (text_column,) if text_column else ())
-    sample = list(islice(every, SAMPLE))
-    good = [row for row in sample if not row.problem]
-    if not sample:
-        yield Rejected("empty file", path, detail="no rows")
-        return
-    column = None
-    if good:
-        column = known_column(path, columns_of(good), text_column, "--text-column") if text_column else guess_text(path, good)
-    for row in chain(sample, every):
-        value = row.values.get(column) if column else None
-        if row.problem:
-            yield Rejected("broken row", path, row.line, row.problem)
-        elif value is None or not str(value).strip():
-            yield Rejected("empty text", path, row.line)
-        elif not isinstance(value, str):
-            yield Rejected("no text", path, row.line, f"{column} is a {type(value).__name__}")
-        else:
-            text, halves = mended(value)
-            yield Document(text, path, row.line, column, row.replaced + halves)
+    kind, compression = format_of(source.path)
+    given = False
+    try:
+        with open(source.path, "rb") as raw, decompressed(raw, compression, source.source) as stream:
+            for item in items_of(Part(stream, source.source, kind, source.size, text_column, limit)):
+                given = True
+                yield item
+    except OSError as error:
+        yield Rejected("unreadable", source.source, detail=error.strerror or str(error), bytes=0 if given else source.size)
 
 
 def find(sources: Sequence[str]) -> list[Input]:
-    """The files of `sources`, each once.
+    """What `sources` name, each once, in the order of the sources and below a folder in that of the names.
 
+    A source is a file, a folder (read whole, without hidden files) or a glob; `name=` before it names the group of its documents.
     Raises `ValueError` for a source that does not exist, with the nearest name beside it, and for folders and globs without files.
     """
     if not sources:
         raise ValueError("no text was given: name files, folders or globs")
     found: dict[str, Input] = {}
     for source in sources:
-        path = os.path.expanduser(source)
-        if os.path.isfile(path):
-            matches, named = [path], True
-        elif os.path.isdir(path):
-            matches, named = list(_walk(path, set())), False
-        elif glob.has_magic(path):
-            matches = [file for match in sorted(glob.glob(path, recursive=True)) for file in ([match] if os.path.isfile(match) else [])]
-            named = False
-        else:
-            raise ValueError(_missing(path))
-        if not matches:
-            raise ValueError(f"{source} holds no files")
-        for match in matches:
-            key = os.path.realpath(match)
+        group, path = _grouped(source)
+        inputs = list(_found(os.path.expanduser(path), group))
+        if not inputs:
+            raise ValueError(f"{path} holds no files")
+        for one in inputs:
+            key = os.path.realpath(one.path)
             known = found.get(key)
-            found[key] = replace(known, named=known.named or named) if known else Input(match, named, os.path.getsize(match), source)
+            found[key] = replace(known, named=known.named or one.named) if known else replace(one, origin=source)
     return list(found.values())
 
 
-def _walk(folder: str, above: set[tuple[int, int]]) -> Iterator[str]:
-    """Files below `folder` in the order of their names; hidden ones and links back to a folder `above` are left out."""
+def _grouped(source: str) -> tuple[str, str]:
+    """The group and the path of `general=wiki/`; a path that exists is one, whatever it is called."""
+    name, equals, path = source.partition("=")
+    if not equals or not name.isidentifier() or os.path.lexists(os.path.expanduser(source)):
+        return "", source
+    return name, path
+
+
+def _found(path: str, group: str) -> Iterator[Input]:
+    if os.path.isdir(path):
+        yield from _walk(path, group, set(), ())
+    elif os.path.lexists(path):
+        yield _input(path, True, group)
+    elif glob.has_magic(path):
+        for match in sorted(glob.glob(path, recursive=True)):
+            if not os.path.isdir(match):
+                yield _input(match, False, group)
+    else:
+        raise ValueError(_missing(path))
+
+
+def _input(path: str, named: bool, group: str) -> Input:
+    try:
+        status = os.stat(path)
+    except OSError as error:  # a link to nowhere or to itself
+        return Input(path, named, group=group, problem="broken link", detail=error.strerror or str(error))
+    if stat.S_ISREG(status.st_mode):
+        return Input(path, named, status.st_size, group)
+    return Input(path, named, group=group, problem="no file", detail="a pipe, socket or device: reading it might never end")
+
+
+Folder = tuple[int, int]
+
+
+def _walk(folder: str, group: str, seen: set[Folder], above: tuple[Folder, ...]) -> Iterator[Input]:
+    """What lies below `folder` in the order of the names, without what is hidden; a folder that several links lead to is read once."""
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
+        yield Input(folder, False, group=group, problem="circular link", detail="it leads to a folder that it lies in")
+    if here in seen:
         return
+    seen.add(here)
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except PermissionError as error:
-        raise PermissionError(error.errno, f"{folder} may not be listed", folder) from None
+        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        yield Input(folder, not above, group=group, problem="unreadable", detail=error.strerror or str(error))
+        return
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            yield from _walk(entry.path, above | {here})
-        elif entry.is_file():
-            yield entry.path
+        if os.path.isdir(entry.path):
+            yield from _walk(entry.path, group, seen, (*above, here))
+        else:
+            yield _input(entry.path, False, group)
 
 
 def _missing(path: str) -> str:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from fledge.data.corpus import Corpus
     from fledge.data.preparation import Recipe, Standing
-    from fledge.data.sources import Document, Input, Rejected
+    from fledge.data.documents import Document, Rejected
+    from fledge.data.sources import Input
     from fledge.text import Tokenizer
 
 STAGES = {"look": "looking for changes", "read": "reading", "tokenizer": "learning a tokenizer", "tokenize": "tokenizing"}

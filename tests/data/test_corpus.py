@@ -9,7 +9,7 @@ import pytest
 
 from fledge.data.corpus import Corpus, Shards
 from fledge.data.preparation import Recipe, prepare
-from fledge.data.sources import Document, Rejected
+from fledge.data.documents import Document, Rejected
 from fledge.text.tokenizer import Tokenizer
 
 

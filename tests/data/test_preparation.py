@@ -16,7 +16,8 @@ from fledge.data import preparation
 from fledge.data.corpus import Corpus
 from fledge.data.engine import Processes
 from fledge.data.preparation import Recipe, prepare
-from fledge.data.sources import Document, Rejected, find
+from fledge.data.documents import Document, Rejected
+from fledge.data.sources import find
 from fledge.text.tokenizer import Tokenizer
 
 
