@@ -23,6 +23,7 @@ class Document:
     line: int | None = None
     column: str | None = None
     replaced: int = 0
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Rejected:
     source: str
     line: int | None = None
     detail: str = ""
+    bytes: int = 0
 
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}, line {self.line}"
