@@ -11,7 +11,8 @@ from fledge.data.tables import counted
 class Document:
     """One text: a file, a part of one that begins at `line`, or the `column` of one row at `line` of a table.
 
-    `replaced` counts its invalid characters; `group` is the name that a person gave its source, as in `general=wiki/`.
+    `replaced` counts its invalid characters; `group` is the name that a person gave its source, as in `general=wiki/`;
+    `language` is set where it was identified.
     """
 
     text: str
@@ -20,6 +21,7 @@ class Document:
     column: str | None = None
     replaced: int = 0
     group: str = ""
+    language: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fledge.data.sources import Document, find, read
+from fledge.data.documents import Document
+from fledge.data.sources import find, read
 from fledge.data.tables import counted, is_table, rows
 from fledge.data.unique.words import Words, batches, grams, words
 
@@ -132,7 +133,7 @@ class Contamination:
 
 def _texts(sources: Sequence[str]) -> Iterator[tuple[str, int | None, list[str]]]:
     """File, line and texts of each item."""
-    for path, _ in find(sources):
+    for path in (given.path for given in find(sources)):
         if is_table(path):
             for row in rows(path):
                 if row.problem:
