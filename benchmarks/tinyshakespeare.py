@@ -11,8 +11,8 @@ import numpy as np
 from record import arguments, data_folder, write
 
 import fledge
-from fledge.data.preparation import Recipe, prepare
 from fledge.data.documents import Document
+from fledge.data.preparation import Recipe, prepare
 from fledge.evaluation.language import document_score
 
 LIMIT = 1.88

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fledge.arch.record import from_json
-from fledge.data.files import sync
 from fledge.data.documents import remarks
+from fledge.data.files import sync
 from fledge.data.tables import counted
 from fledge.text.tokenizer import Tokenizer
 

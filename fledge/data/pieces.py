@@ -12,24 +12,38 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from fledge.arch.record import from_json, to_json
+from fledge.data.cleaning.changes import Changes
 from fledge.data.corpus import content_hash
 from fledge.data.documents import EXAMPLES, Document, Rejected
 from fledge.data.files import sync
 from fledge.data.sources import Input
+from fledge.data.unique.exact import digests
+from fledge.data.unique.near import Near
+from fledge.data.unique.paragraphs import paragraph_digests
 
 PIECE_BYTES = 1 << 24
+BATCH = 1 << 21  # characters whose signatures are made together
 UNFINISHED = ".unfinished"
 # What is known of each document of a staged part: `bytes` of its text here, and `before` it was cleaned; where it comes
-# from (`source` and `language` are numbers of the part's lists); whether the caller holds it out (-1: it was not asked).
+# from (`source` and `language` are numbers of the part's lists); how many `paragraphs` were hashed; whether the caller holds it
+# out (-1: it was not asked). Hashes, and what near duplicates are found by, lie in files of their own.
 RECORD = np.dtype(
-    [("hash", "<u8", 2), ("bytes", "<i8"), ("before", "<i8"), ("line", "<i8"), ("source", "<i4"), ("language", "<i2"), ("held", "i1")]
+    [
+        ("bytes", "<i8"),
+        ("before", "<i8"),
+        ("line", "<i8"),
+        ("paragraphs", "<i4"),
+        ("source", "<i4"),
+        ("language", "<i2"),
+        ("held", "i1"),
+    ]
 )
 
 
@@ -169,7 +183,9 @@ def building(folder: Path) -> Iterator[Path]:
 class Part:
     """One staged part of a piece, at most about `PIECE_BYTES` of text (a longer document has one of its own): the files `PATH.*`.
 
-    `content` is the SHA-256 of its texts and their lengths.
+    `.text` holds the texts one after another, `.documents` a record of each, `.json` the names that these number, `.hashes.npy` the
+    `content_hash` of each, and, where they were asked for, `.signatures.npy` and `.paragraphs.npy` what near duplicates and repeated
+    paragraphs are found by. `content` is the SHA-256 of the texts and their lengths.
     """
 
     path: str
@@ -181,7 +197,11 @@ class Part:
         """(documents,) of `RECORD`."""
         return np.fromfile(f"{self.path}.documents", RECORD)
 
-    @cached_property
+    def array(self, name: str) -> Path:
+        """The file of `hashes`, `signatures` or `paragraphs`."""
+        return Path(f"{self.path}.{name}.npy")
+
+    @property
     def names(self) -> dict[str, list[str]]:
         """The `sources` and `languages` that the records number."""
         return json.loads(Path(f"{self.path}.json").read_text(encoding="utf-8"))
@@ -196,9 +216,9 @@ class Part:
                     stream.seek(int(starts[number]))
                 yield stream.read(int(sizes[number])).decode()
 
-    def place(self, record: np.void) -> str:
+    def place(self, record: np.void, sources: list[str] | None = None) -> str:
         """Where a document comes from, to be read by people."""
-        source, line = self.names["sources"][int(record["source"])], int(record["line"])
+        source, line = (sources or self.names["sources"])[int(record["source"])], int(record["line"])
         return source if line < 0 else f"{source}, line {line}"
 
 
@@ -215,6 +235,7 @@ class Staged:
     examples: tuple[str, ...]
     replaced: int
     columns: dict[str, str]
+    changes: Changes
     parts: tuple[Part, ...]
 
     @classmethod
@@ -227,14 +248,21 @@ class Staged:
                 raise ValueError(f"{part.path}.text is not as long as it was")
             if os.path.getsize(f"{part.path}.documents") != part.documents * RECORD.itemsize:
                 raise ValueError(f"{part.path}.documents is not as long as it was")
-        return cls(folder, **{**facts, "examples": tuple(facts["examples"])}, parts=parts)
+        changes = from_json(Changes, facts.pop("changes"), "changes")
+        return cls(folder, **{**facts, "examples": tuple(facts["examples"])}, changes=changes, parts=parts)
 
 
 class Staging:
-    """Documents and rejections on their way into the files of a piece; use it in a `with`."""
+    """Documents and rejections on their way into the files of a piece; use it in a `with`.
 
-    def __init__(self, folder: Path, origin: str, group: str, limit: int = PIECE_BYTES):
-        self.folder, self.origin, self.group, self.limit = folder, origin, group, limit
+    `near`: by what near duplicates will be found, if they are; `paragraphs`: whether repeated ones will be.
+    """
+
+    def __init__(
+        self, folder: Path, origin: str = "", group: str = "", limit: int = PIECE_BYTES, near: Near | None = None, paragraphs: bool = False
+    ):
+        self.folder, self.origin, self.group, self.limit, self.near, self.paragraphs = folder, origin, group, limit, near, paragraphs
+        self.changes = Changes()
         self.parts: list[list[Any]] = []
         self.rejected: dict[str, list[int]] = {}
         self.columns: dict[str, str] = {}
@@ -257,11 +285,11 @@ class Staging:
             return
         if not self.records:
             Path(self.text.name).unlink()
-        names = ("origin", "group", "files", "documents", "rejected", "examples", "replaced", "columns", "parts")
-        facts = {name: getattr(self, name) for name in names}
+        names = ("origin", "group", "files", "documents", "rejected", "examples", "replaced", "columns", "changes", "parts")
+        facts = {name: to_json(getattr(self, name)) for name in names}
         (self.folder / "piece.json").write_text(json.dumps(facts), encoding="utf-8")
 
-    def add(self, item: Document | Rejected, before: int | None = None, held: int = -1, language: str = "") -> None:
+    def add(self, item: Document | Rejected, before: int | None = None, held: int = -1) -> None:
         """Take one item; `before`: the bytes of its text before it was cleaned, if it was."""
         if item.source != self.source:
             self.source = item.source
@@ -276,11 +304,18 @@ class Staging:
         self.text.write(raw)
         self.content.update(raw)
         self.size += len(raw)
-        first, second = np.frombuffer(content_hash(item.text), "<u8").tolist()
+        self.hashes.append(content_hash(item.text))
+        found = paragraph_digests(item.text) if self.paragraphs else ()
+        self.found += [found] if len(found) else []
+        if self.near is not None:
+            self.waiting.append(item.text)
+            self.waits += len(item.text)
+            if self.waits >= BATCH:
+                self._sign()
         line = -1 if item.line is None else item.line
         source = self.sources.setdefault(item.source, len(self.sources))
-        spoken = self.languages.setdefault(language, len(self.languages))
-        self.records.append(((first, second), len(raw), len(raw) if before is None else before, line, source, spoken, held))
+        spoken = self.languages.setdefault(item.language, len(self.languages))
+        self.records.append((len(raw), len(raw) if before is None else before, line, len(found), source, spoken, held))
         self.documents += 1
         self.replaced += item.replaced
         if item.column is not None and len(self.columns) < EXAMPLES:
@@ -301,12 +336,28 @@ class Staging:
         self.sources: dict[str, int] = {}
         self.languages: dict[str, int] = {}
         self.content, self.size = hashlib.sha256(), 0
+        self.hashes: list[bytes] = []
+        self.waiting: list[str] = []
+        self.waits = 0
+        self.signatures: list[np.ndarray] = []
+        self.found: list[np.ndarray] = []
+
+    def _sign(self) -> None:
+        if self.near is not None and self.waiting:
+            self.signatures.append(self.near.signatures(self.waiting))
+            self.waiting, self.waits = [], 0
 
     def _close(self) -> None:
         self.text.close()
         name = f"{len(self.parts):05}"
         records = np.array(self.records, RECORD)
         records.tofile(self.folder / f"{name}.documents")
+        np.save(self.folder / f"{name}.hashes.npy", digests(self.hashes))
+        if self.near is not None:
+            self._sign()
+            np.save(self.folder / f"{name}.signatures.npy", np.concatenate(self.signatures))
+        if self.paragraphs:
+            np.save(self.folder / f"{name}.paragraphs.npy", np.concatenate([np.zeros((0, 2), "<u8"), *self.found]))
         names = json.dumps({"sources": list(self.sources), "languages": list(self.languages)})
         (self.folder / f"{name}.json").write_text(names, encoding="utf-8")
         self.content.update(records["bytes"].tobytes())

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,10 +22,13 @@ from typing import Any, Literal
 import numpy as np
 
 from fledge.arch.record import differences, to_json
+from fledge.data.cleaning.changes import Changes
+from fledge.data.cleaning.cleaner import Cleaner, cleaner
+from fledge.data.cleaning.settings import Cleaning
 from fledge.data.corpus import FORMAT, MANIFEST, Corpus, Summary, dtype_of, seal, share_of
+from fledge.data.documents import EXAMPLES, Document, Item, Rejected
 from fledge.data.engine import Engine, EngineName, Report, engine_of
-from fledge.data.documents import EXAMPLES, Document, Rejected
-from fledge.data.files import Progress, require, sync
+from fledge.data.files import Progress, sync
 from fledge.data.pieces import (
     PIECE_BYTES,
     UNFINISHED,
@@ -39,15 +43,21 @@ from fledge.data.pieces import (
     one_line,
     pieces_of,
 )
-from fledge.data.sources import Input, read_input
+from fledge.data.sources import Input, find, read_input
+from fledge.data.unique.contamination import Contamination
+from fledge.data.unique.exact import exact_duplicates, kept_masks
+from fledge.data.unique.near import Near, near_groups
+from fledge.data.unique.paragraphs import without
+from fledge.data.unique.rows import Rows
 from fledge.text.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 1 << 27  # of the text to train on, from which a tokenizer is learned
 LEAST_CUT = 256  # bytes of a document that are worth holding out
 BATCH_BYTES = 1 << 21
-TRAIN, VALIDATION, CUT, DUPLICATE = range(4)  # fates of documents
-REASONS = {DUPLICATE: "duplicate"}
+TRAIN, VALIDATION, CUT, DUPLICATE, NEAR, CONTAMINATED, REPEATED = range(7)  # fates of documents
+REASONS = {DUPLICATE: "duplicate", NEAR: "near duplicate", CONTAMINATED: "contaminated", REPEATED: "repeated paragraphs"}
 SPLITS = ("train", "validation")
+OFF = Cleaning.off()
 Standing = Literal["refuse", "update", "replace"]
 Choice = Tokenizer | Literal["characters"] | int | None
 
@@ -60,12 +70,19 @@ class Recipe:
     by default a BPE as large as the text suggests. `validation`: the share of documents held out, chosen by their contents, or a
     function that says which (of documents in memory). Of a single document, and where few or uneven ones would make the held-out
     part more than three times too large or small, the end of the longest is cut off, at the end of a line if there is one near.
+    `near`: by what near duplicates are found, if they are; of each group the first is kept, or all, on one side of the split.
+    `paragraphs`: those that stood before are taken out. `without`: evaluation files, with which no document may share 13 words in a row.
     """
 
     tokenizer: Choice = None
     validation: float | Callable[[Document], bool] = 0.1
     seed: int = 0
     text_column: str | None = None
+    cleaning: Cleaning = OFF
+    near: Near | None = None
+    near_duplicates: Literal["remove", "keep"] = "remove"
+    paragraphs: bool = False
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not callable(self.validation) and not 0 < self.validation < 1:
@@ -81,16 +98,19 @@ class Recipe:
             "vocabulary": chosen if isinstance(chosen, int) else None,
             "validation": "chosen by the caller" if callable(self.validation) else self.validation,
             "seed": self.seed,
+            "near_duplicates": self.near_duplicates if self.near else "off",
+            "without": sorted({given.fingerprint() for given in find(self.without)}) if self.without else [],
             **self.reading(),
         }
 
     def reading(self) -> dict[str, Any]:
         """What decides how a piece is read, as JSON."""
-        return {"text_column": self.text_column}
+        near = {**to_json(self.near), **self.near.facts()} if self.near else None
+        return {"text_column": self.text_column, "cleaning": to_json(self.cleaning), "near": near, "paragraphs": self.paragraphs}
 
 
 def prepare(
-    source: Iterable[Document | Rejected] | Sequence[Input],
+    source: Iterable[Item] | Sequence[Input],
     out: Path | str,
     recipe: Recipe | None = None,
     *,
@@ -137,7 +157,7 @@ def prepare(
         if found is not None and standing == "refuse":
             work.forget(set(), set())
             raise ValueError(f"{out} was prepared from other text: choose another --out, or remove that folder")
-        fates = run.fates(staged)
+        staged, fates = run.fates(staged)
         tokenizer = run.tokenizer(staged, fates)
         shards = run.shards(staged, fates, tokenizer)
         with work.corpus() as folder:
@@ -226,6 +246,14 @@ class Work:
         return self.folder / "shards"
 
     @property
+    def compared(self) -> Path:
+        return self.folder / "compared"
+
+    @property
+    def shortened(self) -> Path:
+        return self.folder / "shortened"
+
+    @property
     def tokenizers(self) -> Path:
         return self.folder / "tokenizers"
 
@@ -279,7 +307,7 @@ class Reading:
     piece: Piece
     looks: tuple[list[int] | None, ...]
     folder: Path
-    text_column: str | None
+    recipe: Recipe
     strict: bool
     limit: int
 
@@ -288,15 +316,17 @@ class Reading:
 
 
 def read_piece(order: Reading, report: Report) -> None:
-    """Read one piece into its staged parts."""
-    first = order.piece.inputs[0]
-    with building(order.folder) as folder, Staging(folder, first.origin, first.group, order.limit) as staging:
+    """Read and clean one piece into its staged parts."""
+    first, recipe = order.piece.inputs[0], order.recipe
+    clean = _cleaner(recipe.cleaning)
+    with (
+        building(order.folder) as folder,
+        Staging(folder, first.origin, first.group, order.limit, recipe.near, recipe.paragraphs) as staging,
+    ):
         for given, look in zip(order.piece.inputs, order.looks, strict=True):
             left = given.size
-            for item in read_input(given, order.text_column):
-                if order.strict and isinstance(item, Rejected):
-                    raise ValueError(f"{item}: without --strict it would be left out")
-                staging.add(item)
+            for item in read_input(given, recipe.text_column):
+                take(item, staging, clean, order.strict)
                 if isinstance(item, Document) and left:
                     done = min(left, len(item.text))
                     left -= done
@@ -304,6 +334,21 @@ def read_piece(order: Reading, report: Report) -> None:
             report(left)
             if look is not None and look_of(given) != look:
                 raise ValueError(f"{given.source} was changed while it was read: give the same command again")
+
+
+def take(item: Item, staging: Staging, clean: Cleaner | None, strict: bool, held: int = -1) -> None:
+    """Clean one item and stage what came of it."""
+    if strict and isinstance(item, Rejected):
+        raise ValueError(f"{item}: without --strict it would be left out")
+    if clean is None or isinstance(item, Rejected):
+        staging.add(item, held=held)
+    else:
+        staging.add(clean(item, staging.changes), len(item.text.encode()), held)
+
+
+@lru_cache(1)
+def _cleaner(settings: Cleaning) -> Cleaner | None:
+    return None if settings == OFF else cleaner(settings)
 
 
 @dataclass(frozen=True)
@@ -448,10 +493,124 @@ class _ShardWriter:
 
 @dataclass
 class Fates:
-    """What becomes of each document: `of` each part in their order; `cut`: part, document and byte where a held-out end begins."""
+    """What becomes of each document: `of` each part in their order; `cut`: part, document and byte where a held-out end begins.
+
+    `originals`: (duplicates, 2) int64, in order, each document that repeats another, exactly or nearly, and that one, by their
+    numbers over all parts; `details` of other fates.
+    """
 
     of: list[np.ndarray]
     cut: tuple[int, int, int] | None = None
+    originals: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    details: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A function of an item as a task."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, item: Any, report: Report) -> Any:
+        return self.function(item)
+
+
+@dataclass(frozen=True)
+class TextOf:
+    """The text of each document by its number over all parts."""
+
+    parts: tuple[Part, ...]
+
+    def __call__(self, number: int) -> str:
+        at = bisect_right(_ends(self.parts), number)
+        first = _ends(self.parts)[at - 1] if at else 0
+        start, end = _borders(self.parts[at])[number - first : number - first + 2].tolist()
+        with open(f"{self.parts[at].path}.text", "rb") as stream:
+            stream.seek(start)
+            return stream.read(end - start).decode()
+
+
+@lru_cache(1)
+def _ends(parts: tuple[Part, ...]) -> list[int]:
+    return np.cumsum([part.documents for part in parts]).tolist()
+
+
+@lru_cache(64)
+def _borders(part: Part) -> np.ndarray:
+    """(documents + 1,) where each text begins, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(part.records()["bytes"])])
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """The order to compare a part with evaluation files; `content` is a hash of theirs."""
+
+    part: Part
+    files: tuple[str, ...]
+    content: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return self.part.path
+
+
+def compare_part(order: Comparing, report: Report) -> list[tuple[int, str]]:
+    """The numbers of the documents of a part that share words with evaluation files, and what they share."""
+    kept = order.folder / "found.json"
+    if not kept.is_file():
+        tests, found, number = _contamination(order.files, order.content), [], 0
+        for batch in _batches(order.part.texts(), BATCH_BYTES):
+            found += [(number + at, str(shared)) for at, shared in enumerate(tests.found_each(batch)) if shared is not None]
+            number += len(batch)
+        with building(order.folder) as folder:
+            (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    report(order.part.bytes)
+    return [(number, what) for number, what in json.loads(kept.read_text(encoding="utf-8"))]
+
+
+@lru_cache(1)
+def _contamination(files: tuple[str, ...], content: str) -> Contamination:
+    return Contamination.of(files)
+
+
+@dataclass(frozen=True)
+class Shortening:
+    """The order to write a part without its `repeated` paragraphs (packed bits)."""
+
+    part: Part
+    fates: bytes
+    repeated: bytes
+    folder: Path
+
+    def __str__(self) -> str:
+        return self.part.path
+
+
+def shorten_part(order: Shortening, report: Report) -> tuple[Part, list[int]]:
+    """The part without repeated paragraphs, and the numbers of the documents of which nothing is left."""
+    if not (order.folder / "part.json").is_file():
+        records, fates = order.part.records(), np.frombuffer(order.fates, np.uint8)
+        repeated = np.unpackbits(np.frombuffer(order.repeated, np.uint8), count=int(records["paragraphs"].sum())).astype(bool)
+        masks = np.split(repeated, np.cumsum(records["paragraphs"])[:-1])
+        empty, content = [], hashlib.sha256()
+        with building(order.folder) as folder:
+            with open(folder / "00000.text", "wb") as file:
+                for number, (text, mask) in enumerate(zip(order.part.texts(), masks, strict=True)):
+                    rest = without(text, mask) if fates[number] == TRAIN else text
+                    empty += [number] if not rest.strip() else []
+                    raw = rest.encode()
+                    records["bytes"][number] = len(raw)
+                    content.update(raw)
+                    file.write(raw)
+            content.update(records["bytes"].tobytes())
+            records.tofile(folder / "00000.documents")
+            for ending in ("json", "hashes.npy"):
+                shutil.copyfile(f"{order.part.path}.{ending}", folder / f"00000.{ending}")
+            facts = [len(records), int(records["bytes"].sum()), content.hexdigest(), empty]
+            (folder / "part.json").write_text(json.dumps(facts), encoding="utf-8")
+    report(order.part.bytes)
+    documents, size, digest, empty = json.loads((order.folder / "part.json").read_text(encoding="utf-8"))
+    return Part(str(order.folder / "00000"), documents, size, digest), empty
 
 
 @dataclass
@@ -493,11 +652,12 @@ class _Run:
 
     def read(self, pieces: list[Piece], looks: dict[str, list[int] | None]) -> list[Staged]:
         """Each piece in its staged parts; those that stand are not read again."""
-        settings = [self.recipe.reading(), self.piece_bytes]
+        recipe = replace(self.recipe, tokenizer=None, validation=0.1)  # which a piece does not depend on
+        settings = [recipe.reading(), self.piece_bytes]
         folders = [self.work.pieces / piece.key(settings) for piece in pieces]
         standing = [_staged(folder) for folder in folders]
         orders = [
-            Reading(piece, tuple(looks[g.path] for g in piece.inputs), folder, self.recipe.text_column, self.strict, self.piece_bytes)
+            Reading(piece, tuple(looks[given.path] for given in piece.inputs), folder, recipe, self.strict, self.piece_bytes)
             for piece, folder, stands in zip(pieces, folders, standing, strict=True)
             if stands is None
         ]
@@ -506,45 +666,121 @@ class _Run:
             pass
         return [Staged.open(folder) if stands is None else stands for folder, stands in zip(folders, standing, strict=True)]
 
-    def taken(self, items: Iterable[Document | Rejected]) -> list[Staged]:
-        """Documents in memory in staged pieces, each named by what it holds."""
+    def taken(self, items: Iterable[Item]) -> list[Staged]:
+        """Documents in memory in staged pieces, each of one group and named by what it holds."""
         staged: list[Staged] = []
-        chosen = self.recipe.validation if callable(self.recipe.validation) else None
+        recipe, clean = self.recipe, _cleaner(self.recipe.cleaning)
         source = iter(items)
-        for item in source:
+        item = next(source, None)
+        while item is not None:
+            group = item.group if isinstance(item, Document) else ""
             with building(self.work.pieces / "taken") as folder:
-                with Staging(folder, "", item.group if isinstance(item, Document) else "", self.piece_bytes) as staging:
-                    while True:
-                        if self.strict and isinstance(item, Rejected):
-                            raise ValueError(f"{item}: without --strict it would be left out")
-                        staging.add(item, held=int(chosen(item)) if chosen and isinstance(item, Document) else -1)
-                        if staging.size >= self.piece_bytes or (item := next(source, None)) is None:
+                with Staging(folder, "", group, self.piece_bytes, recipe.near, recipe.paragraphs) as staging:
+                    while item is not None and staging.size < self.piece_bytes:
+                        if isinstance(item, Document) and item.group != group:
                             break
-                key = staging.key()
+                        held = int(recipe.validation(item)) if callable(recipe.validation) and isinstance(item, Document) else -1
+                        take(item, staging, clean, self.strict, held)
+                        item = next(source, None)
+                key = key_of(staging.key(), recipe.reading())
             target = self.work.pieces / key
-            if target.exists():
-                shutil.rmtree(target)
+            shutil.rmtree(target, ignore_errors=True)
             os.replace(self.work.pieces / "taken", target)
             staged.append(Staged.open(target))
         return staged
 
-    def fates(self, staged: list[Staged]) -> Fates:
-        """Which documents are trained on, which are held out, which are duplicates."""
-        parts = [part for stage in staged for part in stage.parts]
-        fates = Fates(unique(parts))
+    def fates(self, staged: list[Staged]) -> tuple[list[Staged], "Fates"]:
+        """What becomes of each document; the pieces again, without repeated paragraphs if those are to go."""
+        recipe, parts = self.recipe, [part for stage in staged for part in stage.parts]
+        hashes = Rows(tuple(part.array("hashes") for part in parts))
+        pairs = exact_duplicates(hashes) if parts else np.zeros((0, 2), np.int64)
+        fates = Fates([np.where(kept, TRAIN, DUPLICATE).astype(np.uint8) for kept in kept_masks(pairs, hashes)])
+        fates.originals = pairs
+        if recipe.without:
+            self._contaminated(parts, fates)
+        leads = self._near(parts, pairs, fates) if recipe.near else None
+        if recipe.paragraphs:
+            staged = self._without_repeated(staged, fates)
+            parts = [part for stage in staged for part in stage.parts]
         documents = sum(int((fate == TRAIN).sum()) for fate in fates.of)
         if not documents:
             examples = [example for stage in staged for example in stage.examples]
             raise ValueError("there is no text to prepare" + "".join(f"\n  {example}" for example in examples[:5]))
-        if callable(self.recipe.validation):
+        if callable(recipe.validation):
             for part, fate in zip(parts, fates.of, strict=True):
                 fate[(fate == TRAIN) & (part.records()["held"] == 1)] = VALIDATION
         else:
-            split(parts, fates, self.recipe.validation, self.recipe.seed)
+            split(parts, fates, recipe.validation, recipe.seed, leads)
         held = sum(int((fate == VALIDATION).sum()) for fate in fates.of)
         if fates.cut is None and held in (0, documents):
             raise ValueError(f"of {documents} documents {held} are held out for validation: both sides need at least one")
-        return fates
+        return staged, fates
+
+    def _contaminated(self, parts: list[Part], fates: "Fates") -> None:
+        """Mark what shares words with evaluation files."""
+        files = tuple(self.recipe.without)
+        content = key_of(sorted(given.fingerprint() for given in find(files)))
+        orders = [Comparing(part, files, content, self.work.compared / key_of(part.content, content)) for part in parts]
+        total = sum(part.bytes for part in parts)
+        start = 0
+        for fate, found in zip(fates.of, self._mapped("compare", compare_part, orders, total), strict=True):
+            for number, what in found:
+                if fate[number] == TRAIN:
+                    fate[number] = CONTAMINATED
+                    fates.details[start + number] = what
+            start += len(fate)
+
+    def _near(self, parts: list[Part], pairs: np.ndarray, fates: "Fates") -> np.ndarray:
+        """Mark near duplicates; (documents,) int64: the document that decides where each one of its group belongs."""
+        assert self.recipe.near is not None
+        signatures = Rows(tuple(part.array("signatures") for part in parts))
+        roots = np.arange(len(signatures))
+        roots[pairs[:, 0]] = pairs[:, 1]
+        total = sum(part.bytes for part in parts)
+
+        def wave(done: int, waves: int) -> None:
+            self.progress("near", total * done // waves, total)
+
+        roots = near_groups(signatures, TextOf(tuple(parts)), self.recipe.near, roots, self._spread, wave)
+        whole = np.concatenate(fates.of)
+        alive = np.flatnonzero(whole == TRAIN)
+        leads = np.full(len(whole), len(whole))
+        np.minimum.at(leads, roots[alive], alive)
+        leads = leads[roots]
+        if self.recipe.near_duplicates == "remove":
+            others = alive[leads[alive] != alive]
+            whole[others] = NEAR
+            pairs = np.concatenate([fates.originals, np.stack([others, leads[others]], 1)])
+            fates.originals = pairs[np.argsort(pairs[:, 0], kind="stable")]
+            fates.of = np.split(whole, np.cumsum([len(fate) for fate in fates.of])[:-1])
+        return leads
+
+    def _spread(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        return self.engine.map(Plain(function), items)
+
+    def _without_repeated(self, staged: list[Staged], fates: "Fates") -> list[Staged]:
+        """The pieces with each paragraph where it stands first only; documents of which nothing is left are marked."""
+        parts = [part for stage in staged for part in stage.parts]
+        rows = Rows(tuple(part.array("paragraphs") for part in parts))
+        among = Rows(tuple(np.repeat(fate == TRAIN, part.records()["paragraphs"]) for part, fate in zip(parts, fates.of, strict=True)))
+        kept = kept_masks(exact_duplicates(rows, among), rows)
+        orders = []
+        for part, fate, mask in zip(parts, fates.of, kept, strict=True):
+            raw = np.packbits(~mask).tobytes()
+            folder = self.work.shortened / key_of(part.content, hashlib.sha256(raw).hexdigest(), hashlib.sha256(fate == TRAIN).hexdigest())
+            orders.append(Shortening(part, fate.tobytes(), raw, folder) if not mask.all() else None)
+        wanted = [order for order in orders if order is not None]
+        made = self._mapped("paragraphs", shorten_part, wanted, sum(order.part.bytes for order in wanted))
+        shorter: list[Part] = []
+        for part, fate, order in zip(parts, fates.of, orders, strict=True):
+            if order is None:
+                shorter.append(part)
+                continue
+            found, empty = next(made)
+            fate[empty] = REPEATED
+            shorter.append(found)
+        each = iter(shorter)
+        return [replace(stage, parts=tuple(next(each) for _ in stage.parts)) for stage in staged]
 
     def tokenizer(self, staged: list[Staged], fates: Fates) -> Tokenizer:
         """The tokenizer that stands, or one trained on a sample of what is trained on."""
@@ -591,37 +827,34 @@ def _staged(folder: Path) -> Staged | None:
         return None
 
 
-def unique(parts: Sequence[Part]) -> list[np.ndarray]:
-    """The fate of each document as far as others of the same content decide: of each the first is kept."""
-    hashes = [part.records()["hash"] for part in parts]
-    ends = np.cumsum([len(found) for found in hashes])
-    every = np.concatenate(hashes) if hashes else np.zeros((0, 2), "<u8")
-    order = np.lexsort((every[:, 1], every[:, 0]))
-    same = (every[order[1:]] == every[order[:-1]]).all(1)
-    fate = np.zeros(len(every), np.uint8)
-    fate[order[1:][same]] = DUPLICATE  # lexsort keeps the order of equals
-    return np.split(fate, ends[:-1]) if hashes else []
+def split(parts: Sequence[Part], fates: Fates, validation: float, seed: int, leads: np.ndarray | None = None) -> None:
+    """Mark what is held out: each document by its content alone, except where there are too few, or too uneven ones.
 
-
-def split(parts: Sequence[Part], fates: Fates, validation: float, seed: int) -> None:
-    """Mark what is held out: each document by its content alone, except where there are too few, or too uneven ones."""
+    `leads`: the document by whose content each is judged, so that near duplicates stay on one side.
+    """
+    hashes = Rows(tuple(part.array("hashes") for part in parts))
+    alone = np.bincount(leads, minlength=len(leads) + 1)[leads] == 1 if leads is not None else None
     documents = total = held = held_bytes = 0
     lowest, highest, longest = (2.0, 0, 0), (-1.0, 0, 0), (-1, 0, 0)
-    for number, (part, fate) in enumerate(zip(parts, fates.of, strict=True)):
-        records = part.records()
-        raw = records["hash"].tobytes()
-        for at in np.flatnonzero(fate == TRAIN).tolist():
-            drawn, size = share_of(raw[16 * at : 16 * at + 16], seed), int(records["bytes"][at])
+    for number, ((start, own), part, fate) in enumerate(zip(hashes.each(), parts, fates.of, strict=True)):
+        sizes = part.records()["bytes"]
+        chosen = np.flatnonzero(fate == TRAIN)
+        raw = np.ascontiguousarray(own[chosen] if leads is None or not len(chosen) else hashes.at(leads[start + chosen])).tobytes()
+        for place, at in enumerate(chosen.tolist()):
+            drawn, size = share_of(raw[16 * place : 16 * place + 16], seed), int(sizes[at])
             documents, total = documents + 1, total + size
             if drawn < validation:
                 fate[at] = VALIDATION
                 held, held_bytes = held + 1, held_bytes + size
-            lowest, highest = min(lowest, (drawn, number, at)), max(highest, (drawn, -number, -at))
-            longest = max(longest, (size, -number, -at))
+            if alone is None or alone[start + at]:
+                lowest, highest = min(lowest, (drawn, number, at)), max(highest, (drawn, -number, -at))
+                longest = max(longest, (size, -number, -at))
     aim, size = validation * total, longest[0]
     number, at = -longest[1], -longest[2]
     if documents == 1:
         _cut(parts, fates, number, at, 1 - validation)
+        return
+    if size < 0:
         return
     if not held:
         fates.of[lowest[1]][lowest[2]] = VALIDATION
@@ -662,7 +895,7 @@ class _Sample:
         fate = self.fates.of[number]
         trained = (fate == TRAIN) | (fate == CUT)
         if self.rate < 1:
-            trained &= self.parts[number].records()["hash"][:, 1] < np.uint64(self.rate * 2**64)
+            trained &= np.load(self.parts[number].array("hashes"))[:, 1] < np.uint64(self.rate * 2**64)
         return np.flatnonzero(trained)
 
     def key(self) -> str:
@@ -691,12 +924,16 @@ def _write(folder: Path, staged: list[Staged], fates: Fates, shards: list[Shard]
     """All files of a corpus, the manifest last."""
     hashes: dict[str, dict[str, Any]] = {}
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
+    groups: dict[str, str] = {}
+    each = iter(stage.group for stage in staged for _ in stage.parts)
     contents = {split: hashlib.sha256() for split in SPLITS}
     tokens = dict.fromkeys(SPLITS, 0)
     for shard in shards:
+        group = next(each)
         for split, found in shard.splits.items():
             name = f"{split}-{len(names[split]):05}"
             names[split].append(name)
+            groups[name] = group
             tokens[split] += found["tokens"]
             for ending in ("bin", "idx"):
                 _link(shard.folder / f"{split}.{ending}", folder / f"{name}.{ending}")
@@ -712,7 +949,9 @@ def _write(folder: Path, staged: list[Staged], fates: Fates, shards: list[Shard]
         "tokenizer": tokenizer.fingerprint(),
         "dtype": dtype_of(tokenizer).str,
         "splits": names,
+        "groups": groups,
         "counts": counts,
+        "cleaning": to_json(sum((stage.changes for stage in staged), Changes())),
         "summary": to_json(summary),
     }
     tokenizer.save(folder)
@@ -780,7 +1019,13 @@ def _counted(staged: list[Staged], fates: Fates) -> tuple[list[dict[str, Any]], 
 
 def _log(path: Path, staged: list[Staged], fates: Fates) -> None:
     """One line for everything that is not in the corpus, with its file and line: piece after piece."""
-    every = iter(fates.of)
+    every, start = iter(fates.of), 0
+    parts = tuple(part for stage in staged for part in stage.parts)
+
+    def place_of(number: int) -> str:
+        at = bisect_right(_ends(parts), number)
+        return _places(parts[at])(number - (_ends(parts)[at - 1] if at else 0))
+
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as log:
         for stage in staged:
             with open(stage.folder / "rejected.log", encoding="utf-8") as own:
@@ -788,7 +1033,20 @@ def _log(path: Path, staged: list[Staged], fates: Fates) -> None:
             for part in stage.parts:
                 fate = next(every)
                 left_out = np.flatnonzero(fate > CUT)
-                if len(left_out):
-                    records = part.records()
-                    for at in left_out.tolist():
-                        log.write(one_line(f"{part.place(records[at])}: {REASONS[int(fate[at])]}"))
+                records = part.records() if len(left_out) else None
+                for at in left_out.tolist():
+                    number, reason = start + at, REASONS[int(fate[at])]
+                    if fate[at] in (DUPLICATE, NEAR):
+                        reason += f" (of {place_of(int(fates.originals[np.searchsorted(fates.originals[:, 0], number), 1]))})"
+                    elif number in fates.details:
+                        reason += f" ({fates.details[number]})"
+                    assert records is not None
+                    log.write(one_line(f"{part.place(records[at])}: {reason}"))
+                start += len(fate)
+
+
+@lru_cache(16)
+def _places(part: Part) -> Callable[[int], str]:
+    """Where each document of a part comes from."""
+    names, records = part.names["sources"], part.records()
+    return lambda at: part.place(records[at], names)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fledge.data.corpus import Corpus, Shards
-from fledge.data.preparation import Recipe, prepare
 from fledge.data.documents import Document, Rejected
+from fledge.data.preparation import Recipe, prepare
 from fledge.text.tokenizer import Tokenizer
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 
 from fledge.data import preparation
+from fledge.data.cleaning import LIGHT, Privacy
 from fledge.data.corpus import Corpus
+from fledge.data.documents import Document, Rejected
 from fledge.data.engine import Processes
 from fledge.data.preparation import Recipe, prepare
-from fledge.data.documents import Document, Rejected
 from fledge.data.sources import find
+from fledge.data.unique.near import Near
 from fledge.text.tokenizer import Tokenizer
 
 
@@ -143,7 +146,7 @@ def test_shards_are_the_same_for_any_number_of_workers(tmp_path):
     log = (tmp_path / "c3" / "rejected.log").read_text().splitlines()
     counts = json.loads((tmp_path / "c3" / "corpus.json").read_text())["counts"]
     assert len(log) == sum(row["documents"] for row in counts if row["reason"]) == 1 + 1 + 20 + 19
-    assert any(re.fullmatch(r".*again.txt: duplicate", line) for line in log)
+    assert any(re.fullmatch(r".*again.txt: duplicate \(of .*00.txt\)", line) for line in log)
     assert any(re.match(r".*rows.jsonl, line 4: broken row", line) for line in log)
     assert sum(row["bytes_in"] for row in counts if not row["reason"]) == sum(row["bytes"] for row in counts)
 
@@ -258,3 +261,70 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     assert json.loads((corpus.folder / "corpus.json").read_text())["dtype"] == "<u4"
     every = [shards.document(i)[0].tolist() for shards in (corpus.train, corpus.validation) for i in range(shards.documents)]
     assert sorted(map(tokenizer.decode, every)) == ["一丁\U00015000", "七"]
+
+
+def stories(count: int) -> list[str]:
+    dice = random.Random(5)
+    words = ["river", "stone", "lamp", "winter", "bread", "harbour", "letter", "violin", "orchard", "mirror", "copper", "meadow"]
+    return [" ".join(f"{dice.choice(words)}{dice.randint(0, 99)}" for _ in range(80)) for _ in range(count)]
+
+
+def test_everything_at_once_keeps_the_sum_exact_and_the_sides_apart(tmp_path):
+    """Planted: a near duplicate of each third story, two contaminated ones, a paragraph that stands in many, masked addresses."""
+    every, paragraph = (
+        stories(60),
+        "This paragraph stands at the end of every story, and says so at some length, of a hundred letters.",
+    )
+    near = [story.replace(story.split()[20], "changed") for story in every[::3]]
+    question = " ".join(stories(61)[-1].split()[:20])
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": question}) + "\n")
+    found = [
+        *(Document(f"{story} write to a{n}@example.org\n\n{paragraph}", f"story{n}", group="main") for n, story in enumerate(every)),
+        *(Document(story, f"near{n}", group="main") for n, story in enumerate(near)),
+        *(Document(f"{story} {question}", f"bad{n}", group="other") for n, story in enumerate(stories(63)[61:])),
+        Document(f"\ufeff{paragraph}\r\n", "nothing else", group="other"),
+        Document(every[0], "again", group="other"),
+        Document(every[0], "and again", group="other"),
+    ]
+    cleaning = replace(LIGHT, privacy=Privacy())
+    recipe = Recipe(Tokenizer.bytes(), 0.3, cleaning=cleaning, near=Near(), paragraphs=True, without=(str(tmp_path / "test.jsonl"),))
+    corpora = {
+        mode: prepare(found, tmp_path / mode, replace(recipe, near_duplicates=mode), workers=workers, piece_bytes=4000)
+        for mode, workers in (("remove", 1), ("keep", 3))
+    }
+    for corpus in corpora.values():
+        facts = json.loads((corpus.folder / "corpus.json").read_text())
+        counts, changed = facts["counts"], sum(rule["bytes"] for rule in facts["cleaning"]["changed"].values())
+        summary = corpus.summary
+        assert summary.items == len(found) == sum(row["documents"] for row in counts)
+        assert summary.bytes_in == sum(len(document.text.encode()) for document in found) == sum(row["bytes_in"] for row in counts)
+        assert summary.bytes == corpus.train.bytes + corpus.validation.bytes == sum(row["bytes"] for row in counts)
+        assert summary.bytes_in == summary.bytes + summary.changed + summary.bytes_rejected
+        assert changed < 0 < summary.changed
+        assert summary.rejected["contaminated"] == 2
+        assert summary.rejected["repeated paragraphs"] == 1
+        assert set(facts["groups"].values()) == {"main", "other"}
+    removed, kept = corpora["remove"].summary, corpora["keep"].summary
+    assert (removed.rejected["near duplicate"], removed.duplicates) == (21, 1)
+    assert "near duplicate" not in kept.rejected
+    log = (tmp_path / "remove" / "rejected.log").read_text()
+    assert "near3: near duplicate (of story9)" in log
+    assert re.search(r"bad0: contaminated \(shares '.*' with .*test.jsonl, line 1\)", log)
+    assert len(log.splitlines()) == 2 + 1 + 21 + 1
+    sides = []
+    for shards in (corpora["keep"].train, corpora["keep"].validation):
+        texts = [Tokenizer.bytes().decode(shards.document(n)[0].tolist()) for n in range(shards.documents)]
+        assert not any("@" in text for text in texts)
+        sides.append({" ".join(text.split()[:15]) for text in texts})
+    assert not sides[0] & sides[1]
+    assert len(sides[1]) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_makes_the_same_corpus(tmp_path):
+    pytest.importorskip("ray")
+    inputs = find([str(notes(tmp_path / "notes"))])
+    recipe = Recipe(448, near=Near(), paragraphs=True)
+    local, ray = (prepare(inputs, tmp_path / name, recipe, engine=name, workers=2, piece_bytes=500) for name in ("local", "ray"))
+    assert hashes(local.folder) == hashes(ray.folder)

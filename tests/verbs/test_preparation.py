@@ -103,7 +103,7 @@ BROKEN = '{"text": "fine"}\n{"text": "fine too"}\n{"text": broken\n'
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, command, name, content, words):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    said = command("prepare", tmp_path / name, "--out", tmp_path / "c", "--tokenizer", "bytes")
+    said = command("prepare", tmp_path / name, "--out", tmp_path / "c", "--tokenizer", "bytes", "--strict")
     assert said.code == 2
     assert words in said.err
     assert "Traceback" not in said.err
