@@ -26,9 +26,13 @@ EXTRAS = {
     "hub": {"datasets": "datasets"},
 }  # of each extra its modules, and what they are called where one installs them
 NEEDED = {
-    "parquet": "pyarrow", "arrow": "pyarrow", "feather": "pyarrow", "zst": "zstandard", "pdf": "pypdf", "docx": "docx",
-    "html": "resiliparse", "htm": "resiliparse", "xhtml": "resiliparse", "epub": "resiliparse", "warc": "fastwarc", "wet": "fastwarc",
-}  # fmt: skip
+    "pyarrow": ("parquet", "arrow", "feather"),
+    "zstandard": ("zst",),
+    "pypdf": ("pdf",),
+    "docx": ("docx",),
+    "resiliparse": ("html", "htm", "xhtml", "epub", "eml", "mbox"),
+    "fastwarc": ("warc", "wet"),
+}  # of each module the kinds of files and compressions that need it
 
 
 def format_of(path: str) -> tuple[str, str]:
@@ -40,11 +44,16 @@ def format_of(path: str) -> tuple[str, str]:
     return suffixes[-1] if suffixes else "", compression
 
 
-def require(path: str) -> None:
-    """Raises `MissingLibrary` with the command to type when reading `path` needs a library that is not installed."""
-    for needed in format_of(path):
-        if needed in NEEDED:
-            extra(NEEDED[needed], path)
+def shown(path: str) -> str:
+    """A path as text that can be written anywhere: what is no UTF-8 in it becomes `\\xe9`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def require(path: str, form: tuple[str, str] | None = None) -> None:
+    """Raises `MissingLibrary` with the command to type when a file of this form (`format_of`) needs a library that is missing."""
+    for module, kinds in NEEDED.items():
+        if not set(kinds).isdisjoint(form or format_of(path)):
+            extra(module, path)
 
 
 class MissingLibrary(ValueError):
@@ -67,13 +76,13 @@ def opened(path: str) -> Iterator[io.BufferedReader]:
 
     Raises `ValueError` when a compressed file is cut short or damaged, `OSError` when it cannot be read.
     """
-    with open(path, "rb") as raw, decompressed(raw, format_of(path)[1], path) as stream:
+    with open(path, "rb", BUFFER) as raw, decompressed(raw, format_of(path)[1], path) as stream:
         yield stream
 
 
 def decompressed(raw: IO[bytes], compression: str, source: str) -> io.BufferedReader:
     """What `raw` holds, read a little at a time; reading raises `ValueError` where it is cut short or damaged."""
-    if not compression and isinstance(raw, io.BufferedReader):
+    if not compression and type(raw) is io.BufferedReader:  # tarfile's kind only seems to be one
         return raw
     return io.BufferedReader(_Frames(raw, compression, source) if compression else _Whole(raw), BUFFER)
 
@@ -82,16 +91,20 @@ class _Whole(io.RawIOBase):
     """Any stream, whose reads are short at its end alone."""
 
     def __init__(self, raw: IO[bytes]):
-        self.raw = raw
+        self.raw, self.place = raw, 0
 
     def readable(self) -> bool:
         return True
+
+    def tell(self) -> int:
+        return self.place
 
     def readinto(self, buffer) -> int:
         filled = 0
         while filled < len(buffer) and (data := self._next(len(buffer) - filled)):
             buffer[filled : filled + len(data)] = data
             filled += len(data)
+        self.place += filled
         return filled
 
     def _next(self, size: int) -> bytes | memoryview:
@@ -206,6 +219,15 @@ def decoded(raw: bytes, encoding: str = "utf-8") -> tuple[str, int]:
     except UnicodeDecodeError:
         text = raw.decode(encoding, "replace")
         return text, text.count("\ufffd") - raw.count("\ufffd".encode())
+
+
+def known_encoding(charset: str | None) -> str:
+    """A declared charset if Python can decode it, else UTF-8, which ASCII is read as too."""
+    try:
+        b"".decode(charset or "utf-8")
+    except LookupError:
+        return "utf-8"
+    return charset if charset and codecs.lookup(charset).name != "ascii" else "utf-8"
 
 
 def mended(text: str) -> tuple[str, int]:

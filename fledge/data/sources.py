@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from fledge.arch.record import did_you_mean
 from fledge.data.documents import Document, Item, Rejected
-from fledge.data.files import Progress, decompressed, format_of, require
+from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, shown
+from fledge.data.reading.hub import PREFIX, DataSet, data_set, newest, saved
 from fledge.data.reading.kinds import items_of
 from fledge.data.reading.part import LIMIT, Part
+from fledge.data.reading.remote import is_url, listed, opened_url
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,12 @@ class Input:
     """One thing to read, as `find` found it.
 
     Args:
-        path: what opens it; `source` is how it is shown.
+        path: what opens it, a file's path, a URL or a data set's id; `source` is how it is shown.
         named: whether a person named it itself, instead of a folder or a pattern that holds it.
         size: its bytes as stored; 0 where unknown.
         group: the name that a person gave it, as in `general=wiki/`; else "".
+        place: where it is.
+        version: of what is not here, by which a change is noticed.
         origin: the source that it was found by, as it was given.
         problem: the reason why it cannot be read, known already, and `detail` to it; else "".
     """
@@ -33,20 +38,26 @@ class Input:
     named: bool
     size: int = 0
     group: str = ""
+    place: Literal["file", "url", "hub"] = "file"
+    version: str = ""
     origin: str = ""
-    place: Literal["file"] = "file"
     problem: str = ""
     detail: str = ""
 
     @property
     def source(self) -> str:
-        """The path as text: what is no UTF-8 in it is written as `\\xe9`."""
-        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        """The path as documents and rejections show it."""
+        return shown(self.path)
+
+    @property
+    def format(self) -> tuple[str, str]:
+        """Its kind and its compression, by its name."""
+        return format_of(urlsplit(self.path).path if self.place == "url" else self.path)
 
     def fingerprint(self) -> str:
         """SHA-256 of what it holds, by which a change is noticed; of what cannot be read, of why."""
-        if self.problem:
-            return hashlib.sha256(f"{self.problem} {self.detail}".encode()).hexdigest()
+        if self.problem or self.place != "file":
+            return hashlib.sha256(repr((self.path, self.version, self.problem, self.detail)).encode()).hexdigest()
         try:
             with open(self.path, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -62,7 +73,8 @@ def read(sources: Sequence[str], text_column: str | None = None, progress: Progr
     """
     inputs = find(sources)
     for one in inputs:
-        require(one.path)
+        if not one.problem:
+            require(one.source, one.format)
     return _read(inputs, text_column, progress)
 
 
@@ -70,7 +82,7 @@ def _read(inputs: Sequence[Input], text_column: str | None, progress: Progress |
     done, total = 0, sum(one.size for one in inputs)
     for one in inputs:
         for item in read_input(one, text_column):
-            if one.named and isinstance(item, Rejected) and item.reason in FATAL:
+            if one.named and isinstance(item, Rejected) and item.source == one.source and item.reason in FATAL:
                 raise (PermissionError if item.detail == FORBIDDEN else ValueError)(f"{item}: {FATAL[item.reason]}")
             yield item
         done += one.size
@@ -87,14 +99,18 @@ FATAL = {
     "damaged": "fetch or write it again",
     "unreadable": "make it readable",
     "no column": "name another with --text-column",
+    "no reader": "fledge cannot read this kind of file",
+    "encrypted": "give one that opens without",
+    "no file": "give a file",
+    "broken link": "mend the link",
 }
 
 
 def read_input(source: Input, text_column: str | None = None, limit: int = LIMIT) -> Iterator[Item]:
-    """The documents of one input, and what of it gives none; nothing that is wrong with it raises.
+    """The documents of one input, and what of it gives none; nothing that is wrong with a file raises.
 
     Text of more than `limit` bytes is cut at a paragraph into several documents; a row that is longer is rejected unread.
-    Raises `MissingLibrary` where this installation cannot read what it holds.
+    Raises `MissingLibrary` where this installation cannot read what it holds, and `ConnectionError` where a transfer is interrupted.
     """
     for item in _items(source, text_column, limit):
         yield replace(item, group=source.group) if source.group and isinstance(item, Document) else item
@@ -104,21 +120,26 @@ def _items(source: Input, text_column: str | None, limit: int) -> Iterator[Item]
     if source.problem:
         yield Rejected(source.problem, source.source, detail=source.detail, bytes=source.size)
         return
-    kind, compression = format_of(source.path)
-    given = False
+    if source.place == "hub":
+        wanted = DataSet.parse(source.path)
+        assert wanted is not None
+        yield from data_set(wanted, text_column, limit)
+        return
+    kind, compression = source.format
     try:
-        with open(source.path, "rb") as raw, decompressed(raw, compression, source.source) as stream:
-            for item in items_of(Part(stream, source.source, kind, source.size, text_column, limit)):
-                given = True
-                yield item
+        raw = opened_url(source.path) if source.place == "url" else open(source.path, "rb", BUFFER)  # noqa: SIM115
     except OSError as error:
-        yield Rejected("unreadable", source.source, detail=error.strerror or str(error), bytes=0 if given else source.size)
+        yield Rejected("unreadable", source.source, detail=error.strerror or str(error), bytes=source.size)
+        return
+    with raw as file, decompressed(file, compression, source.source) as stream:
+        yield from items_of(Part(stream, source.source, kind, source.size, text_column, limit))
 
 
 def find(sources: Sequence[str]) -> list[Input]:
     """What `sources` name, each once, in the order of the sources and below a folder in that of the names.
 
-    A source is a file, a folder (read whole, without hidden files) or a glob; `name=` before it names the group of its documents.
+    A source is a file, a folder (read whole, without hidden files), a glob, a URL, or a data set's id (`org/name`,
+    `hf://datasets/org/name@revision?config=en&split=train`); `name=` before it names the group of its documents.
     Raises `ValueError` for a source that does not exist, with the nearest name beside it, and for folders and globs without files.
     """
     if not sources:
@@ -126,11 +147,12 @@ def find(sources: Sequence[str]) -> list[Input]:
     found: dict[str, Input] = {}
     for source in sources:
         group, path = _grouped(source)
-        inputs = list(_found(os.path.expanduser(path), group))
+        path = os.path.expanduser(path.removeprefix("file://"))
+        inputs = list(_found(path, group))
         if not inputs:
             raise ValueError(f"{path} holds no files")
         for one in inputs:
-            key = os.path.realpath(one.path)
+            key = os.path.realpath(one.path) if one.place == "file" else one.path
             known = found.get(key)
             found[key] = replace(known, named=known.named or one.named) if known else replace(one, origin=source)
     return list(found.values())
@@ -145,7 +167,13 @@ def _grouped(source: str) -> tuple[str, str]:
 
 
 def _found(path: str, group: str) -> Iterator[Input]:
-    if os.path.isdir(path):
+    wanted = DataSet.parse(path)
+    if wanted and path.startswith(PREFIX):
+        yield _on_the_hub(path, wanted, group)
+    elif is_url(path):
+        matches = listed(path)
+        yield from (Input(url, url == path, size, group, "url", version) for url, size, version in matches)
+    elif os.path.isdir(path):
         yield from _walk(path, group, set(), ())
     elif os.path.lexists(path):
         yield _input(path, True, group)
@@ -153,8 +181,19 @@ def _found(path: str, group: str) -> Iterator[Input]:
         for match in sorted(glob.glob(path, recursive=True)):
             if not os.path.isdir(match):
                 yield _input(match, False, group)
+    elif wanted:
+        yield _on_the_hub(path, wanted, group)
     else:
         raise ValueError(_missing(path))
+
+
+def _on_the_hub(path: str, wanted: DataSet, group: str) -> Input:
+    extra("datasets", path)
+    try:
+        version = newest(wanted)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if path.startswith(PREFIX) else f"{_missing(path)}; {error}") from None
+    return Input(str(replace(wanted, revision=version)), True, 0, group, "hub", version)
 
 
 def _input(path: str, named: bool, group: str) -> Input:
@@ -179,6 +218,9 @@ def _walk(folder: str, group: str, seen: set[Folder], above: tuple[Folder, ...])
     if here in seen:
         return
     seen.add(here)
+    if (files := saved(folder)) is not None:
+        yield from (_input(file, False, group) for file in files)
+        return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import IO, Any
 
 from fledge.arch.record import did_you_mean
-from fledge.data.files import SNIFFED, as_utf8, decoded, extra, format_of, opened, require
+from fledge.data.files import SNIFFED, as_utf8, decoded, decompressed, extra, format_of, opened, require
 
 TEXTUAL = ("jsonl", "ndjson", "json", "csv", "tsv")
 TABLES = (*TEXTUAL, "parquet", "arrow", "feather")
@@ -98,30 +98,34 @@ def rows(path: str, named: Collection[str] = ()) -> Iterator[Row]:
     require(path)
     with opened(path) as stream:
         kind = format_of(path)[0]
-        yield from rows_of(as_utf8(stream) if kind in TEXTUAL else stream, kind, path, named)
+        if kind not in TEXTUAL and not stream.seekable():
+            stream = io.BytesIO(stream.read())
+        yield from rows_of(stream, kind, path, named)
 
 
 ROW_LIMIT = 32 << 20
 
 
-def rows_of(stream: io.BufferedReader, kind: str, source: str, named: Collection[str] = (), limit: int = ROW_LIMIT) -> Iterator[Row]:
+def rows_of(stream: IO[bytes], kind: str, source: str, named: Collection[str] = (), limit: int = ROW_LIMIT) -> Iterator[Row]:
     """Every row of a table of this kind in its order; blank lines are no rows, and one of more than `limit` bytes is not held.
 
     Raises `ValueError` when the table as a whole is damaged (cut-off compression, no table of its kind, binary).
     """
     match kind:
-        case "jsonl" | "ndjson":
-            return _jsonl(stream, source, limit)
-        case "json":
-            return _json(stream, source, limit)
-        case "csv":
-            return _with_header(_csv(stream, source, limit), named)
-        case "tsv":
-            return _with_header(_tsv(stream, source, limit), named)
         case "parquet":
             return _parquet(stream, source)
-        case _:
+        case "arrow" | "feather":
             return _arrow(stream, source)
+    text = as_utf8(decompressed(stream, "", source))
+    match kind:
+        case "json":
+            return _json(text, source, limit)
+        case "csv":
+            return _with_header(_csv(text, source, limit), named)
+        case "tsv":
+            return _with_header(_tsv(text, source, limit), named)
+        case _:
+            return _jsonl(text, source, limit)
 
 
 @dataclass(frozen=True)
@@ -413,7 +417,7 @@ def _is_header(sample: list[list[str]], named: Collection[str]) -> bool:
 BATCH_BYTES = 4 << 20
 
 
-def _parquet(stream: io.BufferedReader, source: str) -> Iterator[Row]:
+def _parquet(stream: IO[bytes], source: str) -> Iterator[Row]:
     arrow, parquet = extra("pyarrow", source), extra("pyarrow.parquet", source)
     try:
         file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
@@ -425,11 +429,12 @@ def _parquet(stream: io.BufferedReader, source: str) -> Iterator[Row]:
         raise ValueError(f"{source} is not a whole parquet file ({str(error).splitlines()[0]})") from None
 
 
-def _arrow(stream: io.BufferedReader, source: str) -> Iterator[Row]:
+def _arrow(stream: IO[bytes], source: str) -> Iterator[Row]:
     """Arrow's file and stream formats, and Feather."""
     arrow = extra("pyarrow", source)
     ipc, feather = extra("pyarrow.ipc", source), extra("pyarrow.feather", source)
-    magic = stream.peek(6)[:6]
+    magic = stream.read(6)
+    stream.seek(0)
     try:
         if magic[:4] == b"FEA1":
             batches = feather.read_table(stream).to_batches(1024)

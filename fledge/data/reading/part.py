@@ -1,8 +1,13 @@
 """What a reader is given, and the two ways in which text becomes documents."""
 
 import io
+import logging
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 from fledge.data.documents import Document, Item, Rejected
 from fledge.data.files import as_utf8, decoded, mended
@@ -76,3 +81,47 @@ def _break(raw: bytes, limit: int) -> int:
     while end > limit - 4 and raw[end] & 0xC0 == 0x80:  # inside a character
         end -= 1
     return end
+
+
+SPOOLED = 8 << 20  # bytes that stay in memory
+LARGEST = 4 << 30
+
+
+@contextmanager
+def seekable(part: Part) -> Iterator[IO[bytes]]:
+    """The bytes of `part` for a library that jumps about in them: the file itself, or a copy of what was packed.
+
+    Raises `ValueError` when unpacked it has more than 4 GB.
+    """
+    if part.stream.seekable():
+        yield part.stream
+        return
+    with tempfile.SpooledTemporaryFile(SPOOLED) as copy:
+        while data := part.stream.read(PIECE):
+            copy.write(data)
+            if copy.tell() > LARGEST:
+                raise ValueError(f"unpacked it has more than {LARGEST:,} bytes")
+        copy.seek(0)
+        yield copy
+
+
+class _Ear(logging.Handler):
+    def __init__(self, heard: list[str]):
+        super().__init__(logging.WARNING)
+        self.heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+
+@contextmanager
+def quiet(heard: list[str] | None = None) -> Iterator[None]:
+    """Keep libraries from saying what they think of a file: what matters of it is in what they give or raise, or `heard`."""
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, [_Ear([] if heard is None else heard)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.handlers = handlers
