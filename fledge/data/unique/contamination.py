@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,17 +34,18 @@ class Contaminated:
         return f"shares {self.words!r} with {place}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contamination:
-    """The word n-grams of evaluation texts: sorted `hashes` (uint64), and for each the number of its item in `items` (file, line).
+    """The word n-grams of evaluation texts.
 
-    `lengths`: how many words the grams have, the shortest first; `short`: items too short to be looked for.
+    `hashes`: sorted, uint64; `owners` (int32): for each the number of its item among `items` (file, line); `lengths`: how many words the
+    grams have, the shortest first; `short`: how many items are too short to be looked for.
     """
 
     n: int
     lengths: tuple[int, ...]
     hashes: np.ndarray
-    item: np.ndarray
+    owners: np.ndarray
     items: tuple[tuple[str, int | None], ...]
     short: int
 
@@ -62,30 +64,25 @@ class Contamination:
         if n < 1:
             raise ValueError(f"contamination is looked for by n-grams of n words, and n is {n}: the usual is 13")
         least = min(LEAST, n)
-        hashes, owners, lengths, items, short = (
-            [np.zeros(0, np.uint64)],
-            [np.zeros(0, np.int32)],
-            set[int](),
-            list[tuple[str, int | None]](),
-            0,
-        )
+        found: list[np.ndarray] = []
+        owners, items, lengths, short = list[int](), list[tuple[str, int | None]](), set[int](), 0
         for file, line, texts in every:
-            found = words(texts)
-            if (np.diff(found.offsets) < least).all():
-                found = words(["\n".join(texts)])
-            sizes = np.minimum(np.diff(found.offsets), n)
-            short += bool((sizes < least).all())
-            for text, size in enumerate(sizes.tolist()):
-                if size >= least:
-                    ((_, made),) = grams(found.hashes[found.offsets[text] : found.offsets[text + 1]], (size,))
-                    hashes.append(made)
-                    owners.append(np.full(len(made), len(items), np.int32))
-                    lengths.add(size)
+            item = words(texts)
+            if (np.diff(item.offsets) < least).all():
+                item = words(["\n".join(texts)])
+            long = [(first, last) for first, last in pairwise(item.offsets.tolist()) if last - first >= least]
+            for first, last in long:
+                size = min(n, last - first)
+                found += [hashes for _, hashes in grams(item.hashes[first:last], (size,))]
+                owners.append(len(items))
+                lengths.add(size)
+            short += not long
             items.append((file, line))
-        if not lengths:
+        if not found:
             raise ValueError(f"the evaluation files hold no text of {least} words or more to look for")
-        whole, first = np.unique(np.concatenate(hashes), return_index=True)
-        return cls(n, tuple(sorted(lengths)), whole, np.concatenate(owners)[first], tuple(items), short)
+        hashes, first = np.unique(np.concatenate(found), return_index=True)
+        owner = np.repeat(np.array(owners, np.int32), [len(some) for some in found])[first]
+        return cls(n, tuple(sorted(lengths)), hashes, owner, tuple(items), short)
 
     def said(self) -> str:
         """A sentence to print."""
@@ -99,12 +96,16 @@ class Contamination:
 
     def found_each(self, texts: Sequence[str]) -> list[Contaminated | None]:
         """`found` for each text: quicker than one by one where they are short."""
-        results: list[Contaminated | None] = [None] * len(texts)
+        results: list[Contaminated | None] = []
         for batch in batches(texts):
-            self._find(words(texts[batch]), results, batch.start)
+            found = words(texts[batch])
+            first = self._first(found)
+            results += [self._said(found, text, first[text]) if text in first else None for text in range(len(found.texts))]
         return results
 
-    def _find(self, found: Words, results: list[Contaminated | None], shift: int) -> None:
+    def _first(self, found: Words) -> dict[int, tuple[int, int, int]]:
+        """By text: the word with which its first shared gram begins, that gram's size (the longest) and its number among `hashes`."""
+        hits: dict[int, tuple[int, int, int]] = {}
         for start in range(0, len(found.hashes), BLOCK):
             block = found.hashes[start : start + BLOCK + self.lengths[-1] - 1]
             for size, hashes in grams(block, self.lengths):
@@ -113,8 +114,14 @@ class Contamination:
                 equal = self.hashes[at] == hashes[here]
                 for first, number in zip((here[equal] + start).tolist(), at[equal].tolist(), strict=True):
                     text = int(np.searchsorted(found.offsets, first, side="right")) - 1
-                    if results[text + shift] is None and first + size <= found.offsets[text + 1]:
-                        results[text + shift] = Contaminated(*self.items[self.item[number]], found.said(text, first, first + size - 1))
+                    if first + size <= found.offsets[text + 1] and (text not in hits or (first, -size) < (hits[text][0], -hits[text][1])):
+                        hits[text] = (first, size, number)
+        return hits
+
+    def _said(self, found: Words, text: int, hit: tuple[int, int, int]) -> Contaminated:
+        first, size, number = hit
+        file, line = self.items[self.owners[number]]
+        return Contaminated(file, line, found.said(text, first, first + size - 1))
 
     @property
     def _shift(self) -> np.uint64:

@@ -7,9 +7,10 @@ MinHash: Broder 1997; bands: Leskovec, Rajaraman and Ullman, Mining of Massive D
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import pairwise
+from math import ceil, log1p
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +20,12 @@ from fledge.data.unique.rows import Rows
 from fledge.data.unique.words import BATCH, batches, mixed, words
 
 EMPTY = 0xFFFFFFFF  # each number of the signature of a text without words
+QUIET = 1 << 15  # shingles for which, and for fewer than 256 texts, rensa starts no threads: a process that forked would hang in them
 WAVE = 8  # bands whose candidates are verified before the next bands are looked at
 REACH = 32  # neighbours in a bucket that each document is compared with
 PAIRS = 4096  # of one task of verification
 HELD = 1 << 24  # shingles held at once while pairs are verified: 128 MB
+GATHERED = 1 << 15  # pairs whose signatures are held at once: 25 MB
 DOUBT = 4  # standard errors below the threshold from which on an estimate is taken at its word
 
 
@@ -56,14 +59,17 @@ class Near:
 
     def bands_of(self, rows: int) -> int:
         """How many bands of so many rows find the share `recall` of pairs that are just similar enough."""
-        return int(np.ceil(np.log1p(-self.recall) / np.log1p(-(self.threshold**rows))))
+        return ceil(log1p(-self.recall) / log1p(-(self.threshold**rows)))
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Numbers of a band: the most that `permutations` allow, since each more spares comparisons of texts that are not similar."""
-        return max(rows for rows in range(1, self.permutations + 1) if rows * self.bands_of(rows) <= self.permutations)
+        rows = 1
+        while (rows + 1) * self.bands_of(rows + 1) <= self.permutations:
+            rows += 1
+        return rows
 
-    @property
+    @cached_property
     def bands(self) -> int:
         return self.bands_of(self.rows)
 
@@ -93,10 +99,18 @@ class Near:
         Raises `ValueError` with the command to type when rensa is not installed.
         """
         digest, width = _rensa().RMinHash.digest_matrix_from_flat_token_hashes, self.bands * self.rows
+
+        def rows(grams: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+            return np.array(digest(grams, offsets.astype(np.uint64), width, self.seed).to_rows(), np.uint32)
+
         found = [np.zeros((0, width), np.uint32)]
         for batch in batches(texts):
             grams, offsets = words(texts[batch]).shingles(self.shingle)
-            found.append(np.array(digest(grams, offsets.astype(np.uint64), width, self.seed).to_rows(), np.uint32))
+            if len(grams) <= QUIET:
+                found.append(rows(grams, offsets))
+            else:  # one long text: the signature of a union is the least of its parts'
+                parts = [grams[at : at + QUIET] for at in range(0, len(grams), QUIET)]
+                found.append(np.min([rows(part, np.array([0, len(part)])) for part in parts], axis=0))
         return np.concatenate(found)
 
     def shingles(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -144,7 +158,7 @@ def near_groups(
     for done, (first, star) in enumerate(waves):
         bands = range(first, min(first + WAVE, near.bands))
         found = list(spread(partial(band_pairs, signatures, near, roots, among, star), bands))
-        pairs = np.unique(np.concatenate(found), axis=0)
+        pairs = _distinct(np.concatenate(found))
         chunks = [pairs[at : at + PAIRS] for at in range(0, len(pairs), PAIRS)]
         for chunk, equal in zip(chunks, spread(partial(verified, text_of, near), chunks), strict=True):
             join(roots, chunk[equal])
@@ -236,7 +250,7 @@ def _fetched(text_of: Callable[[int], str], numbers: np.ndarray) -> Iterator[tup
 
 def _keys(signatures: Rows, near: Near, band: int) -> np.ndarray:
     """(documents,) uint64: the numbers of one band in one."""
-    keys = np.uint64(0)
+    keys = np.zeros(len(signatures), np.uint64)
     for column in signatures.columns(band * near.rows, (band + 1) * near.rows).T:
         keys = mixed(keys + column.astype(np.uint64) + np.uint64(1))
     return keys
@@ -257,13 +271,21 @@ def _one_of_each(order: np.ndarray, keys: np.ndarray, groups: np.ndarray, follow
     return order[np.lexsort((order, following[order], keys[order]))]
 
 
+def _distinct(pairs: np.ndarray) -> np.ndarray:
+    """Each pair once, in order."""
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    first = np.ones(len(pairs), bool)
+    first[1:] = (pairs[1:] != pairs[:-1]).any(1)
+    return pairs[first]
+
+
 def _likely(signatures: Rows, near: Near, roots: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Those pairs, the smaller number first, that are of different groups and whose signatures do not speak against it."""
     pairs = np.sort(pairs[roots[pairs[:, 0]] != roots[pairs[:, 1]]], axis=1)
     width = near.bands * near.rows
     least = near.threshold - DOUBT * (near.threshold * (1 - near.threshold) / width) ** 0.5
     found = [np.zeros((0, 2), np.int64)]
-    for at in range(0, len(pairs), PAIRS):
-        some = pairs[at : at + PAIRS]
+    for at in range(0, len(pairs), GATHERED):
+        some = pairs[at : at + GATHERED]
         found.append(some[(signatures.at(some[:, 0]) == signatures.at(some[:, 1])).mean(1) >= least])
     return np.concatenate(found)

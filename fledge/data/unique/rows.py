@@ -1,6 +1,6 @@
 """Numbers of documents that lie in many files, one file a piece, as if they were one long array."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """`.npy` files or arrays, one for each piece, in the order of the pieces; a row's global number counts over all of them.
 
@@ -16,10 +16,6 @@ class Rows:
     """
 
     parts: tuple[Path | np.ndarray, ...]
-
-    @classmethod
-    def of(cls, parts: Sequence[Path | np.ndarray]) -> "Rows":
-        return cls(tuple(parts))
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -41,15 +37,10 @@ class Rows:
     def at(self, numbers: np.ndarray) -> np.ndarray:
         """The rows with these global numbers, in the same order."""
         pieces = np.searchsorted(self.starts, numbers, side="right") - 1
-        found = None
+        found = np.empty((len(numbers), *_opened(self.parts[0]).shape[1:]), _opened(self.parts[0]).dtype)
         for piece in np.unique(pieces):
             here = np.flatnonzero(pieces == piece)
-            rows = _opened(self.parts[piece])[numbers[here] - self.starts[piece]]
-            if found is None:
-                found = np.empty((len(numbers), *rows.shape[1:]), rows.dtype)
-            found[here] = rows
-        if found is None:
-            raise IndexError("no rows were asked for")
+            found[here] = _opened(self.parts[piece])[numbers[here] - self.starts[piece]]
         return found
 
 

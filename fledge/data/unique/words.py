@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 CHUNK = 1 << 16  # characters that are hashed at once: their arrays stay in a core's own cache
-BATCH = 1 << 19  # characters of short texts that are hashed together
+BATCH, MANY = 1 << 15, 128  # characters and number of short texts that are hashed together
 MULTIPLIER = 0x9E3779B97F4A7C15  # odd, hence with an inverse modulo 2**64
 SPACELESS = (
     (0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3041, 0x30FF), (0x31F0, 0x31FF),
@@ -78,13 +78,15 @@ def words(texts: Sequence[str]) -> Words:
 
 
 def batches(texts: Sequence[str]) -> Iterator[slice]:
-    """Runs of texts of about `BATCH` characters, to be hashed together."""
+    """Runs of texts to be hashed together: up to `MANY`, of up to `BATCH` characters unless one is longer by itself."""
     first, size = 0, 0
-    for number, text in enumerate(texts, 1):
-        size += len(text)
-        if size >= BATCH or number == len(texts):
+    for number, text in enumerate(texts):
+        if number > first and (size + len(text) > BATCH or number - first == MANY):
             yield slice(first, number)
             first, size = number, 0
+        size += len(text)
+    if first < len(texts):
+        yield slice(first, len(texts))
 
 
 def grams(hashes: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
