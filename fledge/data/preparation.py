@@ -28,7 +28,7 @@ from fledge.data.cleaning.settings import Cleaning
 from fledge.data.corpus import FORMAT, MANIFEST, Corpus, Summary, dtype_of, seal, share_of
 from fledge.data.documents import EXAMPLES, Document, Item, Rejected
 from fledge.data.engine import Engine, EngineName, Report, engine_of
-from fledge.data.files import Progress, sync
+from fledge.data.files import Progress, require, sync
 from fledge.data.pieces import (
     PIECE_BYTES,
     UNFINISHED,
@@ -137,7 +137,7 @@ def prepare(
     told = recipe.told()
     found = _standing(out, told, recipe, standing)
     work = Work(out)
-    given = _as_inputs(source)
+    given = _as_inputs(source, out)
     if not workers:
         most = os.cpu_count() or 1
         workers = most if given is None else max(1, min(most, -(-sum(one.size for one in given) // piece_bytes)))
@@ -167,10 +167,19 @@ def prepare(
     return Corpus.open(out)
 
 
-def _as_inputs(source: Iterable[Any]) -> list[Input] | None:
-    if isinstance(source, (list, tuple)) and source and all(isinstance(item, Input) for item in source):
-        return list(source)
-    return None
+def _as_inputs(source: Iterable[Any], out: Path) -> list[Input] | None:
+    """What `find` found, without what lies in `out` itself; None if it is documents.
+
+    Raises `ValueError` where a library is missing that is needed to read any of it.
+    """
+    if not (isinstance(source, (list, tuple)) and source and all(isinstance(item, Input) for item in source)):
+        return None
+    own = os.path.join(os.path.realpath(out), "")
+    inputs = [given for given in source if given.place != "file" or not os.path.realpath(given.path).startswith(own)]
+    for given in inputs:
+        if not given.problem:
+            require(given.source, given.format)
+    return inputs
 
 
 def _standing(out: Path, told: dict[str, Any], recipe: Recipe, standing: Standing) -> dict[str, Any] | None:
