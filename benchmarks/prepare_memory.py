@@ -117,7 +117,7 @@ def main() -> None:
         write(
             "prepare_memory",
             "peak memory of all processes is at most 512 MB whatever the input, and flat from 10 % of a 2 GB stream on",
-            f"{peak >> 20} MB at the most; of the stream after its first fifth {max(flat.values(), default=0):.2f} times what was held in it",
+            f"{peak >> 20} MB at the most; later in the stream {max(flat.values(), default=0):.2f} times what its first fifth held",
             runs, peak <= LIMIT and max(flat.values(), default=9) <= 1.1 and named, flat=flat, workers=options.workers,
         )  # fmt: skip
 

@@ -61,20 +61,15 @@ def main() -> None:
         told = {"text": str(folder), "gpt2": str(data_folder() / "tokenizers" / "gpt2"), "processes": options.processes}
         if set(names) & {"litgpt", "nanogpt"}:
             told["nanogpt"] = str(peers.folder() / "nanoGPT")
-        environment = os.environ | {
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONPATH": os.environ.get("PEERS_PATH", ""),
-        }
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        here = Path(__file__).parents[1]
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for number in range(options.rounds):
             for name in names:
                 out = Path(root, f"{name}{number}")
                 out.mkdir()
                 start = time.monotonic()
-                ended = subprocess.run(
-                    command(name, told, out), env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1]
-                )
+                ended = subprocess.run(command(name, told, out), env=environment, capture_output=True, text=True, cwd=here)
                 seconds[name].append(time.monotonic() - start)
                 if ended.returncode:
                     raise SystemExit(f"{name} ended with {ended.returncode}:\n{ended.stderr[-3000:]}")

@@ -7,11 +7,11 @@ from pathlib import Path
 task = json.loads(sys.argv[1])
 script = (Path(task["nanogpt"]) / "data" / "openwebtext" / "prepare.py").read_text(encoding="utf-8")
 ours = f"load_dataset('text', data_files={task['text'] + '/*.txt'!r}, sample_by='document', cache_dir={task['out']!r}, "
+files = (f"{task['gpt2']}/vocab.bpe", f"{task['gpt2']}/encoder.json")
 encoding = f"""
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks as _ranks
 from tiktoken_ext.openai_public import r50k_pat_str as _pattern
-enc = tiktoken.Encoding("gpt2", pat_str=_pattern, mergeable_ranks=_ranks({task["gpt2"] + "/vocab.bpe"!r}, {task["gpt2"] + "/encoder.json"!r}),
-                        special_tokens={{"<|endoftext|>": 50256}})
+enc = tiktoken.Encoding("gpt2", pat_str=_pattern, mergeable_ranks=_ranks(*{files!r}), special_tokens={{"<|endoftext|>": 50256}})
 """
 for was, becomes in (
     ("num_proc = 8", f"num_proc = {task['processes']}"),

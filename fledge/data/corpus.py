@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from fledge.text.tokenizer import Tokenizer
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+BLANK = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
+WIDE_BLANK = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 CHECKED = 1 << 23  # bytes of a shard that are looked at together
 
 
@@ -114,7 +117,8 @@ class Shards:
 class Corpus:
     """A prepared text in `folder`, made as its `settings` tell; `contents` are the hashes of its two splits.
 
-    `reused` when `prepare` found it there already, made from the same text in the same way.
+    `reused` when `prepare` found it there already, made from the same text in the same way; `news` says what was new in the
+    sources of one that it brought up to date.
     """
 
     folder: Path
@@ -125,6 +129,7 @@ class Corpus:
     settings: dict[str, Any]
     contents: dict[str, str]
     reused: bool = False
+    news: str = ""
 
     @classmethod
     def open(cls, folder: Path | str) -> "Corpus":
@@ -158,7 +163,9 @@ class Corpus:
 
 def content_hash(text: str) -> bytes:
     """16 bytes that are equal for texts that differ in white space or Unicode composition only."""
-    return hashlib.blake2b(" ".join(unicodedata.normalize("NFC", text).split()).encode(), digest_size=16).digest()
+    if not text.isascii():
+        text = WIDE_BLANK.sub("", unicodedata.normalize("NFC", text))
+    return hashlib.blake2b(text.encode().translate(None, BLANK), digest_size=16).digest()
 
 
 def share(text: str, seed: int) -> float:

@@ -211,9 +211,11 @@ class Ray:
             raise ValueError("--engine ray needs ray, which is not installed: pip install 'fledge[ray]'") from None
         self.ray, self.own = ray, not ray.is_initialized()
         if self.own:
-            local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": self.workers, "include_dashboard": False}
             paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-            ray.init(logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}}, **local)
+            told: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}}
+            if "RAY_ADDRESS" not in os.environ:
+                told |= {"num_cpus": self.workers, "include_dashboard": False}
+            ray.init(**told)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         return self

@@ -119,12 +119,20 @@ class Contents:
     def known_of(self, given: Input) -> tuple[list[int] | None, str] | None:
         """How a file looks that is as it was when it was last read, and its hash."""
         known = self.known.get(given.path)
-        return (known[0], known[1]) if known is not None and known[0] == look_of(given) else None
+        return (known[0], known[1]) if known is not None and known[0] is not None and known[0] == look_of(given) else None
 
     def note(self, path: str, look: list[int] | None, content: str, now: int) -> None:
         """Remember what a file held when it looked like this, unless it was written a moment before `now` (nanoseconds)."""
-        if look is not None and now - max(look[2:4]) > self.SETTLED:
-            self.seen[path] = [look, content]
+        settled = look is not None and now - max(look[2:4]) > self.SETTLED
+        self.seen[path] = [look if settled else None, content]
+
+    def news(self) -> str:
+        """What is new since the last time, as people say it."""
+        both = self.known.keys() & self.seen.keys()
+        changed = sum(self.known[path][1] != self.seen[path][1] for path in both)
+        new, gone = len(self.seen) - len(both), len(self.known) - len(both)
+        counts = {"added": new, "changed": changed, "removed": gone, "as before": len(both) - changed}
+        return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
     def save(self) -> None:
         with replacing(self.path) as file:

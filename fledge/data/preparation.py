@@ -54,6 +54,7 @@ from fledge.text.tokenizer import Tokenizer
 SAMPLE_BYTES = 1 << 27  # of the text to train on, from which a tokenizer is learned
 LEAST_CUT = 256  # bytes of a document that are worth holding out
 BATCH_BYTES = 1 << 21
+REPORTED = 1 << 20  # characters after which a reader tells how far it is
 TRAIN, VALIDATION, CUT, DUPLICATE, NEAR, CONTAMINATED, REPEATED = range(7)  # fates of documents
 REASONS = {DUPLICATE: "duplicate", NEAR: "near duplicate", CONTAMINATED: "contaminated", REPEATED: "repeated paragraphs"}
 SPLITS = ("train", "validation")
@@ -155,7 +156,8 @@ def prepare(
             if (same := _unchanged(out, found, made_of, standing)) is not None:
                 return same
         if found is not None and standing == "refuse":
-            work.forget(set(), set())
+            work.wanted.clear()
+            work.forget()
             raise ValueError(f"{out} was prepared from other text: choose another --out, or remove that folder")
         staged, fates = run.fates(staged)
         tokenizer = run.tokenizer(staged, fates)
@@ -163,8 +165,8 @@ def prepare(
         with work.corpus() as folder:
             _write(folder, staged, fates, shards, tokenizer, {"settings": told, "made_of": made_of})
         work.put(out)
-        work.forget({stage.folder.name for stage in staged}, {shard.folder.name for shard in shards})
-    return Corpus.open(out)
+        work.forget()
+    return replace(Corpus.open(out), news=run.news if found is not None else "")
 
 
 def _as_inputs(source: Iterable[Any], out: Path) -> list[Input] | None:
@@ -215,7 +217,7 @@ def _unchanged(out: Path, found: dict[str, Any] | None, made_of: str, standing: 
 
 
 class Work:
-    """The working folder of a corpus: `pieces`, `tokenizers` and `shards`, each by its key, and what files held."""
+    """The working folder of a corpus: what stages have made, by kind and key, and what files held."""
 
     def __init__(self, out: Path):
         out = Path(os.path.abspath(out))
@@ -223,6 +225,7 @@ class Work:
         self.unfinished = out.parent / f".{out.name}{UNFINISHED}"
         self.before = out.parent / f".{out.name}.before"
         self.out = out
+        self.wanted: set[tuple[str, str]] = set()
 
     @contextmanager
     def used(self, keep: bool) -> Iterator[None]:
@@ -240,31 +243,16 @@ class Work:
             try:
                 yield
             except BaseException:
-                if not any(self.pieces.glob("*")):
+                if not any(self.folder.glob("pieces/*")):
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             if not keep:
                 shutil.rmtree(self.folder)
 
-    @property
-    def pieces(self) -> Path:
-        return self.folder / "pieces"
-
-    @property
-    def shards(self) -> Path:
-        return self.folder / "shards"
-
-    @property
-    def compared(self) -> Path:
-        return self.folder / "compared"
-
-    @property
-    def shortened(self) -> Path:
-        return self.folder / "shortened"
-
-    @property
-    def tokenizers(self) -> Path:
-        return self.folder / "tokenizers"
+    def place(self, kind: str, key: str) -> Path:
+        """Where something is kept, which this run has a use for."""
+        self.wanted.add((kind, key))
+        return self.folder / kind / key
 
     @contextmanager
     def corpus(self) -> Iterator[Path]:
@@ -285,12 +273,11 @@ class Work:
         sync(out.parent)
         shutil.rmtree(self.before, ignore_errors=True)
 
-    def forget(self, pieces: set[str], shards: set[str]) -> None:
-        """Remove what the corpus is not made of: older versions of sources that changed."""
-        for folder, wanted in ((self.pieces, pieces), (self.shards, shards)):
-            for path in folder.glob("*"):
-                if path.name not in wanted:
-                    shutil.rmtree(path)
+    def forget(self) -> None:
+        """Remove what this run had no use for: older versions of sources that changed, and what was made of them."""
+        for path in self.folder.glob("*/*"):
+            if (path.parent.name, path.name) not in self.wanted:
+                shutil.rmtree(path)
 
 
 @contextmanager
@@ -333,13 +320,15 @@ def read_piece(order: Reading, report: Report) -> None:
         Staging(folder, first.origin, first.group, order.limit, recipe.near, recipe.paragraphs) as staging,
     ):
         for given, look in zip(order.piece.inputs, order.looks, strict=True):
-            left = given.size
+            left, waiting = given.size, 0
             for item in read_input(given, recipe.text_column):
                 take(item, staging, clean, order.strict)
-                if isinstance(item, Document) and left:
-                    done = min(left, len(item.text))
-                    left -= done
-                    report(done)
+                if isinstance(item, Document):
+                    waiting += len(item.text)
+                    if waiting > REPORTED and left:
+                        done = min(left, waiting)
+                        left, waiting = left - done, 0
+                        report(done)
             report(left)
             if look is not None and look_of(given) != look:
                 raise ValueError(f"{given.source} was changed while it was read: give the same command again")
@@ -633,6 +622,7 @@ class _Run:
     piece_bytes: int
     progress: Progress
     done: int = field(default=0, init=False)
+    news: str = field(default="", init=False)
 
     def _mapped(self, stage: str, task: Any, orders: Sequence[Any], total: int, done: int = 0) -> Iterator[Any]:
         """The results of a task, with the progress told in bytes."""
@@ -655,6 +645,7 @@ class _Run:
             found |= zip((given.path for given in order.inputs), seen, strict=True)
         for path, (look, content) in found.items():
             contents.note(path, look, content, now)
+        self.news = contents.news()
         contents.save()
         looks = {path: look for path, (look, _) in found.items()}
         return pieces_of(inputs, [found[given.path][1] for given in inputs], self.piece_bytes), looks
@@ -663,7 +654,7 @@ class _Run:
         """Each piece in its staged parts; those that stand are not read again."""
         recipe = replace(self.recipe, tokenizer=None, validation=0.1)  # which a piece does not depend on
         settings = [recipe.reading(), self.piece_bytes]
-        folders = [self.work.pieces / piece.key(settings) for piece in pieces]
+        folders = [self.work.place("pieces", piece.key(settings)) for piece in pieces]
         standing = [_staged(folder) for folder in folders]
         orders = [
             Reading(piece, tuple(looks[given.path] for given in piece.inputs), folder, recipe, self.strict, self.piece_bytes)
@@ -683,7 +674,7 @@ class _Run:
         item = next(source, None)
         while item is not None:
             group = item.group if isinstance(item, Document) else ""
-            with building(self.work.pieces / "taken") as folder:
+            with building(self.work.folder / "pieces" / "taken") as folder:
                 with Staging(folder, "", group, self.piece_bytes, recipe.near, recipe.paragraphs) as staging:
                     while item is not None and staging.size < self.piece_bytes:
                         if isinstance(item, Document) and item.group != group:
@@ -692,9 +683,9 @@ class _Run:
                         take(item, staging, clean, self.strict, held)
                         item = next(source, None)
                 key = key_of(staging.key(), recipe.reading())
-            target = self.work.pieces / key
+            target = self.work.place("pieces", key)
             shutil.rmtree(target, ignore_errors=True)
-            os.replace(self.work.pieces / "taken", target)
+            os.replace(self.work.folder / "pieces" / "taken", target)
             staged.append(Staged.open(target))
         return staged
 
@@ -729,7 +720,7 @@ class _Run:
         """Mark what shares words with evaluation files."""
         files = tuple(self.recipe.without)
         content = key_of(sorted(given.fingerprint() for given in find(files)))
-        orders = [Comparing(part, files, content, self.work.compared / key_of(part.content, content)) for part in parts]
+        orders = [Comparing(part, files, content, self.work.place("compared", key_of(part.content, content))) for part in parts]
         total = sum(part.bytes for part in parts)
         start = 0
         for fate, found in zip(fates.of, self._mapped("compare", compare_part, orders, total), strict=True):
@@ -776,7 +767,8 @@ class _Run:
         orders = []
         for part, fate, mask in zip(parts, fates.of, kept, strict=True):
             raw = np.packbits(~mask).tobytes()
-            folder = self.work.shortened / key_of(part.content, hashlib.sha256(raw).hexdigest(), hashlib.sha256(fate == TRAIN).hexdigest())
+            key = key_of(part.content, hashlib.sha256(raw).hexdigest(), hashlib.sha256(fate == TRAIN).hexdigest())
+            folder = self.work.place("shortened", key)
             orders.append(Shortening(part, fate.tobytes(), raw, folder) if not mask.all() else None)
         wanted = [order for order in orders if order is not None]
         made = self._mapped("paragraphs", shorten_part, wanted, sum(order.part.bytes for order in wanted))
@@ -802,7 +794,7 @@ class _Run:
             wanted = vocabulary_for(size)
         rate = 1.0 if wanted == "characters" else min(1.0, SAMPLE_BYTES / max(1, size))
         sample = _Sample(parts, fates, rate)
-        folder = self.work.tokenizers / key_of(wanted, sample.key())
+        folder = self.work.place("tokenizers", key_of(wanted, sample.key()))
         if not folder.is_dir():
             self.progress("tokenizer", 0, 1)
             made = Tokenizer.train(sample.texts(), wanted) if isinstance(wanted, int) else Tokenizer.characters(sample.texts())
@@ -814,7 +806,7 @@ class _Run:
     def shards(self, staged: list[Staged], fates: Fates, tokenizer: Tokenizer) -> list[Shard]:
         """The shards of each part."""
         fingerprint = tokenizer.fingerprint()
-        folder = self.work.tokenizers / fingerprint
+        folder = self.work.place("tokenizers", fingerprint)
         if not folder.is_dir():
             with building(folder) as place:
                 tokenizer.save(place)
@@ -824,7 +816,7 @@ class _Run:
             cut = fates.cut[1:] if fates.cut is not None and fates.cut[0] == number else None
             raw = fate.tobytes()
             key = key_of(FORMAT, part.content, hashlib.sha256(raw).hexdigest(), cut, fingerprint)
-            orders.append(Tokenizing(part, raw, cut, folder, fingerprint, self.work.shards / key))
+            orders.append(Tokenizing(part, raw, cut, folder, fingerprint, self.work.place("shards", key)))
         return list(self._mapped("tokenize", tokenize_part, orders, sum(part.bytes for part in parts)))
 
 

@@ -38,6 +38,9 @@ class Prepared:
     bytes: int
     duplicates: int
     rejected: dict[str, int]
+    bytes_in: int
+    bytes_changed: int
+    bytes_rejected: int
     train_tokens: int
     validation_tokens: int
     vocabulary: int
@@ -110,8 +113,8 @@ def prepare(
     )  # fmt: skip
     found = corpus.summary
     return Prepared(
-        str(out), found.documents, found.bytes, found.duplicates, dict(found.rejected), found.train_tokens, found.validation_tokens,
-        found.vocabulary, corpus.tokenizer.fingerprint(),
+        str(out), found.documents, found.bytes, found.duplicates, dict(found.rejected), found.bytes_in, -found.changed,
+        found.bytes_rejected, found.train_tokens, found.validation_tokens, found.vocabulary, corpus.tokenizer.fingerprint(),
     )  # fmt: skip
 
 
@@ -185,7 +188,7 @@ def cleaning_of(name: str, language: str | None, mask: str | None, settings: Map
 
 def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Path, recipe: "Recipe", **more: Any) -> "Corpus":
     """The corpus of files or documents, prepared in `out` with a bar and a summary on the terminal."""
-    from fledge.data.preparation import prepare
+    from fledge.data.preparation import Work, prepare
 
     with terminal.bar("Preparing", 1) as bar:
         started, stage_of = time.monotonic(), ""
@@ -203,6 +206,12 @@ def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Pat
         terminal.say(f"  {line}")
     if corpus.reused:
         terminal.say(f"  {out} holds this text already, prepared in this way.")
+    if corpus.news:
+        terminal.say(f"  {out} was brought up to date: of its files {corpus.news}.")
+    if more.get("keep"):
+        kept = Work(out).folder
+        size = sum(path.stat().st_size for path in kept.rglob("*"))
+        terminal.say(f"  {kept} keeps {terminal.memory(size)}, so that a file that is added costs little; --discard removes it.")
     return corpus
 
 

@@ -167,13 +167,14 @@ def test_an_added_file_costs_little_more_than_itself(tmp_path, monkeypatch):
         tasks.clear()
         return prepare(find([str(folder)]), tmp_path / name, Recipe(Tokenizer.bytes()), workers=1, piece_bytes=500, keep=keep)
 
-    made("c")
+    assert not made("c").news
     every = len(tasks)
     before = Corpus.open(tmp_path / "c")
     (folder / "20b.txt").write_text("one more")
     open_still = before.train.window(0, 100)
-    made("c")
+    assert made("c").news == "1 added, 43 as before"
     assert 0 < len(tasks) <= 6 < every / 4
+    assert Corpus.open(tmp_path / "c").summary.documents == before.summary.documents + 1
     assert np.array_equal(before.train.window(0, 100), open_still)
     assert made("c").reused
     assert not tasks
@@ -183,7 +184,7 @@ def test_an_added_file_costs_little_more_than_itself(tmp_path, monkeypatch):
     times, text = os.stat(path), path.read_text()
     path.write_text(text[::-1])
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert not made("c").reused
+    assert made("c").news == "1 changed, 43 as before"
     assert len(tasks) == 2
     path.unlink()
     made("c")
@@ -273,7 +274,7 @@ def test_everything_at_once_keeps_the_sum_exact_and_the_sides_apart(tmp_path):
     """Planted: a near duplicate of each third story, two contaminated ones, a paragraph that stands in many, masked addresses."""
     every, paragraph = (
         stories(60),
-        "This paragraph stands at the end of every story, and says so at some length, of a hundred letters.",
+        "This paragraph stands at the end of every story, and says so at length: in more than a hundred letters.",
     )
     near = [story.replace(story.split()[20], "changed") for story in every[::3]]
     question = " ".join(stories(61)[-1].split()[:20])

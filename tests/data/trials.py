@@ -90,8 +90,10 @@ class Kills(Trial):
         workers = 1 if kind == "untouched" else int(kind.removeprefix("one of ").split()[0])
         if workers not in self.seconds:
             start = time.monotonic()
-            if self.begun(workers).wait(PATIENCE):
-                return "it does not end well even if nobody kills it"
+            with self.begun(workers) as process:
+                said, _ = process.communicate(timeout=PATIENCE)
+            if process.returncode:
+                return f"it does not end well even if nobody kills it: {said[-300:]}"
             self.seconds[workers] = time.monotonic() - start
             shutil.rmtree(self.room / "corpus")
         kills = 0 if kind == "untouched" else dice.randint(1, 3)
@@ -115,8 +117,8 @@ class Kills(Trial):
                 if time.monotonic() > until:
                     return "a worker outlived the process that it worked for"
                 time.sleep(0.02)
-        process = self.begun(workers)
-        said, _ = process.communicate(timeout=PATIENCE)
+        with self.begun(workers) as process:
+            said, _ = process.communicate(timeout=PATIENCE)
         if process.returncode:
             return f"after {kills} kills it does not go on: {said[-300:]}"
         if hashes(self.room / "corpus") != self.whole:
