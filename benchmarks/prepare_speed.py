@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import peers
 from record import arguments, data_folder, write
@@ -73,7 +74,7 @@ def main() -> None:
                 seconds[name].append(time.monotonic() - start)
                 if ended.returncode:
                     raise SystemExit(f"{name} ended with {ended.returncode}:\n{ended.stderr[-3000:]}")
-        ratios = {}
+        ratios: dict[str, dict[str, Any]] = {}
         for name in names[1:]:
             each = [theirs / ours for theirs, ours in zip(seconds[name], seconds["fledge"], strict=True)]
             ratios[name] = {"ratio": statistics.median(each), "interval": interval(each), "wanted": FLOORS[name]}

@@ -31,6 +31,7 @@ from fledge.data.unique.paragraphs import paragraph_digests
 PIECE_BYTES = 1 << 24
 BATCH = 1 << 21  # characters whose signatures are made together
 UNFINISHED = ".unfinished"
+NONE = np.zeros((0, 2), "<u8")
 # What is known of each document of a staged part: `bytes` of its text here, and `before` it was cleaned; where it comes
 # from (`source` and `language` are numbers of the part's lists); how many `paragraphs` were hashed; whether the caller holds it
 # out (-1: it was not asked). Hashes, and what near duplicates are found by, lie in files of their own.
@@ -249,7 +250,7 @@ class Staged:
     @classmethod
     def open(cls, folder: Path) -> "Staged":
         """What stands in a folder; raises `OSError` or `ValueError` when it is not whole."""
-        facts = json.loads((folder / "piece.json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((folder / "piece.json").read_text(encoding="utf-8"))
         parts = tuple(Part(str(folder / name), *rest) for name, *rest in facts.pop("parts"))
         for part in parts:
             if os.path.getsize(f"{part.path}.text") != part.bytes:
@@ -257,7 +258,8 @@ class Staged:
             if os.path.getsize(f"{part.path}.documents") != part.documents * RECORD.itemsize:
                 raise ValueError(f"{part.path}.documents is not as long as it was")
         changes = from_json(Changes, facts.pop("changes"), "changes")
-        return cls(folder, **{**facts, "examples": tuple(facts["examples"])}, changes=changes, parts=parts)
+        facts["examples"] = tuple(facts["examples"])
+        return cls(folder, **facts, changes=changes, parts=parts)
 
 
 class Staging:
@@ -313,8 +315,9 @@ class Staging:
         self.content.update(raw)
         self.size += len(raw)
         self.hashes.append(content_hash(item.text))
-        found = paragraph_digests(item.text) if self.paragraphs else ()
-        self.found += [found] if len(found) else []
+        found = paragraph_digests(item.text) if self.paragraphs else NONE
+        if len(found):
+            self.found.append(found)
         if self.near is not None:
             self.waiting.append(item.text)
             self.waits += len(item.text)
@@ -365,7 +368,7 @@ class Staging:
             self._sign()
             np.save(self.folder / f"{name}.signatures.npy", np.concatenate(self.signatures))
         if self.paragraphs:
-            np.save(self.folder / f"{name}.paragraphs.npy", np.concatenate([np.zeros((0, 2), "<u8"), *self.found]))
+            np.save(self.folder / f"{name}.paragraphs.npy", np.concatenate([NONE, *self.found]))
         names = json.dumps({"sources": list(self.sources), "languages": list(self.languages)})
         (self.folder / f"{name}.json").write_text(names, encoding="utf-8")
         self.content.update(records["bytes"].tobytes())

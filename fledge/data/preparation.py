@@ -764,7 +764,7 @@ class _Run:
         rows = Rows(tuple(part.array("paragraphs") for part in parts))
         among = Rows(tuple(np.repeat(fate == TRAIN, part.records()["paragraphs"]) for part, fate in zip(parts, fates.of, strict=True)))
         kept = kept_masks(exact_duplicates(rows, among), rows)
-        orders = []
+        orders: list[Shortening | None] = []
         for part, fate, mask in zip(parts, fates.of, kept, strict=True):
             raw = np.packbits(~mask).tobytes()
             key = key_of(part.content, hashlib.sha256(raw).hexdigest(), hashlib.sha256(fate == TRAIN).hexdigest())

@@ -173,7 +173,7 @@ def cleaning_of(name: str, language: str | None, mask: str | None, settings: Map
     if language is not None:
         cleaning = replace(cleaning, language=replace(cleaning.language or Language(), keep=tuple(language.split(","))))
     if mask is not None:
-        kinds = {field.name: field.default for field in fields(Privacy)}
+        kinds: dict[str, Any] = {field.name: field.default for field in fields(Privacy)}
         for kind in mask.split(","):
             if kind not in kinds:
                 raise ValueError(f"--mask {kind!r} is unknown{did_you_mean(kind, kinds)}")

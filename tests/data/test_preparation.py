@@ -286,6 +286,7 @@ def test_everything_at_once_keeps_the_sum_exact_and_the_sides_apart(tmp_path):
         Document(f"\ufeff{paragraph}\r\n", "nothing else", group="other"),
         Document(every[0], "again", group="other"),
         Document(every[0], "and again", group="other"),
+        Document(stories(64)[-1], "fine", group="other"),
     ]
     cleaning = replace(LIGHT, privacy=Privacy())
     recipe = Recipe(Tokenizer.bytes(), 0.3, cleaning=cleaning, near=Near(), paragraphs=True, without=(str(tmp_path / "test.jsonl"),))
