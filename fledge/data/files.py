@@ -138,7 +138,7 @@ class _Frames(_Whole):
                 library = extra("zstandard", source)
                 self.new = library.ZstdDecompressor().decompressobj
                 self.wrong = (library.ZstdError,)
-                self.chunk = 2048  # it gives all that it makes of its input: at most 64 MB of these
+                self.chunk = 1024  # it gives all that it makes of its input: at most 32 MB of these
 
     def _next(self, size: int) -> memoryview:
         while not self.ready:
