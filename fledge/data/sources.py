@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from fledge.arch.record import did_you_mean
 from fledge.data.documents import Document, Item, Rejected
 from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, shown
-from fledge.data.reading.hub import PREFIX, DataSet, data_set, newest, saved
+from fledge.data.reading.hub import PREFIX, SPLITS, DataSet, data_set, newest, saved
 from fledge.data.reading.kinds import items_of
 from fledge.data.reading.part import LIMIT, Part
 from fledge.data.reading.remote import is_url, listed, opened_url
@@ -256,7 +256,7 @@ def _walk(folder: str, group: str, seen: set[Folder], above: tuple[Folder, ...])
         yield Input(folder, not above, group=group, problem="unreadable", detail=error.strerror or str(error))
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name == SPLITS:
             continue
         if os.path.isdir(entry.path):
             yield from _walk(entry.path, group, seen, (*above, here))

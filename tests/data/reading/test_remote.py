@@ -65,6 +65,7 @@ def server(monkeypatch) -> Iterator[tuple[str, type[Server]]]:
     monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     kind = type("Handler", (Server,), {"files": {}})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as running:
+        running.handle_error = lambda request, client_address: None  # a reader that goes away
         thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}", kind

@@ -185,7 +185,7 @@ def broken_list(room: Path, dice: random.Random) -> Made:
     put(room, "a.json", f"[{good},\n{tail}")
     return Made(
         [row["text"] for row in rows],
-        [("broken row", len(rows) + 1 + tail.count("\n") * tail.startswith('{"text": "'), len(tail.encode()))],
+        [("broken row", len(rows) + 1, len(tail.encode()))],
     )
 
 
@@ -298,7 +298,7 @@ def broken_book(room: Path, dice: random.Random) -> Made:
 
 def cut_columns(room: Path, dice: random.Random) -> Made:
     name, data = dice.choice(sorted((name, data) for name, data in tables(rows_of(dice)).items() if name != "stream.arrow"))
-    return Made(lost=[("damaged", None, put(room, name, data[: dice.randrange(1, len(data))]))])
+    return Made(lost=[("damaged", None, put(room, f"a.{name}", data[: dice.randrange(1, len(data))]))])
 
 
 def cut_zip(room: Path, dice: random.Random) -> Made:
@@ -419,7 +419,7 @@ def flipped(room: Path, dice: random.Random) -> Made:
         "a.pdf": pdf(texts), "a.docx": word("h", texts), "a.epub": epub({f"{i}.xhtml": f"<p>{text}" for i, text in enumerate(texts)}),
         "a.eml": bytes(mail("s", texts[0], f"<p>{texts[1]}")), "a.html": f"<title>t</title><p>{texts[0]}".encode(),
         "a.warc": record("response", "http://a/", answer(texts[0].encode())), "a.zip": zip_of({"a.txt": texts[0].encode()}),
-        "a.json": json.dumps(rows).encode(), "a.csv": b"text,n\na,1\n", **tables(rows),
+        "a.json": json.dumps(rows).encode(), "a.csv": b"text,n\na,1\n", **{f"a.{name}": data for name, data in tables(rows).items()},
     }  # fmt: skip
     name = dice.choice(sorted(made))
     data = bytearray(made[name])
