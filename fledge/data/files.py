@@ -88,10 +88,11 @@ def decompressed(raw: IO[bytes], compression: str, source: str) -> io.BufferedRe
 
 
 class _Whole(io.RawIOBase):
-    """Any stream, whose reads are short at its end alone."""
+    """Any stream, whose reads are short only where it ends or breaks."""
 
     def __init__(self, raw: IO[bytes]):
         self.raw, self.place = raw, 0
+        self.failed: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -101,9 +102,18 @@ class _Whole(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         filled = 0
-        while filled < len(buffer) and (data := self._next(len(buffer) - filled)):
+        while filled < len(buffer) and self.failed is None:
+            try:
+                data = self._next(len(buffer) - filled)
+            except Exception as error:  # what comes before it is given first
+                self.failed = error
+                break
+            if not data:
+                break
             buffer[filled : filled + len(data)] = data
             filled += len(data)
+        if self.failed is not None and not filled:
+            raise self.failed
         self.place += filled
         return filled
 
@@ -139,7 +149,7 @@ class _Frames(_Whole):
                 library = extra("zstandard", source)
                 self.new = library.ZstdDecompressor().decompressobj
                 self.wrong = (library.ZstdError,)
-                self.chunk = 2048  # it gives all that it makes of its input: at most 64 MB of these
+                self.chunk = 1024  # it gives all that it makes of its input: at most 32 MB of these
 
     def _next(self, size: int) -> memoryview:
         while not self.ready:
@@ -224,10 +234,11 @@ def decoded(raw: bytes, encoding: str = "utf-8") -> tuple[str, int]:
 def known_encoding(charset: str | None) -> str:
     """A declared charset if Python can decode it, else UTF-8, which ASCII is read as too."""
     try:
-        b"".decode(charset or "utf-8")
+        name = codecs.lookup(charset or "utf-8").name
+        "".encode(name)  # some codecs are no charsets
     except LookupError:
         return "utf-8"
-    return charset if charset and codecs.lookup(charset).name != "ascii" else "utf-8"
+    return "utf-8" if name == "ascii" else name
 
 
 def mended(text: str) -> tuple[str, int]:

@@ -1,8 +1,11 @@
 """Files, folders, globs, URLs and data sets -> documents; what cannot be read is rejected with its reason, file and line."""
 
+import errno
+import fnmatch
 import glob
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +16,7 @@ from urllib.parse import urlsplit
 from fledge.arch.record import did_you_mean
 from fledge.data.documents import Document, Item, Rejected
 from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, shown
-from fledge.data.reading.hub import PREFIX, DataSet, data_set, newest, saved
+from fledge.data.reading.hub import PREFIX, SPLITS, DataSet, data_set, newest, saved
 from fledge.data.reading.kinds import items_of
 from fledge.data.reading.part import LIMIT, Part
 from fledge.data.reading.remote import is_url, listed, opened_url
@@ -82,7 +85,7 @@ def _read(inputs: Sequence[Input], text_column: str | None, progress: Progress |
     done, total = 0, sum(one.size for one in inputs)
     for one in inputs:
         for item in read_input(one, text_column):
-            if one.named and isinstance(item, Rejected) and item.source == one.source and item.reason in FATAL:
+            if one.named and isinstance(item, Rejected) and item.source == one.source and _fatal(item):
                 raise (PermissionError if item.detail == FORBIDDEN else ValueError)(f"{item}: {FATAL[item.reason]}")
             yield item
         done += one.size
@@ -90,7 +93,7 @@ def _read(inputs: Sequence[Input], text_column: str | None, progress: Progress |
             progress("read", done, total)
 
 
-FORBIDDEN = os.strerror(13)
+FORBIDDEN = os.strerror(errno.EACCES)
 # What keeps a file that was named from being read at all, and what to do about it.
 FATAL = {
     "empty file": "give one that holds text",
@@ -103,7 +106,13 @@ FATAL = {
     "encrypted": "give one that opens without",
     "no file": "give a file",
     "broken link": "mend the link",
+    "no text": "give one that holds text",
+    "too long": "cut it into several",
 }
+
+
+def _fatal(item: Rejected) -> bool:
+    return item.reason in FATAL and not (item.reason == "no text" and item.line is not None)
 
 
 def read_input(source: Input, text_column: str | None = None, limit: int = LIMIT) -> Iterator[Item]:
@@ -161,7 +170,7 @@ def find(sources: Sequence[str]) -> list[Input]:
 def _grouped(source: str) -> tuple[str, str]:
     """The group and the path of `general=wiki/`; a path that exists is one, whatever it is called."""
     name, equals, path = source.partition("=")
-    if not equals or not name.isidentifier() or os.path.lexists(os.path.expanduser(source)):
+    if not equals or not re.fullmatch(r"[\w.-]+", name) or os.path.lexists(os.path.expanduser(source)):
         return "", source
     return name, path
 
@@ -178,13 +187,35 @@ def _found(path: str, group: str) -> Iterator[Input]:
     elif os.path.lexists(path):
         yield _input(path, True, group)
     elif glob.has_magic(path):
-        for match in sorted(glob.glob(path, recursive=True)):
-            if not os.path.isdir(match):
-                yield _input(match, False, group)
+        yield from _matching(path, group)
     elif wanted:
         yield _on_the_hub(path, wanted, group)
     else:
         raise ValueError(_missing(path))
+
+
+def _matching(pattern: str, group: str) -> Iterator[Input]:
+    """What a glob names; `**` is as many folders as there are, without the circles that links make."""
+    steps = pattern.split("/")
+    if "**" not in steps:
+        for match in sorted(glob.glob(pattern)):
+            if not os.path.isdir(match):
+                yield _input(match, False, group)
+        return
+    at = steps.index("**")
+    for root in sorted(glob.glob("/".join(steps[:at]) or ("/" if pattern.startswith("/") else "."))):
+        if os.path.isdir(root):
+            for one in _walk(root, group, set(), ()):
+                if one.problem == "unreadable" or _fits(os.path.relpath(one.path, root).split("/"), steps[at:]):
+                    yield one
+
+
+def _fits(names: Sequence[str], steps: Sequence[str]) -> bool:
+    if not steps:
+        return not names
+    if steps[0] == "**":
+        return any(_fits(names[at:], steps[1:]) for at in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], steps[0]) and _fits(names[1:], steps[1:])
 
 
 def _on_the_hub(path: str, wanted: DataSet, group: str) -> Input:
@@ -199,8 +230,9 @@ def _on_the_hub(path: str, wanted: DataSet, group: str) -> Input:
 def _input(path: str, named: bool, group: str) -> Input:
     try:
         status = os.stat(path)
-    except OSError as error:  # a link to nowhere or to itself
-        return Input(path, named, group=group, problem="broken link", detail=error.strerror or str(error))
+    except OSError as error:
+        problem = "broken link" if os.path.islink(path) else "unreadable"
+        return Input(path, named, group=group, problem=problem, detail=error.strerror or str(error))
     if stat.S_ISREG(status.st_mode):
         return Input(path, named, status.st_size, group)
     return Input(path, named, group=group, problem="no file", detail="a pipe, socket or device: reading it might never end")
@@ -227,7 +259,7 @@ def _walk(folder: str, group: str, seen: set[Folder], above: tuple[Folder, ...])
         yield Input(folder, not above, group=group, problem="unreadable", detail=error.strerror or str(error))
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name == SPLITS:
             continue
         if os.path.isdir(entry.path):
             yield from _walk(entry.path, group, seen, (*above, here))

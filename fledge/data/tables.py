@@ -430,20 +430,16 @@ def _parquet(stream: IO[bytes], source: str) -> Iterator[Row]:
 
 
 def _arrow(stream: IO[bytes], source: str) -> Iterator[Row]:
-    """Arrow's file and stream formats, and Feather."""
-    arrow = extra("pyarrow", source)
-    ipc, feather = extra("pyarrow.ipc", source), extra("pyarrow.feather", source)
+    """Arrow's file format, which Feather is too, and its stream format, in which `datasets` saves."""
+    arrow, ipc = extra("pyarrow", source), extra("pyarrow.ipc", source)
     magic = stream.read(6)
     stream.seek(0)
     try:
-        if magic[:4] == b"FEA1":
-            batches = feather.read_table(stream).to_batches(1024)
-        elif magic == b"ARROW1":
+        if magic == b"ARROW1":
             file = ipc.open_file(stream)
-            batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            yield from _numbered(file.get_batch(i) for i in range(file.num_record_batches))
         else:
-            batches = ipc.open_stream(stream)
-        yield from _numbered(batches)
+            yield from _numbered(ipc.open_stream(stream))
     except (arrow.ArrowException, OSError) as error:
         raise ValueError(f"{source} is not a whole Arrow file ({str(error).splitlines()[0]})") from None
 

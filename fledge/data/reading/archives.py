@@ -38,7 +38,7 @@ def zipped(part: Part, items_of: ItemsOf) -> Iterator[Item]:
 def tarred(part: Part, items_of: ItemsOf) -> Iterator[Item]:
     """The members of a `.tar` as they pass by; links, devices and what is hidden are no members."""
     found = False
-    with tarfile.open(fileobj=part.stream, mode="r|", errorlevel=2) as archive:
+    with tarfile.open(fileobj=part.stream, mode="r|", errorlevel=2, tarinfo=_Header) as archive:
         for info in archive:
             archive.members = []  # they would pile up  # pyrefly: ignore[missing-attribute]
             if not info.isreg() or hidden(info.name):
@@ -50,6 +50,17 @@ def tarred(part: Part, items_of: ItemsOf) -> Iterator[Item]:
                     yield from _member(part, info.name, info.size, member, items_of)
     if not found:
         yield part.rejected("empty file", "the archive holds no files")
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header; tarfile takes one that is broken for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:  # pyrefly: ignore[missing-attribute]
+            raise tarfile.ReadError(f"a header of the archive is broken ({error})") from None
 
 
 def _member(part: Part, name: str, size: int, stream: IO[bytes], items_of: ItemsOf) -> Iterator[Item]:

@@ -1,5 +1,6 @@
 """WARC and WET files of web crawls -> one document for each page, with fastwarc."""
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ def crawl(part: Part) -> Iterator[Item]:
     warc = extra("fastwarc.warc", part.source)
     kinds = warc.WarcRecordType.response | warc.WarcRecordType.resource | warc.WarcRecordType.conversion
     found = False
-    for record in warc.ArchiveIterator(part.stream, record_types=kinds, parse_http=True, auto_decode="all", stream_detect=False):
+    for record in warc.ArchiveIterator(_Steps(part.stream), record_types=kinds, parse_http=True, auto_decode="all", stream_detect=False):
         found = True
         source = record.headers.get("WARC-Target-URI") or f"{part.source}, {record.record_id}"
         try:
@@ -29,6 +30,13 @@ def crawl(part: Part) -> Iterator[Item]:
         yield from [page] if isinstance(page, Rejected) else documents(page[0], source, part.limit, replaced=page[1])
     if not found:
         yield part.rejected("no text", "it holds no record of a page")
+
+
+class _Steps:
+    """A stream whose reads may be short, so that what lies before a damaged place is given."""
+
+    def __init__(self, stream: io.BufferedReader):
+        self.read, self.tell = stream.read1, stream.tell
 
 
 def _stored(record: Any) -> int:

@@ -14,6 +14,7 @@ from fledge.data.reading.tabular import row_documents
 from fledge.data.tables import Row
 
 PREFIX = "hf://datasets/"
+SPLITS = "dataset_dict.json"  # beside the folders of a saved data set's splits
 ID = r"[\w.-]+/[\w.-]+"
 
 
@@ -30,7 +31,7 @@ class DataSet:
     def parse(cls, source: str) -> "DataSet | None":
         """`org/name` or `hf://datasets/org/name@revision?config=en&split=train`; None for anything else."""
         text, _, query = source.removeprefix(PREFIX).partition("?")
-        name, _, revision = text.strip("/").partition("@")
+        name, _, revision = text.rstrip("/").partition("@")
         known = dict(parse_qsl(query))
         if not re.fullmatch(ID, name) or not known.keys() <= {"config", "split"} or (query and not source.startswith(PREFIX)):
             return None

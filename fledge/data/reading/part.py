@@ -118,7 +118,8 @@ class _Ear(logging.Handler):
 def quiet(heard: list[str] | None = None) -> Iterator[None]:
     """Keep libraries from saying what they think of a file: what matters of it is in what they give or raise, or `heard`."""
     root = logging.getLogger()
-    handlers, root.handlers = root.handlers, [_Ear([] if heard is None else heard)]
+    ears: list[logging.Handler] = [_Ear([] if heard is None else heard)]
+    handlers, root.handlers = root.handlers, ears
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -35,7 +35,10 @@ def listed(url: str) -> list[tuple[str, int, str]]:
             found = system.find(path, detail=True)
         else:
             found = {path: system.info(path)}
-    except FileNotFoundError:
+    except FileNotFoundError as error:  # which fsspec makes of whatever a web server does
+        cause = error.__cause__
+        if isinstance(cause, OSError) or getattr(cause, "status", 404) not in (404, 410):
+            raise ConnectionError(f"{url} cannot be looked up ({cause})") from error
         raise ValueError(f"{url} does not exist") from None
     except (ValueError, ImportError):
         raise
@@ -78,24 +81,29 @@ class _Resumed(io.RawIOBase):
     """A remote file at a place that it returns to when the connection was lost."""
 
     def __init__(self, url: str):
-        self.url, self.place = url, 0
+        self.url, self.place, self.block = url, 0, BLOCK
         self.broken: ConnectionError | None = None
         self.system, self.path = _system(url)
         self.file: Any = None
-        self.file = self._tried(lambda: self.file)
+        self.size: int | None = self._tried(self._size)
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
-        return self.file.size is not None
+        return self.size is not None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.file.size}[whence]
+        if self.size is None:
+            raise io.UnsupportedOperation("seek")
+        self.place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
         return self.place
 
     def tell(self) -> int:
         return self.place
+
+    def _size(self) -> int | None:
+        return self.file.size
 
     def readinto(self, buffer) -> int:
         data = self._tried(lambda: self._read(len(buffer)))
@@ -104,24 +112,37 @@ class _Resumed(io.RawIOBase):
         return len(data)
 
     def _read(self, size: int) -> bytes:
-        if self.file.tell() != self.place:
-            if self.seekable():
-                self.file.seek(self.place)
-            while self.file.tell() < self.place and self.file.read(min(BLOCK, self.place - self.file.tell())):
-                pass
+        if self.block and self.file.tell() != self.place:
+            self.file.seek(self.place)
+        elif self.file.tell() > self.place:  # such a server begins at the beginning only
+            self._open()
+        while self.file.tell() < self.place and self.file.read(min(BLOCK, self.place - self.file.tell())):
+            pass
         data = self.file.read(size)
-        if not data and size and self.file.size is not None and self.place < self.file.size:
-            raise EOFError(f"it has {self.file.size:,} bytes")
+        if not data and self.size is not None and self.place < self.size:
+            raise EOFError(f"it has {self.size:,} bytes")
         return data
 
-    def _tried(self, act) -> Any:
+    def _open(self) -> None:
+        self._close()
+        self.file = self.system.open(self.path, "rb", block_size=self.block)
+        self.block = self.block if self.file.size is not None else 0
+
+    def _close(self) -> None:
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
+
+    def _tried(self, act: Callable[[], Any]) -> Any:
         for trial in range(TRIES):
             try:
                 if self.file is None:
-                    self.file = self.system.open(self.path, "rb", block_size=BLOCK)
+                    self._open()
                 return act()
             except Exception as error:
-                self.close_file()
+                self._close()
+                if "support range requests" in str(error):
+                    self.block = 0
                 if isinstance(error, FileNotFoundError | PermissionError) or trial + 1 == TRIES:
                     said = f"{self.url}: the transfer broke off after {self.place:,} bytes ({error or type(error).__name__})"
                     self.broken = broken = ConnectionError(said)
@@ -129,11 +150,6 @@ class _Resumed(io.RawIOBase):
                 time.sleep(0.5 * 2**trial)
         raise AssertionError
 
-    def close_file(self) -> None:
-        file, self.file = self.file, None
-        if file is not None:
-            file.close()
-
     def close(self) -> None:
-        self.close_file()
+        self._close()
         super().close()

@@ -108,14 +108,14 @@ def answer(body: bytes, kind: str = "text/html; charset=utf-8", status: str = "2
 
 
 def tables(rows: Sequence[dict]) -> dict[str, bytes]:
-    """The rows as Parquet, as Arrow's file and stream, and as Feather."""
+    """The rows as Parquet, as Arrow's file and stream, and as Feather"""
     import pyarrow as arrow
     import pyarrow.feather as feather
     import pyarrow.parquet as parquet
 
     table = arrow.Table.from_pylist(rows)
     made = {}
-    for name in ("parquet", "file.arrow", "stream.arrow", "feather", "one.feather"):
+    for name in ("parquet", "file.arrow", "stream.arrow", "feather"):
         sink = io.BytesIO()
         match name:
             case "parquet":
@@ -125,6 +125,6 @@ def tables(rows: Sequence[dict]) -> dict[str, bytes]:
                 with opened(sink, table.schema) as writer:
                     writer.write_table(table)
             case _:
-                feather.write_feather(table, sink, version=1 if name == "one.feather" else 2)
+                feather.write_feather(table, sink)
         made[name] = sink.getvalue()
     return made
