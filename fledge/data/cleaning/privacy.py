@@ -130,7 +130,7 @@ LABEL = re.compile(
 LABELLED = re.compile(r"\(?\d(?:[ ()./\u00a0-]{0,2}\d){6,14}" + ALONE)
 DIALLED = re.compile(r"\d(?:[ ()./\u00a0\u2010-\u2013-]{0,3}\d){6}")  # without it there is no phone number
 BEGINNING = re.compile(r"[+(0-9]\d*")
-DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?!\d)")
+DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?!\d|[./-]\d)")
 
 
 def phones(text: str) -> Iterator[Span]:
@@ -143,7 +143,10 @@ def phones(text: str) -> Iterator[Span]:
         if first < end:
             continue
         found = NUMBER.match(text, first)
-        least = 9 if text[first] in "0(" else 8
+        if not found and text[first] == "(":  # which may not be the number's own
+            first += 1
+            found = NUMBER.match(text, first)
+        least = 9 if text.startswith(("0", "("), first) else 8
         if not found and (found := LABELLED.match(text, first)):
             found = found if LABEL.search(text, max(0, first - 24), first) else None
             least = 7

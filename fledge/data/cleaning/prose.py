@@ -66,14 +66,18 @@ class Verdict(NamedTuple):
     detail: str
 
 
+def _said(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
 def _above(rule: str, value: float, limit: float | None) -> Iterator[Verdict]:
     if limit is not None and value > limit:
-        yield Verdict(rule, f"{value:,.4g}, at most {limit:,}")
+        yield Verdict(rule, f"{_said(value)}, at most {_said(limit)}")
 
 
 def _below(rule: str, value: float, limit: float | None) -> Iterator[Verdict]:
     if limit is not None and value < limit:
-        yield Verdict(rule, f"{value:,.4g}, at least {limit:,}")
+        yield Verdict(rule, f"{_said(value)}, at least {_said(limit)}")
 
 
 def dropped_lines(text: str, rules: Lines) -> tuple[str, list[tuple[str, str]]]:
