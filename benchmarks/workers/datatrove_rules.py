@@ -13,7 +13,7 @@ def main() -> None:
     texts = json.load(sys.stdin)
     if "--plain-words" in sys.argv:
         for module in (quality, repetition):
-            module.split_into_words = lambda text, language=None: text.split()  # ty: ignore
+            module.split_into_words = lambda text, language=None: text.split()
     rules = {
         "quality": quality.GopherQualityFilter(),
         "repetition": repetition.GopherRepetitionFilter(),

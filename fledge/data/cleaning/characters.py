@@ -26,12 +26,18 @@ def repaired(text: str) -> str:
     if text.isascii():
         return text
     text = mended(text)[0]
-    # ftfy mends only what its own pattern finds: asked first, and only around letters that are not ASCII, it costs a tenth.
     from ftfy.badness import is_bad
 
-    if not is_bad("\n".join(text[max(0, other.start() - AROUND) : other.end() + AROUND] for other in OTHER.finditer(text))):
+    # ftfy mends only lines in which its own pattern finds something: asked around what is not ASCII alone, that costs a tenth.
+    if not any(map(is_bad, _around(text))):
         return text
     return "".join(_line_repaired(line) if is_bad(line) else line for line in re.split("(?<=\n)", text))
+
+
+def _around(text: str) -> Iterator[str]:
+    for other in OTHER.finditer(text):
+        start = max(0, other.start() - AROUND)
+        yield text[max(start, text.rfind("\n", start, other.start()) + 1) : other.end() + AROUND]
 
 
 def _line_repaired(line: str) -> str:

@@ -20,7 +20,7 @@ Effects = list[tuple[str, int, int]]
 class Rule(NamedTuple):
     """A change of a text: `apply` gives the new text (the same one where nothing is to be done) and what was done.
 
-    One that is `local` does the same to each line whatever stands around it; one that `drops` does nothing but remove lines.
+    One that is `local` does the same to each line whatever stands around it; one that `drops` does nothing but remove lines, all at once.
     """
 
     apply: Callable[[str], tuple[str, Effects]]
@@ -122,7 +122,7 @@ def _settled(text: str, rules: list[Rule]) -> tuple[str, Effects]:
         if changed != text:
             text = changed
             done += effects
-            due = [was or not (rules[at].drops and rule.local) for was, rule in zip(due, rules, strict=True)]
+            due = [was or not (rules[at].drops and (rule.local or rule.drops)) for was, rule in zip(due, rules, strict=True)]
     return text, done
 
 

@@ -83,7 +83,7 @@ def _below(rule: str, value: float, limit: float | None) -> Iterator[Verdict]:
 def dropped_lines(text: str, rules: Lines) -> tuple[str, list[tuple[str, str]]]:
     """`text` without the lines that C4 drops, and each of those with the rule that dropped it.
 
-    Empty lines stay, and so does a short line that ends a sentence which the line above began.
+    Empty lines stay, and so does a short line that ends a sentence which the kept line above began.
     """
     lowered = _lowered(text) if rules.javascript or rules.policy else b""
     phrases = [phrase for phrase in POLICY if rules.policy and phrase.encode() in lowered]
@@ -108,7 +108,7 @@ def dropped_lines(text: str, rules: Lines) -> tuple[str, list[tuple[str, str]]]:
             dropped.append((rule, line))
         else:
             kept.append(line)
-        above = bare
+            above = bare
     return ("\n".join(kept), dropped) if dropped else (text, dropped)
 
 
@@ -173,7 +173,6 @@ def _judged_words(text: str, words: Words, language: str, rules: Quality) -> Ite
         yield from _below("min_stop_words", sum(word in words.counts for word in rules.stop_words), rules.min_stop_words)
 
 
-PARAGRAPH = re.compile(r"\n{2,}")
 TOP, DUPLICATE = range(2, 5), range(5, 11)
 FACTORS = np.array([pow(0x9E3779B97F4A7C15, power, 1 << 64) for power in range(1, 11)], np.uint64)
 
@@ -182,7 +181,8 @@ def judged_repetition(text: str, words: Words, rules: Repetition) -> Iterator[Ve
     """Gopher's reasons to call a document repetitive."""
     if not text:
         return
-    for name, parts in (("paragraph", PARAGRAPH.split(text.strip())), ("line", [line for line in text.split("\n") if line])):
+    paragraphs = [bare for part in text.strip().split("\n\n") if (bare := part.strip("\n"))]
+    for name, parts in (("paragraph", paragraphs), ("line", [line for line in text.split("\n") if line])):
         share, characters = repeated(parts)
         yield from _above(f"{name}s", share, getattr(rules, f"{name}s"))
         yield from _above(f"{name}_characters", characters / len(text), getattr(rules, f"{name}_characters"))

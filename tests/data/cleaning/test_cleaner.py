@@ -98,7 +98,7 @@ def test_settings_are_reached_by_their_paths_and_survive_json_and_pickle():
 
 def test_a_rejection_says_the_rule_what_was_measured_and_the_threshold():
     item = cleaner(CLEANINGS["web"])(Document("The cat sat on the mat. " * 60, "page.html", 3))
-    assert str(item) == "page.html, line 3: repetition.top_2gram (0.25, at most 0.2)"
+    assert str(item) == "page.html, line 3: quality.min_stop_words (1, at least 2)"
 
 
 def test_code_is_no_prose():

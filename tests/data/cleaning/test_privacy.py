@@ -46,7 +46,8 @@ AROUND = st.sampled_from([("", ""), ("card ", "."), ("(", ")"), ("no:", ", thank
 
 @given(st.sampled_from(ISSUED), st.randoms(use_true_random=False), GAPS, st.integers(1, 9))
 def test_every_card_is_masked_and_none_whose_check_digit_is_wrong(issued, dice, gap, wrong):
-    number = card(*issued, dice)
+    start, length = issued
+    number = card(start, length, dice)
     sizes = (4, 6, 5) if len(number) in (14, 15) else (4,) * 5
     gap = gap if len(number) in (14, 15, 16, 19) else ""
     assert all_masked(f"pay {grouped(number, gap, sizes)}, please") == "pay <card>, please"

@@ -1,11 +1,13 @@
 """The rules for prose: each rejects what it is for, at its threshold, and the quick bounds never hide what the plain count finds."""
 
 from dataclasses import fields, replace
+from functools import reduce
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fledge.arch.record import with_setting
 from fledge.data.cleaning import Cleaning, Language, Lines, Quality, Repetition, cleaner
 from fledge.data.cleaning.prose import DUPLICATE, TOP, Words, duplicate, most_of_duplicates, most_of_top, top
 from fledge.data.sources import Document, Rejected
@@ -18,7 +20,7 @@ GOOD = "\n".join(
     )
 )  # fmt: skip
 NO_LIMIT = Repetition(**dict.fromkeys((f.name for f in fields(Repetition)), None))
-BARE = Quality(**{f.name: None for f in fields(Quality) if f.name != "stop_words"})
+BARE = reduce(lambda rules, name: with_setting(rules, name, "none"), [f.name for f in fields(Quality) if f.name != "stop_words"], Quality())
 
 
 def judged(text: str, settings: Cleaning, source: str = "a.txt") -> str:
@@ -48,7 +50,7 @@ def test_good_prose_passes():
 )
 def test_each_quality_rule_rejects_what_it_is_for_and_no_other_rule_does(rule, text):
     assert judged(text, Cleaning(quality=Quality())) == f"quality.{rule}"
-    assert judged(text, Cleaning(quality=replace(Quality(), **{rule: None}))) == ""
+    assert judged(text, Cleaning(quality=with_setting(Quality(), rule, "none"))) == ""
     assert judged(text, Cleaning(quality=replace(BARE, **{rule: getattr(Quality(), rule)}))) == f"quality.{rule}"
 
 
@@ -110,9 +112,9 @@ def test_lines_of_menus_scripts_and_notices_go_and_the_rest_stays_as_it_is():
     ],
 )
 def test_pages_that_are_none_are_rejected(rule, text):
-    assert judged(text, Cleaning(lines=replace(Lines(), min_words=None))) == f"lines.{rule}"
-    off = None if rule == "min_sentences" else False
-    assert judged(text, Cleaning(lines=replace(Lines(), min_words=None, **{rule: off}))) == ""
+    assert judged(text, Cleaning(lines=Lines(min_words=None))) == f"lines.{rule}"
+    off = with_setting(Lines(min_words=None), rule, "none" if rule == "min_sentences" else "false")
+    assert judged(text, Cleaning(lines=off)) == ""
 
 
 def test_scripts_without_spaces_are_not_judged_by_words():
