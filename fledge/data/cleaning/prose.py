@@ -157,7 +157,7 @@ def judged_quality(text: str, words: Words, language: str, rules: Quality) -> It
 
 def _judged_words(text: str, words: Words, language: str, rules: Quality) -> Iterator[Verdict]:
     total = len(words.all)
-    odd = [(word, count) for word, count in words.counts.items() if not word.isalpha()]
+    odd = [(word, count) for word, count in words.counts.items() if not (word.isalpha() or word[:-1].isalpha())]
     marks = [(word, count) for word, count in odd if not ALPHANUMERIC.search(word)]
     known = total - sum(count for _, count in marks)
     characters = int(words.lengths @ words.times) - sum(len(word) * count for word, count in marks)
