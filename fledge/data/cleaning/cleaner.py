@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from fledge.data.cleaning.changes import Changes, Count, size
 from fledge.data.cleaning.characters import composed, joined, repaired, without_controls
@@ -14,7 +15,18 @@ from fledge.data.documents import Document, Rejected
 ROUNDS = 8  # of all rules at most: what one leaves may be another's again
 Effects = list[tuple[str, int, int]]
 """Of one rule on one text: for each name under which it counts, the bytes by which the text grew, and how often."""
-Rule = Callable[[str], tuple[str, Effects]]
+
+
+class Rule(NamedTuple):
+    """A change of a text: `apply` gives the new text (the same one where nothing is to be done) and what was done.
+
+    One that is `local` does the same to each line whatever stands around it; one that `drops` does nothing but remove lines, all at once.
+    """
+
+    apply: Callable[[str], tuple[str, Effects]]
+    local: bool = True
+    drops: bool = False
+
 
 ENDINGS = """
 ada asm awk bas bash bat c cc cfg clj cljs cmake cmd coffee cpp cs css csx cu cuh cxx d dart diff el erl ex exs f f90 fish for fs go
@@ -41,7 +53,7 @@ class Cleaner:
             if getattr(settings, name)
         ]
         private = list(_private(settings.privacy)) if settings.privacy else []
-        hyphens = [_rule("hyphens", joined)] if settings.hyphens != "keep" else []
+        hyphens = [_rule("hyphens", joined, local=False)] if settings.hyphens != "keep" else []
         self._code = [*characters, *private]
         self._prose = [*characters, *private, *(_lines(settings.lines) if settings.lines else ())]
         self._pdf = [*characters, *hyphens, *self._prose[len(characters) :]]
@@ -98,24 +110,28 @@ def cleaner(settings: Cleaning) -> Cleaner:
 def _settled(text: str, rules: list[Rule]) -> tuple[str, Effects]:
     """`text` after all rules, by turns until each has found nothing more to do, and what they did."""
     done: Effects = []
-    quiet, turn = 0, 0
-    while quiet < len(rules) and turn < ROUNDS * len(rules):
-        changed, effects = rules[turn % len(rules)](text)
-        turn += 1
-        if changed == text:
-            quiet += 1
-        else:
-            text, quiet = changed, 0
+    due = [True] * len(rules)
+    for turn in range(ROUNDS * len(rules)):
+        if not any(due):
+            break
+        at = turn % len(rules)
+        if not due[at]:
+            continue
+        changed, effects = rules[at].apply(text)
+        due[at] = False
+        if changed != text:
+            text = changed
             done += effects
+            due = [was or not (rules[at].drops and (rule.local or rule.drops)) for was, rule in zip(due, rules, strict=True)]
     return text, done
 
 
-def _rule(name: str, function: Callable[[str], str]) -> Rule:
+def _rule(name: str, function: Callable[[str], str], local: bool = True) -> Rule:
     def apply(text: str) -> tuple[str, Effects]:
         changed = function(text)
         return (text, []) if changed == text else (changed, [(name, size(changed) - size(text), 1)])
 
-    return apply
+    return Rule(apply, local)
 
 
 def _private(settings: Privacy) -> Iterator[Rule]:
@@ -134,7 +150,7 @@ def _masking(kind: str, mask: str) -> Rule:
         changed, times = masked(text, kind, mask)
         return (changed, [(f"privacy.{kind}", size(changed) - size(text), times)]) if times else (text, [])
 
-    return apply
+    return Rule(apply)
 
 
 def _lines(settings: Lines) -> Iterator[Rule]:
@@ -147,8 +163,8 @@ def _lines(settings: Lines) -> Iterator[Rule]:
         return changed, [(f"lines.{rule}", -size(line) - 1, 1) for rule, line in dropped]
 
     if settings.citations:
-        yield without_citations
-    yield without_lines
+        yield Rule(without_citations)
+    yield Rule(without_lines, local=False, drops=True)
 
 
 def _language(language: str, sure: float, settings: Language) -> Iterator[Verdict]:

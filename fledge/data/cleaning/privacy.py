@@ -16,7 +16,7 @@ LENGTHS = {  # of each country's IBAN: SWIFT's registry, release 99 (2024)
 Span = tuple[int, int]
 
 # Every pattern is bounded, so that a search takes time in proportion to the text whatever it holds.
-DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}(?:[^\W\d_]{2,63}|xn--[A-Za-z0-9-]{1,59})(?![\w-])", re.IGNORECASE)
+DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,126}(?:[^\W\d_]{2,63}|xn--[A-Za-z0-9-]{1,59})(?![\w-])", re.IGNORECASE)
 LOCAL = frozenset("!#$%&'*+/=?^_`{|}~.-")  # beside letters and digits, as RFC 5322 has it
 LOCAL_LENGTH = 64
 FILES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".css", ".js")  # `icon@2x.png` is the name of a picture
@@ -40,7 +40,7 @@ def emails(text: str) -> Iterator[Span]:
 
 
 GAP = "[ \u00a0-]"
-COUNTRY = re.compile(r"(?<![^\W_])([A-Z]{2})\d\d(?=" + GAP + "?[A-Z0-9]{4})")
+COUNTRY = re.compile(r"[A-Z]{2}[0-9]{2}(?=" + GAP + "?[A-Z0-9]{4})")
 
 
 def _rest(length: int) -> re.Pattern[str]:
@@ -54,18 +54,22 @@ RESTS = {country: _rest(length) for country, length in LENGTHS.items()}
 def ibans(text: str) -> Iterator[Span]:
     """Account numbers of a country's length whose remainder by 97 is 1 (ISO 13616), in one piece or in groups of four."""
     end = 0
-    for start in COUNTRY.finditer(text):
-        rest = RESTS.get(start[1])
-        found = rest.match(text, start.end()) if rest and start.start() >= end else None
-        if found and _remainder(re.sub(GAP, "", text[start.start() : found.end()])) == 1:
+    for head in COUNTRY.finditer(text):
+        first = head.start()
+        rest = RESTS.get(text[first : first + 2])
+        if rest is None or first < end or text[first - 1 : first].isalnum():
+            continue
+        found = rest.match(text, head.end())
+        if found and _remainder(re.sub(GAP, "", text[first : found.end()])) == 1:
             end = found.end()
-            yield start.start(), end
+            yield first, end
 
 
 def _remainder(iban: str) -> int:
     return int("".join(str(int(letter, 36)) for letter in iban[4:] + iban[:4])) % 97
 
 
+LONG = re.compile(f"[0-9]{{4}}{GAP}?[0-9]{{4}}(?:{GAP}?[0-9]){{5}}")  # without it there is no card
 CARD = re.compile(
     r"(?<![\w.])(?<!\w-)(?:[0-9]{13,19}"
     r"|[0-9]{4}(?P<a>[ \u00a0-])[0-9]{4}(?P=a)[0-9]{4}(?P=a)[0-9]{4}(?:(?P=a)[0-9]{3})?"
@@ -79,6 +83,8 @@ ISSUERS = re.compile(  # by first digits and length: ISO/IEC 7812, the issuers' 
 
 def cards(text: str) -> Iterator[Span]:
     """Payment cards of a known issuer whose last digit is right (Luhn), in one piece or grouped as they are printed."""
+    if not LONG.search(text):
+        return
     for found in CARD.finditer(text):
         digits = re.sub(GAP, "", found[0])
         if ISSUERS.fullmatch(digits) and luhn(digits):
@@ -101,31 +107,52 @@ CALLING = (
 )
 GAPS = r"(?:[ \u00a0]?[(/.\u2010-\u2013-][ \u00a0]?|[ \u00a0]|\)[ \u00a0]?|[ \u00a0]?\(0\)[ \u00a0]?)"  # between two digits
 APART = r"(?<![\w+.,:/#$€£=-])(?<!\d[ \u00a0])"  # from another number, a word, a path or an amount
-FORMS = (
-    APART + rf"\+{GAPS}?{CALLING}(?:{GAPS}?\d){{7,12}}",  # +49 (0)30 1234-567
-    APART + rf"00[ \u00a0]?{CALLING}{GAPS}\d{{1,5}}(?:{GAPS}?\d){{5,11}}",  # 0049 30 1234567
-    APART + r"(?:1[ .-])?(?:\([2-9]\d\d\)[ \u00a0]?[2-9]\d\d[ .-]|[2-9]\d\d(?P<us>[.-])[2-9]\d\d(?P=us))\d{4}",  # (212) 555-0123
-    APART + r"0[1-9](?P<fr>[ .-])\d\d(?:(?P=fr)\d\d){3}(?!(?P=fr)\d)",  # 01 23 45 67 89
-    APART + r"(?:\(0[1-9]\d{1,4}\) ?|0[1-9]\d{1,4} ?[ /-] ?)\d{2,8}(?:[ -]\d{2,6}){0,4}",  # 030 1234567, (0171) 234 56 78
-    r"(?i:\b(?:tel|telephone|telefon|téléphone|teléfono|phone|fon|mobile?|cell|handy|fax|whatsapp)(?:[ .:]{1,3}(?:no|nr|number))?)"
-    r"[ .:]{1,3}(?P<labelled>\(?\d(?:[ ()./\u00a0-]{0,2}\d){6,14})",  # Tel. 5550123
+ALONE = r"(?!\w|[.,-]\d)"
+NUMBER = re.compile(
+    APART
+    + "(?:"
+    + "|".join(
+        (
+            rf"\+{GAPS}?{CALLING}(?:{GAPS}?\d){{7,12}}",  # +49 (0)30 1234-567
+            rf"00[ \u00a0]?{CALLING}{GAPS}\d{{1,5}}(?:{GAPS}?\d){{5,11}}",  # 0049 30 1234567
+            r"(?:1[ .-])?(?:\([2-9]\d\d\)[ \u00a0]?[2-9]\d\d[ .-]|[2-9]\d\d(?P<us>[.-])[2-9]\d\d(?P=us))\d{4}",  # (212) 555-0123
+            r"0[1-9](?P<fr>[ .-])\d\d(?:(?P=fr)\d\d){3}(?!(?P=fr)\d)",  # 01 23 45 67 89
+            r"(?:\(0[1-9]\d{1,4}\) ?|0[1-9]\d{1,4} ?[ /-] ?)\d{2,8}(?:[ -]\d{2,6}){0,4}",  # 030 1234567, (0171) 234 56 78
+        )
+    )
+    + ")"
+    + ALONE
 )
-PHONE = re.compile(f"(?:{'|'.join(FORMS)})" + r"(?!\w|[.,-]\d)")
-DIALLED = re.compile(r"\d(?:[ ()./\u00a0\u2010-\u2013-]{0,3}\d){6}")  # without it there is none of the forms
-DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?!\d)")
-PHONE_DIGITS = range(7, 16)  # E.164 allows 15
+LABEL = re.compile(
+    r"(?i)\b(?:tel|telephone|telefon|téléphone|teléfono|phone|fon|mobile?|cell|handy|fax|whatsapp)"
+    r"(?:[ .:]{1,3}(?:no|nr|number))?[ .:]{1,3}$"
+)
+LABELLED = re.compile(r"\(?\d(?:[ ()./\u00a0-]{0,2}\d){6,14}" + ALONE)
+DIALLED = re.compile(r"\d(?:[ ()./\u00a0\u2010-\u2013-]{0,3}\d){6}")  # without it there is no phone number
+BEGINNING = re.compile(r"[+(0-9]\d*")
+DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?!\d|[./-]\d)")
 
 
 def phones(text: str) -> Iterator[Span]:
     """Numbers with a calling code, national ones in the forms of North America and of countries that dial 0 first, and labelled ones."""
     if not DIALLED.search(text):
         return
-    for found in PHONE.finditer(text):
-        start, end = found.span("labelled" if found["labelled"] else 0)
-        digits = sum(character.isdigit() for character in text[start:end])
-        least = 9 if text[start] in "0(" and not found["labelled"] else 7
-        if digits in PHONE_DIGITS and digits >= least and not DATE.match(text, start):
-            yield start, end
+    end = 0
+    for beginning in BEGINNING.finditer(text):
+        first = beginning.start()
+        if first < end:
+            continue
+        found = NUMBER.match(text, first)
+        if not found and text[first] == "(":  # which may not be the number's own
+            first += 1
+            found = NUMBER.match(text, first)
+        least = 9 if text.startswith(("0", "("), first) else 8
+        if not found and (found := LABELLED.match(text, first)):
+            found = found if LABEL.search(text, max(0, first - 24), first) else None
+            least = 7
+        if found and least <= sum(map(str.isdigit, found[0])) <= 15 and not DATE.match(text, first):  # E.164: at most 15
+            end = found.end()
+            yield first, end
 
 
 KINDS: dict[str, Callable[[str], Iterator[Span]]] = {"email": emails, "iban": ibans, "card": cards, "phone": phones}

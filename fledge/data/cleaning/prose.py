@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from fledge.data.cleaning.settings import Lines, Quality, Repetition
 
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
@@ -28,6 +30,34 @@ class Words:
     def counts(self) -> Counter[str]:
         return Counter(self.all)
 
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Each word as the place of its first occurrence among the different ones, (words,) int64."""
+        places = dict(zip(self.counts, range(len(self.counts)), strict=True))
+        return np.fromiter(map(places.__getitem__, self.all), np.int64, len(self.all))
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Characters of each of the different words, (different,) int64."""
+        return np.fromiter(map(len, self.counts), np.int64, len(self.counts))
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """How often each of the different words occurs, (different,) int64."""
+        return np.fromiter(self.counts.values(), np.int64, len(self.counts))
+
+    @cached_property
+    def most(self) -> int:
+        """Characters of all places of one word, each with a space: of the word that takes the most."""
+        return int((self.times * (self.lengths + 1)).max(initial=0))
+
+    @cached_property
+    def most_of_pairs(self) -> int:
+        """The same of one pair of neighbours, each word with a space."""
+        different = len(self.lengths)
+        pairs, counts = np.unique(self.numbers[:-1] * different + self.numbers[1:], return_counts=True)
+        return int((counts * (self.lengths[pairs // different] + self.lengths[pairs % different] + 2)).max(initial=0))
+
 
 class Verdict(NamedTuple):
     """Which rule rejects a document, by the name of its setting, and what was measured beside the threshold."""
@@ -36,24 +66,28 @@ class Verdict(NamedTuple):
     detail: str
 
 
+def _said(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
 def _above(rule: str, value: float, limit: float | None) -> Iterator[Verdict]:
     if limit is not None and value > limit:
-        yield Verdict(rule, f"{value:,.4g}, at most {limit:,}")
+        yield Verdict(rule, f"{_said(value)}, at most {_said(limit)}")
 
 
 def _below(rule: str, value: float, limit: float | None) -> Iterator[Verdict]:
     if limit is not None and value < limit:
-        yield Verdict(rule, f"{value:,.4g}, at least {limit:,}")
+        yield Verdict(rule, f"{_said(value)}, at least {_said(limit)}")
 
 
 def dropped_lines(text: str, rules: Lines) -> tuple[str, list[tuple[str, str]]]:
     """`text` without the lines that C4 drops, and each of those with the rule that dropped it.
 
-    Empty lines stay, and so does a short line that ends a sentence which the line above began.
+    Empty lines stay, and so does a short line that ends a sentence which the kept line above began.
     """
-    lowered = text.lower() if rules.javascript or rules.policy else ""
-    phrases = [phrase for phrase in POLICY if rules.policy and phrase in lowered]
-    javascript = rules.javascript and "javascript" in lowered
+    lowered = _lowered(text) if rules.javascript or rules.policy else b""
+    phrases = [phrase for phrase in POLICY if rules.policy and phrase.encode() in lowered]
+    javascript = rules.javascript and b"javascript" in lowered
     words = (rules.min_words or 1) - 1
     kept, dropped, above = [], [], ""
     for line in text.split("\n"):
@@ -74,8 +108,13 @@ def dropped_lines(text: str, rules: Lines) -> tuple[str, list[tuple[str, str]]]:
             dropped.append((rule, line))
         else:
             kept.append(line)
-        above = bare
+            above = bare
     return ("\n".join(kept), dropped) if dropped else (text, dropped)
+
+
+def _lowered(text: str) -> bytes:
+    """What is enough to find a phrase of ASCII: ten times quicker than `str.lower` where the text has other letters."""
+    return text.encode("utf-8", "surrogatepass").lower()
 
 
 def _closes(above: str, line: str, words: int) -> bool:
@@ -84,7 +123,7 @@ def _closes(above: str, line: str, words: int) -> bool:
 
 def judged_lines(text: str, rules: Lines) -> Iterator[Verdict]:
     """C4's reasons to reject what is left of a page."""
-    if rules.lorem_ipsum and "lorem ipsum" in text.lower():
+    if rules.lorem_ipsum and b"lorem ipsum" in _lowered(text):
         yield Verdict("lorem_ipsum", "")
     if rules.curly_brackets and "{" in text:
         yield Verdict("curly_brackets", "")
@@ -117,43 +156,42 @@ def judged_quality(text: str, words: Words, language: str, rules: Quality) -> It
 
 
 def _judged_words(text: str, words: Words, language: str, rules: Quality) -> Iterator[Verdict]:
-    counts, total = words.counts, len(words.all)
-    real = [(word, count) for word, count in counts.items() if word.isalpha() or ALPHANUMERIC.search(word)]
-    known = sum(count for _, count in real)
-    length = sum(len(word) * count for word, count in real) / max(1, known)
+    total = len(words.all)
+    odd = [(word, count) for word, count in words.counts.items() if not (word.isalpha() or word[:-1].isalpha())]
+    marks = [(word, count) for word, count in odd if not ALPHANUMERIC.search(word)]
+    known = total - sum(count for _, count in marks)
+    characters = int(words.lengths @ words.times) - sum(len(word) * count for word, count in marks)
     yield from _below("min_words", known, rules.min_words)
     yield from _above("max_words", known, rules.max_words)
-    yield from _below("min_mean_length", length, rules.min_mean_length)
-    yield from _above("max_mean_length", length, rules.max_mean_length)
+    yield from _below("min_mean_length", characters / max(1, known), rules.min_mean_length)
+    yield from _above("max_mean_length", characters / max(1, known), rules.max_mean_length)
     yield from _above("max_symbol_ratio", text.count("#") / total, rules.max_symbol_ratio)
     yield from _above("max_symbol_ratio", (text.count("...") + text.count("…")) / total, rules.max_symbol_ratio)
-    alphabetic = sum(count for word, count in real if word.isalpha() or ALPHABETIC.search(word))
+    alphabetic = total - sum(count for word, count in odd if not ALPHABETIC.search(word))
     yield from _below("min_alphabetic", alphabetic / total, rules.min_alphabetic)
     if language in ("", "en"):
-        yield from _below("min_stop_words", sum(word in counts for word in rules.stop_words), rules.min_stop_words)
+        yield from _below("min_stop_words", sum(word in words.counts for word in rules.stop_words), rules.min_stop_words)
 
 
-PARAGRAPH = re.compile(r"\n{2,}")
 TOP, DUPLICATE = range(2, 5), range(5, 11)
+FACTORS = np.array([pow(0x9E3779B97F4A7C15, power, 1 << 64) for power in range(1, 11)], np.uint64)
 
 
 def judged_repetition(text: str, words: Words, rules: Repetition) -> Iterator[Verdict]:
     """Gopher's reasons to call a document repetitive."""
     if not text:
         return
-    for name, parts in (("paragraph", PARAGRAPH.split(text.strip())), ("line", [line for line in text.split("\n") if line])):
+    paragraphs = [bare for part in text.strip().split("\n\n") if (bare := part.strip("\n"))]
+    for name, parts in (("paragraph", paragraphs), ("line", [line for line in text.split("\n") if line])):
         share, characters = repeated(parts)
         yield from _above(f"{name}s", share, getattr(rules, f"{name}s"))
         yield from _above(f"{name}_characters", characters / len(text), getattr(rules, f"{name}_characters"))
-    limits = {n: limit for n in TOP if (limit := getattr(rules, f"top_{n}gram")) is not None}
-    # An n-gram has at most the characters of n occurrences of some word for each of its own: most texts need no further look.
-    most = max((count * (len(word) + 1) for word, count in words.counts.items()), default=0) / len(text) if limits else 0.0
-    for n, limit in limits.items():
-        if n * most > limit:
+    for n in TOP:
+        limit = getattr(rules, f"top_{n}gram")
+        if limit is not None and most_of_top(words, n) > limit * len(text):
             yield from _above(f"top_{n}gram", top(words.all, n) / len(text), limit)
     limits = {n: limit for n in DUPLICATE if (limit := getattr(rules, f"duplicate_{n}gram")) is not None}
-    # What lies in an n-gram that stood before lies in shorter ones that did.
-    if limits and covered(words.all, min(limits)) > min(limits.values()) * len(text):
+    if limits and most_of_duplicates(words, min(limits)) > min(limits.values()) * len(text):
         for n, limit in limits.items():
             yield from _above(f"duplicate_{n}gram", duplicate(words.all, n) / len(text), limit)
 
@@ -192,15 +230,30 @@ def duplicate(words: Sequence[str], n: int) -> int:
     return found
 
 
-def covered(words: Sequence[str], n: int) -> int:
-    """Characters of all words that lie in some n-gram that stood before: at least `duplicate` of `n` and of more."""
-    if len(set(ngrams(words, n))) == len(words) - n + 1:
+def most_of_top(words: Words, n: int) -> int:
+    """A bound of `top`, quick where texts repeat little: an n-gram has no more characters than n times some word in all its places.
+
+    Nor more than half as many, rounded up, of some pair's: looked at only where words alone tell too little.
+    """
+    return 0 if len(words.all) < n else min(n * words.most, -(-n // 2) * words.most_of_pairs)
+
+
+def most_of_duplicates(words: Words, n: int) -> int:
+    """A bound of `duplicate` for `n` and for more: characters of all words in n-grams that occur twice, told apart by 64-bit sums.
+
+    What lies in an n-gram that stood before lies in shorter ones that did. Equal n-grams have equal sums, so that none is missed.
+    """
+    numbers, size = words.numbers, len(words.all) - n + 1
+    if size < 2:
         return 0
-    seen, found, end = set(), 0, 0
-    for start, gram in enumerate(ngrams(words, n)):
-        if gram in seen:
-            found += sum(map(len, words[max(start, end) : start + n]))
-            end = start + n
-        else:
-            seen.add(gram)
-    return found
+    sums = sum(numbers[at : at + size].astype(np.uint64) * FACTORS[at] for at in range(n))
+    ordered = np.sort(sums)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return 0
+    found = np.minimum(np.searchsorted(twice, sums), len(twice) - 1)
+    begins = twice[found] == sums
+    inside = np.zeros(len(numbers), bool)
+    for at in range(n):
+        inside[at : at + size] |= begins
+    return int(words.lengths[numbers[inside]].sum())
