@@ -113,15 +113,15 @@ class Contamination:
         for start in range(0, len(found.hashes), BLOCK):
             block = found.hashes[start : start + BLOCK + self.lengths[0] - 1]
             for _, hashes in grams(block, self.lengths[:1]):
-                likely.append(np.flatnonzero(self._sieve[hashes >> self._shift]) + start)
+                passed = np.flatnonzero(self._sieve[hashes >> self._shift])
+                likely.append(passed[_places(self.heads, hashes[passed])[1]] + start)
         firsts = np.concatenate(likely)
         texts = np.searchsorted(found.offsets, firsts, side="right") - 1
         hits: dict[int, tuple[int, int, int]] = {}
         for size in reversed(self.lengths):
             inside = firsts + size <= found.offsets[texts + 1]
             hashes = grams_at(found.hashes, firsts[inside], size)
-            at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-            equal = self.hashes[at] == hashes
+            at, equal = _places(self.hashes, hashes)
             for text, first, number in zip(*(some[equal].tolist() for some in (texts[inside], firsts[inside], at)), strict=True):
                 if text not in hits or first < hits[text][0]:
                     hits[text] = (first, size, number)
@@ -145,6 +145,12 @@ class Contamination:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_sieve"}
+
+
+def _places(ordered: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where in an ordered array each hash would stand, and whether it does."""
+    at = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    return at, ordered[at] == hashes
 
 
 def _texts(sources: Sequence[str]) -> Iterator[tuple[str, int | None, list[str]]]:
