@@ -14,7 +14,7 @@ import numpy as np
 from fledge.data.documents import Document
 from fledge.data.sources import find, read
 from fledge.data.tables import counted, is_table, rows
-from fledge.data.unique.words import Words, batches, grams, words
+from fledge.data.unique.words import Words, batches, grams, grams_at, words
 
 LEAST = 8  # words of a text that is shorter than a gram, below which it is found everywhere
 LIGHT = 26  # bits of the sieve at most: 64 MB
@@ -39,12 +39,14 @@ class Contamination:
     """The word n-grams of evaluation texts.
 
     `hashes`: sorted, uint64; `owners` (int32): for each the number of its item among `items` (file, line); `lengths`: how many words the
-    grams have, the shortest first; `short`: how many items are too short to be looked for.
+    grams have, the shortest first; `heads`: sorted, the hashes of as many first words of each gram as the shortest has; `short`: how many
+    items are too short to be looked for.
     """
 
     n: int
     lengths: tuple[int, ...]
     hashes: np.ndarray
+    heads: np.ndarray
     owners: np.ndarray
     items: tuple[tuple[str, int | None], ...]
     short: int
@@ -64,8 +66,8 @@ class Contamination:
         if n < 1:
             raise ValueError(f"contamination is looked for by n-grams of n words, and n is {n}: the usual is 13")
         least = min(LEAST, n)
-        found: list[np.ndarray] = []
-        owners, items, lengths, short = list[int](), list[tuple[str, int | None]](), set[int](), 0
+        found, parts = list[np.ndarray](), list[np.ndarray]()
+        owners, items, sizes, short = list[int](), list[tuple[str, int | None]](), set[int](), 0
         for file, line, texts in every:
             item = words(texts)
             if (np.diff(item.offsets) < least).all():
@@ -74,15 +76,18 @@ class Contamination:
             for first, last in long:
                 size = min(n, last - first)
                 found += [hashes for _, hashes in grams(item.hashes[first:last], (size,))]
+                parts.append(item.hashes[first:last])
                 owners.append(len(items))
-                lengths.add(size)
+                sizes.add(size)
             short += not long
             items.append((file, line))
         if not found:
             raise ValueError(f"the evaluation files hold no text of {least} words or more to look for")
         hashes, first = np.unique(np.concatenate(found), return_index=True)
+        lengths = tuple(sorted(sizes))
+        heads = [hashes[: len(some)] for part, some in zip(parts, found, strict=True) for _, hashes in grams(part, lengths[:1])]
         owner = np.repeat(np.array(owners, np.int32), [len(some) for some in found])[first]
-        return cls(n, tuple(sorted(lengths)), hashes, owner, tuple(items), short)
+        return cls(n, lengths, hashes, np.unique(np.concatenate(heads)), owner, tuple(items), short)
 
     def said(self) -> str:
         """A sentence to print."""
@@ -105,17 +110,22 @@ class Contamination:
 
     def _first(self, found: Words) -> dict[int, tuple[int, int, int]]:
         """By text: the word with which its first shared gram begins, that gram's size (the longest) and its number among `hashes`."""
-        hits: dict[int, tuple[int, int, int]] = {}
+        likely = [np.zeros(0, np.int64)]
         for start in range(0, len(found.hashes), BLOCK):
-            block = found.hashes[start : start + BLOCK + self.lengths[-1] - 1]
-            for size, hashes in grams(block, self.lengths):
-                here = np.flatnonzero(self._sieve[hashes >> self._shift])
-                at = np.minimum(np.searchsorted(self.hashes, hashes[here]), len(self.hashes) - 1)
-                equal = self.hashes[at] == hashes[here]
-                for first, number in zip((here[equal] + start).tolist(), at[equal].tolist(), strict=True):
-                    text = int(np.searchsorted(found.offsets, first, side="right")) - 1
-                    if first + size <= found.offsets[text + 1] and (text not in hits or (first, -size) < (hits[text][0], -hits[text][1])):
-                        hits[text] = (first, size, number)
+            block = found.hashes[start : start + BLOCK + self.lengths[0] - 1]
+            for _, hashes in grams(block, self.lengths[:1]):
+                passed = np.flatnonzero(self._sieve[hashes >> self._shift])
+                likely.append(passed[_places(self.heads, hashes[passed])[1]] + start)
+        firsts = np.concatenate(likely)
+        texts = np.searchsorted(found.offsets, firsts, side="right") - 1
+        hits: dict[int, tuple[int, int, int]] = {}
+        for size in reversed(self.lengths):
+            inside = firsts + size <= found.offsets[texts + 1]
+            hashes = grams_at(found.hashes, firsts[inside], size)
+            at, equal = _places(self.hashes, hashes)
+            for text, first, number in zip(*(some[equal].tolist() for some in (texts[inside], firsts[inside], at)), strict=True):
+                if text not in hits or first < hits[text][0]:
+                    hits[text] = (first, size, number)
         return hits
 
     def _said(self, found: Words, text: int, hit: tuple[int, int, int]) -> Contaminated:
@@ -125,17 +135,23 @@ class Contamination:
 
     @property
     def _shift(self) -> np.uint64:
-        return np.uint64(64 - min(LIGHT, max(16, len(self.hashes).bit_length() + 4)))
+        return np.uint64(64 - min(LIGHT, max(16, len(self.heads).bit_length() + 4)))
 
     @cached_property
     def _sieve(self) -> np.ndarray:
-        """Flags by the leading bits of the hashes: it spares the search for nearly every gram of a clean text."""
+        """Flags by the leading bits of the `heads`: they spare the search for nearly every gram of a clean text."""
         flags = np.zeros(1 << (64 - int(self._shift)), bool)
-        flags[self.hashes >> self._shift] = True
+        flags[self.heads >> self._shift] = True
         return flags
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_sieve"}
+
+
+def _places(ordered: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where in an ordered array each hash would stand, and whether it does."""
+    at = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    return at, ordered[at] == hashes
 
 
 def _texts(sources: Sequence[str]) -> Iterator[tuple[str, int | None, list[str]]]:

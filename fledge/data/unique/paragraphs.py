@@ -26,17 +26,15 @@ def without(text: str, repeated: np.ndarray, least: int = LEAST) -> str:
     >>> without("one\\n\\ntwo\\n\\nthree", np.array([False, True, False]), least=1)
     'one\\n\\nthree'
     """
-    parts, kept, number = _parts(text), [], 0
     if not repeated.any():
         return text
-    for paragraph, border in zip(parts[::2], [*parts[1::2], ""], strict=True):
-        counts = len(paragraph) >= least
-        if not (counts and repeated[number]):
-            kept += [paragraph, border]
-        number += counts
-    if number != len(repeated):
-        raise ValueError(f"the text has {number} paragraphs of {least} characters or more, but {len(repeated)} were compared")
-    return "".join(kept)
+    parts = _parts(text)
+    compared = [len(paragraph) >= least for paragraph in parts[::2]]
+    if sum(compared) != len(repeated):
+        raise ValueError(f"the text has {sum(compared)} paragraphs of {least} characters or more, but {len(repeated)} were compared")
+    dropped = np.zeros(len(compared), bool)
+    dropped[compared] = repeated
+    return "".join(part for number, part in enumerate(parts) if not dropped[number // 2])
 
 
 def _parts(text: str) -> list[str]:

@@ -101,6 +101,14 @@ def grams(hashes: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[int, np.
             yield size, mixed(sums)
 
 
+def grams_at(hashes: np.ndarray, firsts: np.ndarray, size: int) -> np.ndarray:
+    """Of all those n-grams of `size` words only the ones that begin with these words."""
+    sums = np.zeros(len(firsts), np.uint64)
+    for place in range(size):
+        sums = sums * np.uint64(MULTIPLIER) + hashes[firsts + place]
+    return mixed(sums)
+
+
 def mixed(numbers: np.ndarray) -> np.ndarray:
     """Each 64-bit number as another that looks random (the finaliser of SplitMix64, Steele and others 2014)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
