@@ -14,7 +14,7 @@ from typing import Any
 from record import arguments, data_folder, write
 
 from fledge.data.cleaning import CLEANINGS, Changes, Cleaning, Lines, Privacy, Quality, Repetition, cleaner
-from fledge.data.sources import Document, Rejected
+from fledge.data.documents import Document, Rejected
 
 SETTINGS = {**CLEANINGS, "web and privacy": replace(CLEANINGS["web"], privacy=Privacy())}
 WORDS = "the be to of and that have with river stone lantern 12 345 # ... … - • { } javascript cookie policy lorem ipsum"

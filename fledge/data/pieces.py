@@ -71,7 +71,7 @@ class Piece:
 def pieces_of(inputs: Sequence[Input], contents: Sequence[str], size: int = PIECE_BYTES) -> list[Piece]:
     """Runs of inputs of about `size` bytes, or one input that is larger.
 
-    Where a run ends follows from the name and size of its last input, so that one more input changes the piece around it only.
+    Where a run ends follows from the name and size of the inputs around it, so that one more input changes the piece around it only.
     """
     pieces: list[Piece] = []
     first, filled = 0, 0
@@ -90,8 +90,9 @@ def pieces_of(inputs: Sequence[Input], contents: Sequence[str], size: int = PIEC
     return pieces
 
 
-def _draw(name: str) -> float:
-    """A number in [0, 1) that follows from a name."""
+def _draw(path: str) -> float:
+    """A number in [0, 1) that follows from the name of a file and of its folder, wherever that lies."""
+    name = "/".join(path.split("/")[-2:])
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little") / 2**64
 
 

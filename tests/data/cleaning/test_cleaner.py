@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fledge.arch.record import from_json, to_json, with_setting
 from fledge.data.cleaning import CLEANINGS, LIGHT, Changes, Cleaning, Count, Language, Lines, Privacy, Quality, Repetition, cleaner
-from fledge.data.sources import Document, Rejected
+from fledge.data.documents import Document, Rejected
 
 ALL = Cleaning(True, True, True, "all", Privacy(), Lines(), Language(), Quality(min_words=2, min_stop_words=None), Repetition())
 MILD = replace(ALL, lines=Lines(min_words=2, min_sentences=None, curly_brackets=False), quality=None, repetition=None, language=None)

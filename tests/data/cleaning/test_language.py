@@ -6,7 +6,7 @@ import pytest
 
 from fledge.data.cleaning import LANGUAGES, Cleaning, Language, cleaner
 from fledge.data.cleaning.language import identifier, sample
-from fledge.data.sources import Document, Rejected
+from fledge.data.documents import Document, Rejected
 
 
 def test_the_known_languages_are_those_of_the_model():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fledge.arch.record import with_setting
 from fledge.data.cleaning import Cleaning, Language, Lines, Quality, Repetition, cleaner
 from fledge.data.cleaning.prose import DUPLICATE, TOP, Words, duplicate, most_of_duplicates, most_of_top, top
-from fledge.data.sources import Document, Rejected
+from fledge.data.documents import Document, Rejected
 
 GOOD = "\n".join(
     f"The {a} of the {b} went with a {c} to that old town, and it did not have to be told {d} times."
