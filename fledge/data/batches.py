@@ -14,6 +14,7 @@ from fledge.text.tokenizer import Tokenizer
 
 IGNORED = -100
 PADDING = -1
+Place = tuple[int | None, int]  # of a row: its epoch, none outside of training, and its number in it
 MULTIPLE = 8  # of the lengths of batches that differ in it: of few shapes of products, each is prepared once and finds its memory again
 
 
@@ -127,12 +128,21 @@ class Batches:
 
     def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Batch]:
         """The micro-batches of one step, each of `batch` rows, or of each the `place`-th of so many shares."""
-        numbers = rows_of(step, self.batch * self.accumulate)
-        own, found = share(self.batch, place, places), list[tuple[int | None, int]]()
-        for epoch in range(numbers[0] // self.examples, numbers[-1] // self.examples + 1):
-            within = range(max(numbers[0] - epoch * self.examples, 0), min(numbers[-1] + 1 - epoch * self.examples, self.examples))
+        own, found = share(self.batch, place, places), self.places(rows_of(step, self.batch * self.accumulate))
+        return [self.collated(found[i + own.start : i + own.stop]) for i in range(0, len(found), self.batch)]
+
+    @property
+    def fill(self) -> float:
+        """The share of the places of all rows that hold something."""
+        return 1.0
+
+    def places(self, numbers: range) -> list[Place]:
+        """Where the rows lie whose numbers, counted from the run's start, these are."""
+        found = list[Place]()
+        for epoch in range(numbers.start // self.examples, -(-numbers.stop // self.examples)):
+            within = range(max(numbers.start - epoch * self.examples, 0), min(numbers.stop - epoch * self.examples, self.examples))
             found += [(epoch, int(row)) for row in self._order(epoch, np.arange(within.start, within.stop))]
-        return [self._collated(found[i + own.start : i + own.stop]) for i in range(0, len(found), self.batch)]
+        return found
 
     def in_order(self) -> Iterator[Batch]:
         """Every row once, in its own order: for validation."""
@@ -141,14 +151,14 @@ class Batches:
 
     def rows(self, start: int, count: int) -> Batch:
         """Rows `start` to `start + count`, or as many of them as there are, in their own order."""
-        return self._collated([(None, row) for row in range(start, min(start + count, self.examples))])
+        return self.collated([(None, row) for row in range(start, min(start + count, self.examples))])
 
     def _order(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
         """The rows that come at these places of an epoch."""
         return shuffled(numbers, self.examples, self.seed, epoch)
 
-    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
-        """The rows at (epoch, row); outside training there is no epoch."""
+    def collated(self, places: Sequence[Place]) -> Batch:
+        """The rows at these places."""
         raise NotImplementedError
 
 
@@ -165,13 +175,17 @@ class Stretches(Batches):
         super().__init__(math.ceil(shards.tokens / length), batch, seed, accumulate)
         self.shards, self.length, self.moving = shards, length, moving
 
-    def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Batch]:
-        """The micro-batches of one step, or a share of each; raises `ValueError` when the whole text is shorter than one row."""
+    @property
+    def fill(self) -> float:
+        return self.shards.tokens / (self.examples * self.length)
+
+    def places(self, numbers: range) -> list[Place]:
+        """Raises `ValueError` when the whole text is shorter than one row."""
         if self.shards.tokens < self.length:
             raise ValueError(
                 f"the text has {self.shards.tokens:,} tokens, but one example needs {self.length:,}: use a smaller context, or more text"
             )
-        return super().batch_at(step, place, places)
+        return super().places(numbers)
 
     def stretch(self, epoch: int | None, row: int) -> tuple[int, int]:
         """Where the row begins in the ring, and how many tokens it has."""
@@ -203,7 +217,7 @@ class Windows(Stretches):
         super().__init__(shards, context, batch, seed, accumulate, moving)
         self.context, self.separate_documents = context, separate_documents
 
-    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+    def collated(self, places: Sequence[Place]) -> Batch:
         shape = (len(places), self.context)
         tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
         positions, document = np.zeros(shape, np.int64), np.full(shape, PADDING)
@@ -289,7 +303,7 @@ class LabelledTexts(Bucketed):
         self._tokens = [np.array(tokens, np.int64) for tokens in encoded]
         self._labels, self._pad = np.array(labels, np.int64), tokenizer.pad
 
-    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+    def collated(self, places: Sequence[Place]) -> Batch:
         rows = [row for _, row in places]
         tokens, positions, document = padded([self._tokens[row] for row in rows], self._pad)
         return Batch(tokens, self._labels[rows], positions, document)
@@ -327,7 +341,7 @@ class Pairs(Bucketed):
         super().__init__(lengths, batch, seed, accumulate)
         self._start, self._pad = start, tokenizer.pad
 
-    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+    def collated(self, places: Sequence[Place]) -> Batch:
         rows = [row for _, row in places]
         return taught([self._sources[row] for row in rows], [self._targets[row] for row in rows], self._start, self._pad)
 
@@ -369,7 +383,7 @@ class Conversations(Batches):
         self._rows = [[mixed[i] for i in row] for row in packed]
         super().__init__(len(self._rows), batch, seed, accumulate)
 
-    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+    def collated(self, places: Sequence[Place]) -> Batch:
         rows = [self._rows[row] for _, row in places]
         shape = (len(rows), self.context)
         tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)

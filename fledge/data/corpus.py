@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ class Summary:
     validation_tokens: int
     vocabulary: int
 
+    def __add__(self, other: "Summary") -> "Summary":
+        """Of two corpora with one vocabulary together."""
+        rejected = {reason: self.rejected.get(reason, 0) + other.rejected.get(reason, 0) for reason in {**self.rejected, **other.rejected}}
+        added = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
+        return replace(
+            self, **added, rejected=rejected, rejections=self.rejections + other.rejections, columns=self.columns | other.columns
+        )
+
     @property
     def bytes_per_token(self) -> float:
         return self.bytes / (self.train_tokens + self.validation_tokens)
@@ -69,6 +77,11 @@ class Summary:
         return said
 
 
+COUNTS = (
+    "files", "items", "documents", "duplicates", "replaced", "bytes_in", "bytes", "bytes_rejected", "train_tokens", "validation_tokens",
+)  # fmt: skip
+
+
 class Shards:
     """The tokens of one split: documents one after another, each closed by `<|endoftext|>`; positions wrap around at the end."""
 
@@ -84,6 +97,18 @@ class Shards:
         self.byte_lengths = np.concatenate([index[:, 1] for index in indexes]) if indexes else np.zeros(0, np.int64)
         self.documents = len(self.starts)
         self.bytes = int(self.byte_lengths.sum())
+
+    @classmethod
+    def joined(cls, several: Sequence["Shards"]) -> "Shards":
+        """Several streams one after another."""
+        pieces = [piece for one in several for piece in one._pieces()]
+        return cls([part for part, _ in pieces], [index for _, index in pieces])
+
+    def _pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Each shard with its index."""
+        for part, end in zip(self._parts, self._ends.tolist(), strict=True):
+            own = slice(*np.searchsorted(self.starts, [end - len(part), end]))
+            yield part, np.column_stack([self.starts[own] - (end - len(part)), self.byte_lengths[own]])
 
     def document(self, number: int) -> tuple[np.ndarray, int]:
         """The tokens (length,) int64 of one document without its `<|endoftext|>`, and the bytes of its text as UTF-8."""
@@ -114,9 +139,22 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The two splits of the documents of one name."""
+
+    train: Shards
+    validation: Shards
+
+    def said(self) -> str:
+        return f"{self.train.documents + self.validation.documents:,} documents, {self.train.tokens:,} tokens to train on"
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A prepared text in `folder`, made as its `settings` tell; `contents` are the hashes of its two splits.
 
+    `groups`: what is of each name that sources were given, "" where none was, and `mix` the shares by which to train on them, if the
+    corpus has any. Several corpora taken as one lie in `folders`, each of which is a group.
     `reused` when `prepare` found it there already, made from the same text in the same way; `news` says what was new in the
     sources of one that it brought up to date.
     """
@@ -128,6 +166,9 @@ class Corpus:
     summary: Summary
     settings: dict[str, Any]
     contents: dict[str, str]
+    groups: dict[str, Group] = field(default_factory=dict)
+    mix: dict[str, float] | None = None
+    folders: tuple[Path, ...] = ()
     reused: bool = False
     news: str = ""
 
@@ -140,16 +181,48 @@ class Corpus:
         folder = Path(folder)
         facts = _verified(folder)
         dtype = np.dtype(facts["dtype"])
-        splits = {}
-        for split in ("train", "validation"):
-            parts, indexes = [], []
-            for shard in facts["splits"][split]:
-                path = folder / f"{shard}.bin"
-                parts.append(np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype))
-                indexes.append(np.fromfile(folder / f"{shard}.idx", "<i8").reshape(-1, 2))
-            splits[split] = Shards(parts, indexes)
+        shards: dict[str, Shards] = {}
+        for shard in (shard for split in facts["splits"].values() for shard in split):
+            path = folder / f"{shard}.bin"
+            part = np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
+            shards[shard] = Shards([part], [np.fromfile(folder / f"{shard}.idx", "<i8").reshape(-1, 2)])
+        splits = {split: Shards.joined([shards[shard] for shard in names]) for split, names in facts["splits"].items()}
+        groups = {
+            group: Group(
+                *(Shards.joined([shards[shard] for shard in names if facts["groups"][shard] == group]) for names in facts["splits"].values())
+            )
+            for group in facts["sizes"]
+        }
         summary = from_json(Summary, facts["summary"], "summary")
-        return cls(folder, Tokenizer.load(folder), splits["train"], splits["validation"], summary, facts["settings"], facts["contents"])
+        return cls(
+            folder, Tokenizer.load(folder), splits["train"], splits["validation"], summary, facts["settings"], facts["contents"], groups,
+            facts["mix"], (folder,),
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, named: Mapping[str, "Corpus"]) -> "Corpus":
+        """Several corpora as one, in which each is the group of its name.
+
+        Raises `ValueError` where they do not have one tokenizer.
+        """
+        (first, one), *others = named.items()
+        for name, other in others:
+            if other.tokenizer.fingerprint() != one.tokenizer.fingerprint():
+                raise ValueError(
+                    f"{first} and {name} have different tokenizers: prepare one of them anew with --tokenizer {one.folder} of the other"
+                )
+        several = list(named.values())
+        contents = {
+            split: hashlib.sha256("".join(corpus.contents[split] for corpus in several).encode()).hexdigest() for split in one.contents
+        }
+        summary = one.summary
+        for _, other in others:
+            summary += other.summary
+        return replace(
+            one, train=Shards.joined([corpus.train for corpus in several]), validation=Shards.joined([each.validation for each in several]),
+            summary=summary, contents=contents, groups={name: Group(each.train, each.validation) for name, each in named.items()},
+            mix=None, folders=tuple(corpus.folder for corpus in several),
+        )  # fmt: skip
 
     @staticmethod
     def facts(folder: Path | str) -> dict[str, Any]:

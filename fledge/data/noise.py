@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fledge.data.batches import IGNORED, PADDING, Batch, Stretches, draw, taught
+from fledge.data.batches import IGNORED, PADDING, Batch, Place, Stretches, draw, taught
 from fledge.data.corpus import Shards
 from fledge.text.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ class MaskedWords(Stretches):
         self.control = np.isin(np.arange(tokenizer.size), list(tokenizer.controls.values()))
         self.words = np.flatnonzero(~self.control)
 
-    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+    def collated(self, places: Sequence[Place]) -> Batch:
         shape = (len(places), self.context)
         tokens, labels = np.full(shape, self.tokenizer.pad, np.int64), np.full(shape, IGNORED)
         positions, document = np.zeros(shape, np.int64), np.full(shape, PADDING)
@@ -101,7 +101,7 @@ class Denoise(Stretches):
         if not len(self.sentinels):
             raise ValueError("this tokenizer has no sentinels <extra_id_0>, <extra_id_1>, ...: take T5's, or train one with fledge")
 
-    def _collated(self, places: Sequence[tuple[int | None, int]]) -> Batch:
+    def collated(self, places: Sequence[Place]) -> Batch:
         sources, targets = [], []
         for epoch, row in places:
             first, length = self.stretch(epoch, row)

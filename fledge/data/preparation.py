@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -29,6 +29,7 @@ from fledge.data.corpus import FORMAT, MANIFEST, Corpus, Summary, dtype_of, seal
 from fledge.data.documents import EXAMPLES, Document, Item, Rejected
 from fledge.data.engine import Engine, EngineName, Report, engine_of
 from fledge.data.files import Progress, require, sync
+from fledge.data.mixing import among
 from fledge.data.pieces import (
     PIECE_BYTES,
     UNFINISHED,
@@ -69,8 +70,9 @@ class Recipe:
 
     `tokenizer`: one that stands, or how many ids a byte-level BPE trained on the train part shall have, or `"characters"` (of it);
     by default a BPE as large as the text suggests. `validation`: the share of documents held out, chosen by their contents, or a
-    function that says which (of documents in memory). Of a single document, and where few or uneven ones would make the held-out
-    part more than three times too large or small, the end of the longest is cut off, at the end of a line if there is one near.
+    function that says which (of documents in memory). Each group is
+    split for itself. Of a single document, and where few or uneven ones would make the held-out part more than three times too large or
+    small, the end of the longest is cut off, at the end of a line if there is one near.
     `near`: by what near duplicates are found, if they are; of each group the first is kept, or all, on one side of the split.
     `paragraphs`: those that stood before are taken out. `without`: evaluation files, with which no document may share 13 words in a row.
     """
@@ -120,6 +122,7 @@ def prepare(
     strict: bool = False,
     keep: bool = False,
     standing: Standing = "update",
+    mix: Mapping[str, float] | None = None,
     piece_bytes: int = PIECE_BYTES,
     progress: Progress | None = None,
 ) -> Corpus:
@@ -128,6 +131,7 @@ def prepare(
     Documents equal up to white space count once. `strict` raises for the first thing that is rejected. What was finished when a
     run ends early lies in a working folder beside `out`, `.NAME.work`, and the next one goes on from there; `keep` leaves it there
     even after the end (it is as large as the text), so that a changed source costs little more than itself.
+    `mix`: the shares of its groups by which the corpus is trained on unless others are asked for.
     What `standing` says of a corpus that is there: made of the same by the same recipe, it is returned as it is; with
     `"update"`, one of other sources, or a damaged one, is brought up to date; `"replace"` replaces any corpus.
 
@@ -139,6 +143,9 @@ def prepare(
     found = _standing(out, told, recipe, standing)
     work = Work(out)
     given = _as_inputs(source, out)
+    if mix and given is not None:
+        among(mix, dict.fromkeys((one.group for one in given), 1))
+    mixed = dict(mix) if mix else None
     if not workers:
         most = os.cpu_count() or 1
         workers = most if given is None else max(1, min(most, -(-sum(one.size for one in given) // piece_bytes)))
@@ -147,13 +154,13 @@ def prepare(
         if given is not None:
             pieces, looks = run.looked(given)
             made_of = key_of(told, piece_bytes, [piece.key(recipe.reading()) for piece in pieces])
-            if (same := _unchanged(out, found, made_of, standing)) is not None:
+            if (same := _unchanged(out, found, made_of, mixed, standing)) is not None:
                 return same
             staged = run.read(pieces, looks)
         else:
             staged = run.taken(source)  # pyrefly: ignore[bad-argument-type]
             made_of = key_of(told, piece_bytes, [stage.folder.name for stage in staged])
-            if (same := _unchanged(out, found, made_of, standing)) is not None:
+            if (same := _unchanged(out, found, made_of, mixed, standing)) is not None:
                 return same
         if found is not None and standing == "refuse":
             work.wanted.clear()
@@ -163,7 +170,7 @@ def prepare(
         tokenizer = run.tokenizer(staged, fates)
         shards = run.shards(staged, fates, tokenizer)
         with work.corpus() as folder:
-            _write(folder, staged, fates, shards, tokenizer, {"settings": told, "made_of": made_of})
+            _write(folder, staged, fates, shards, tokenizer, {"settings": told, "made_of": made_of, "mix": mixed})
         work.put(out)
         work.forget()
     return replace(Corpus.open(out), news=run.news if found is not None else "")
@@ -205,8 +212,8 @@ def _standing(out: Path, told: dict[str, Any], recipe: Recipe, standing: Standin
     return facts
 
 
-def _unchanged(out: Path, found: dict[str, Any] | None, made_of: str, standing: Standing) -> Corpus | None:
-    if found is None or found["made_of"] != made_of:
+def _unchanged(out: Path, found: dict[str, Any] | None, made_of: str, mix: dict[str, float] | None, standing: Standing) -> Corpus | None:
+    if found is None or found["made_of"] != made_of or found["mix"] != mix:
         return None
     try:
         return replace(Corpus.open(out), reused=True)
@@ -491,14 +498,14 @@ class _ShardWriter:
 
 @dataclass
 class Fates:
-    """What becomes of each document: `of` each part in their order; `cut`: part, document and byte where a held-out end begins.
+    """What becomes of each document: `of` each part in their order; `cuts`: of a part's document the byte where a held-out end begins.
 
     `originals`: (duplicates, 2) int64, in order, each document that repeats another, exactly or nearly, and that one, by their
     numbers over all parts; `details` of other fates.
     """
 
     of: list[np.ndarray]
-    cut: tuple[int, int, int] | None = None
+    cuts: dict[tuple[int, int], int] = field(default_factory=dict)
     originals: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     details: dict[int, str] = field(default_factory=dict)
 
@@ -710,9 +717,12 @@ class _Run:
             for part, fate in zip(parts, fates.of, strict=True):
                 fate[(fate == TRAIN) & (part.records()["held"] == 1)] = VALIDATION
         else:
-            split(parts, fates, recipe.validation, recipe.seed, leads)
+            groups = [stage.group for stage in staged for _ in stage.parts]
+            for group in dict.fromkeys(groups):
+                own = [number for number, name in enumerate(groups) if name == group]
+                split(parts, fates, recipe.validation, recipe.seed, leads, own)
         held = sum(int((fate == VALIDATION).sum()) for fate in fates.of)
-        if fates.cut is None and held in (0, documents):
+        if not fates.cuts and held in (0, documents):
             raise ValueError(f"of {documents} documents {held} are held out for validation: both sides need at least one")
         return staged, fates
 
@@ -813,7 +823,7 @@ class _Run:
         parts = [part for stage in staged for part in stage.parts]
         orders = []
         for number, (part, fate) in enumerate(zip(parts, fates.of, strict=True)):
-            cut = fates.cut[1:] if fates.cut is not None and fates.cut[0] == number else None
+            cut = next(((at, byte) for (of, at), byte in fates.cuts.items() if of == number), None)
             raw = fate.tobytes()
             key = key_of(FORMAT, part.content, hashlib.sha256(raw).hexdigest(), cut, fingerprint)
             orders.append(Tokenizing(part, raw, cut, folder, fingerprint, self.work.place("shards", key)))
@@ -828,16 +838,21 @@ def _staged(folder: Path) -> Staged | None:
         return None
 
 
-def split(parts: Sequence[Part], fates: Fates, validation: float, seed: int, leads: np.ndarray | None = None) -> None:
-    """Mark what is held out: each document by its content alone, except where there are too few, or too uneven ones.
+def split(
+    parts: Sequence[Part], fates: Fates, validation: float, seed: int, leads: np.ndarray | None, among: Sequence[int]
+) -> None:  # fmt: skip
+    """Mark what is held out of the parts of these numbers: each document by its content alone, except where there are too few, or too
+    uneven ones.
 
     `leads`: the document by whose content each is judged, so that near duplicates stay on one side.
     """
     hashes = Rows(tuple(part.array("hashes") for part in parts))
     alone = np.bincount(leads, minlength=len(leads) + 1)[leads] == 1 if leads is not None else None
-    documents = total = held = held_bytes = 0
+    within, documents, total, held, held_bytes = set(among), 0, 0, 0, 0
     lowest, highest, longest = (2.0, 0, 0), (-1.0, 0, 0), (-1, 0, 0)
     for number, ((start, own), part, fate) in enumerate(zip(hashes.each(), parts, fates.of, strict=True)):
+        if number not in within:
+            continue
         sizes = part.records()["bytes"]
         chosen = np.flatnonzero(fate == TRAIN)
         raw = np.ascontiguousarray(own[chosen] if leads is None or not len(chosen) else hashes.at(leads[start + chosen])).tobytes()
@@ -852,10 +867,10 @@ def split(parts: Sequence[Part], fates: Fates, validation: float, seed: int, lea
                 longest = max(longest, (size, -number, -at))
     aim, size = validation * total, longest[0]
     number, at = -longest[1], -longest[2]
+    if size < 0:
+        return
     if documents == 1:
         _cut(parts, fates, number, at, 1 - validation)
-        return
-    if size < 0:
         return
     if not held:
         fates.of[lowest[1]][lowest[2]] = VALIDATION
@@ -864,7 +879,7 @@ def split(parts: Sequence[Part], fates: Fates, validation: float, seed: int, lea
         fates.of[-highest[1]][-highest[2]] = TRAIN
         held_bytes -= int(parts[-highest[1]].records()["bytes"][-highest[2]])
     if not aim / 3 < held_bytes < aim * 3 and size > 2 * aim > 2 * LEAST_CUT:
-        for fate in fates.of:
+        for fate in (fates.of[number] for number in among):
             fate[fate == VALIDATION] = TRAIN
         _cut(parts, fates, number, at, 1 - aim / size)
 
@@ -881,7 +896,7 @@ def _cut(parts: Sequence[Part], fates: Fates, number: int, at: int, train_share:
     if not text[:border].strip() or not text[border:].strip():
         raise ValueError(f"{part.place(part.records()[at])} is too short to hold out a part for validation: give more text")
     fates.of[number][at] = CUT
-    fates.cut = (number, at, len(text[:border].encode()))
+    fates.cuts[number, at] = len(text[:border].encode())
 
 
 @dataclass(frozen=True)
@@ -903,14 +918,14 @@ class _Sample:
         whole = hashlib.sha256()
         for number, part in enumerate(self.parts):
             whole.update(part.content.encode() + self._chosen(number).tobytes())
-        return key_of(whole.hexdigest(), self.fates.cut)
+        return key_of(whole.hexdigest(), sorted(self.fates.cuts.items()))
 
     def texts(self) -> Iterator[str]:
         for number, part in enumerate(self.parts):
             chosen = self._chosen(number)
             for at, text in zip(chosen.tolist(), part.texts(chosen), strict=True):
-                cut = self.fates.cut
-                yield text.encode()[: cut[2]].decode() if cut is not None and cut[:2] == (number, at) else text
+                cut = self.fates.cuts.get((number, at))
+                yield text if cut is None else text.encode()[:cut].decode()
 
 
 def vocabulary_for(size: int) -> int:
@@ -926,6 +941,7 @@ def _write(folder: Path, staged: list[Staged], fates: Fates, shards: list[Shard]
     hashes: dict[str, dict[str, Any]] = {}
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     groups: dict[str, str] = {}
+    sizes: dict[str, dict[str, dict[str, int]]] = {}
     each = iter(stage.group for stage in staged for _ in stage.parts)
     contents = {split: hashlib.sha256() for split in SPLITS}
     tokens = dict.fromkeys(SPLITS, 0)
@@ -935,6 +951,9 @@ def _write(folder: Path, staged: list[Staged], fates: Fates, shards: list[Shard]
             name = f"{split}-{len(names[split]):05}"
             names[split].append(name)
             groups[name] = group
+            size = sizes.setdefault(group, {one: dict.fromkeys(("documents", "bytes", "tokens"), 0) for one in SPLITS})[split]
+            for what in size:
+                size[what] += found[what]
             tokens[split] += found["tokens"]
             for ending in ("bin", "idx"):
                 _link(shard.folder / f"{split}.{ending}", folder / f"{name}.{ending}")
@@ -951,6 +970,7 @@ def _write(folder: Path, staged: list[Staged], fates: Fates, shards: list[Shard]
         "dtype": dtype_of(tokenizer).str,
         "splits": names,
         "groups": groups,
+        "sizes": sizes,
         "counts": counts,
         "cleaning": to_json(sum((stage.changes for stage in staged), Changes())),
         "summary": to_json(summary),
