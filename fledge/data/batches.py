@@ -79,6 +79,11 @@ def _key(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=16).digest(), "little")
 
 
+def seed_of(seed: int, group: str) -> int:
+    """The seed of one of several groups of text."""
+    return _key(seed, group, "group") & (2**63 - 1)
+
+
 def shuffled(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
     """Where each `index` in [0, size) goes in the order of this epoch, a bijection computed without a table.
 

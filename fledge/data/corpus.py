@@ -154,7 +154,7 @@ class Corpus:
     """A prepared text in `folder`, made as its `settings` tell; `contents` are the hashes of its two splits.
 
     `groups`: what is of each name that sources were given, "" where none was, and `mix` the shares by which to train on them, if the
-    corpus has any. Several corpora taken as one lie in `folders`, each of which is a group.
+    corpus has any. Several corpora taken as one lie in `folders`, each of which is a group of that name.
     `reused` when `prepare` found it there already, made from the same text in the same way; `news` says what was new in the
     sources of one that it brought up to date.
     """
@@ -168,7 +168,7 @@ class Corpus:
     contents: dict[str, str]
     groups: dict[str, Group] = field(default_factory=dict)
     mix: dict[str, float] | None = None
-    folders: tuple[Path, ...] = ()
+    folders: dict[str, Path] = field(default_factory=dict)
     reused: bool = False
     news: str = ""
 
@@ -187,16 +187,17 @@ class Corpus:
             part = np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
             shards[shard] = Shards([part], [np.fromfile(folder / f"{shard}.idx", "<i8").reshape(-1, 2)])
         splits = {split: Shards.joined([shards[shard] for shard in names]) for split, names in facts["splits"].items()}
-        groups = {
-            group: Group(
-                *(Shards.joined([shards[shard] for shard in names if facts["groups"][shard] == group]) for names in facts["splits"].values())
-            )
-            for group in facts["sizes"]
-        }
+
+        def of(group: str) -> Group:
+            if len(facts["sizes"]) == 1:
+                return Group(splits["train"], splits["validation"])
+            own = {shard for shard, name in facts["groups"].items() if name == group}
+            return Group(*(Shards.joined([shards[one] for one in facts["splits"][split] if one in own]) for split in splits))
+
         summary = from_json(Summary, facts["summary"], "summary")
         return cls(
-            folder, Tokenizer.load(folder), splits["train"], splits["validation"], summary, facts["settings"], facts["contents"], groups,
-            facts["mix"], (folder,),
+            folder, Tokenizer.load(folder), splits["train"], splits["validation"], summary, facts["settings"], facts["contents"],
+            {group: of(group) for group in facts["sizes"]}, facts["mix"], {folder.resolve().name: folder},
         )  # fmt: skip
 
     @classmethod
@@ -221,7 +222,7 @@ class Corpus:
         return replace(
             one, train=Shards.joined([corpus.train for corpus in several]), validation=Shards.joined([each.validation for each in several]),
             summary=summary, contents=contents, groups={name: Group(each.train, each.validation) for name, each in named.items()},
-            mix=None, folders=tuple(corpus.folder for corpus in several),
+            mix=None, folders={name: each.folder for name, each in named.items()},
         )  # fmt: skip
 
     @staticmethod

@@ -155,7 +155,7 @@ def find(sources: Sequence[str]) -> list[Input]:
         raise ValueError("no text was given: name files, folders or globs")
     found: dict[str, Input] = {}
     for source in sources:
-        group, path = _grouped(source)
+        group, path = grouped(source)
         path = os.path.expanduser(path.removeprefix("file://"))
         inputs = list(_found(path, group))
         if not inputs:
@@ -167,7 +167,7 @@ def find(sources: Sequence[str]) -> list[Input]:
     return list(found.values())
 
 
-def _grouped(source: str) -> tuple[str, str]:
+def grouped(source: str) -> tuple[str, str]:
     """The group and the path of `general=wiki/`; a path that exists is one, whatever it is called."""
     name, equals, path = source.partition("=")
     if not equals or not re.fullmatch(r"[\w.-]+", name) or os.path.lexists(os.path.expanduser(source)):

@@ -50,10 +50,19 @@ def document_score(
     seed: int = 0,
 ) -> LanguageScore:
     """Scores documents of `sizes` bytes each; see `document_nats` for the rest. Intervals are by document."""
-    nats, counts = document_nats(model, documents, start, stride)
-    return LanguageScore(
-        len(documents), int(counts.sum()), ratio(nats, counts, seed=seed), ratio(nats / np.log(2), np.asarray(sizes), seed=seed)
-    )
+    return language_score(*document_costs(model, documents, sizes, start, stride), seed=seed)
+
+
+def document_costs(
+    model: Transformer, documents: Sequence[np.ndarray], sizes: Sequence[int] | np.ndarray, start: int | None, stride: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The nats, tokens and bytes of each document, all `(documents,)`; see `document_nats`."""
+    return *document_nats(model, documents, start, stride), np.asarray(sizes)
+
+
+def language_score(nats: np.ndarray, counts: np.ndarray, sizes: np.ndarray, *, seed: int = 0) -> LanguageScore:
+    """The score of documents with these `document_costs`."""
+    return LanguageScore(len(nats), int(counts.sum()), ratio(nats, counts, seed=seed), ratio(nats / np.log(2), sizes, seed=seed))
 
 
 def document_nats(

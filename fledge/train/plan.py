@@ -294,6 +294,8 @@ def revised_total(plan: Plan, step: int, seconds_left: float, seconds_per_step: 
     """
     planned = plan.total(step) - step
     possible = max(0, math.floor(seconds_left / seconds_per_step))
+    if plan.most is not None:
+        possible = min(possible, plan.most - step)
     change = abs(possible - planned)
     small = change <= DRIFT * max(planned, possible) or change * seconds_per_step <= 0.01 * (plan.seconds or math.inf)
     return None if small else step + possible

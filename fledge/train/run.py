@@ -53,6 +53,8 @@ class Data:
 
     `moving` cuts the text into rows at other places in each epoch, so that no row is seen twice. `noise` is how the text is spoilt
     that is to be mended, `smoothing` the share of each label that lies on all words alike.
+    `mix`: the share of the tokens that comes from each group of the text; without it all are read in proportion.
+    `packing`: rows are stretches of the stream of documents, or hold whole documents (Ding et al., 2024, arXiv:2404.10830).
     """
 
     sources: tuple[str, ...] = ()
@@ -62,9 +64,13 @@ class Data:
     moving: bool = True
     noise: Masks | Spans | None = None
     smoothing: float = 0.0
+    mix: tuple[tuple[str, float], ...] = ()
+    packing: Literal["stream", "best-fit"] = "stream"
 
     def __post_init__(self):
         _share(self, "smoothing")
+        if self.packing == "best-fit" and self.objective != "next-word":
+            raise ValueError(f"data.packing is best-fit, but {self.objective} takes its rows from a stream: leave it out")
         wanted = {"masked-word": Masks, "denoise": Spans}.get(self.objective, type(None))
         if not isinstance(self.noise, wanted):
             raise ValueError(
@@ -184,7 +190,7 @@ class Plan:
 
     `seconds` is the budget as given, wall time from the command's start to its end summed over resumptions; `reserve`
     of them are kept for what follows the last step. `tokens` is the budget as given in tokens. A skip `(step, batches)`
-    leaves out so many batches from that step on.
+    leaves out so many batches from that step on. `most` steps are never exceeded, whatever the time allows.
     """
 
     steps: int = 1000
@@ -193,6 +199,7 @@ class Plan:
     reserve: float = 0.0
     revisions: tuple[tuple[int, int], ...] = ()
     skips: tuple[tuple[int, int], ...] = ()
+    most: int | None = None
 
     def __post_init__(self):
         _at_least(self, 1, "steps")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fledge.arch.record import did_you_mean, with_setting
 from fledge.data.engine import EngineName
 from fledge.verbs import terminal
-from fledge.verbs.session import Column, Place, Settings, settings_of, texts_of
+from fledge.verbs.session import Column, Mix, Place, Settings, settings_of, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fledge.data.sources import Input
     from fledge.text import Tokenizer
 
+NAMELESS = "what has no name"  # a group, in sentences
 STAGES = {
     "look": "looking for changes", "read": "reading", "compare": "comparing with evaluation files", "near": "looking for near duplicates",
     "paragraphs": "taking out repeated paragraphs", "tokenizer": "learning a tokenizer", "tokenize": "tokenizing",
@@ -66,6 +67,7 @@ def prepare(
     set: Settings | None = None,
     near_duplicates: Literal["off", "remove", "keep"] = "off",
     paragraphs: bool = False,
+    mix: Mix | None = None,
     without: Sequence[str] | None = None,
     strict: bool = False,
     discard: bool = False,
@@ -77,7 +79,7 @@ def prepare(
     The same command again goes on where it was stopped, and brings a finished corpus up to date when the text has changed.
 
     Args:
-        source: files, folders or globs; .txt .md .py .html and other text, .jsonl .json .csv .tsv .parquet, plain or .gz/.zst.
+        source: files, folders or globs of text and tables, plain or compressed; general=wiki/ names a group of documents.
         out: the corpus folder.
         vocab: train a byte-level BPE of this many ids; by default about the square root of the text's bytes.
         tokenizer: instead of training one: bytes, characters, gpt2, a hub id, or a folder or file that holds one.
@@ -90,22 +92,22 @@ def prepare(
         set: any rule of cleaning, such as clean.quality.min_words=20 or clean.hyphens=all; may be given several times.
         near_duplicates: of documents that are nearly equal remove all but the first, or keep them on one side of the split.
         paragraphs: keep each paragraph of 100 characters or more only where it stands first.
+        mix: the shares in which to train on the groups, such as general=0.7,domain=0.3, unless pretrain is given others.
         without: evaluation files; a document that shares 13 words in a row with one is left out.
         strict: end at the first thing that cannot be read, rather than leave it out and say so.
         discard: remove the working folder in the end; it is as large as the text, and an added file costs little as long as it is there.
         workers: processes; 0 means as many as there are processors and work for them.
         engine: local processes, or the tasks of a Ray cluster.
     """
-    if is_corpus(source):
-        raise ValueError(
-            f"{source[0]} is a corpus already: train on it with fledge pretrain {source[0]}, or name the text that it was made of"
-        )
+    if made := next(iter(corpora_of(source).values()), None):
+        raise ValueError(f"{made} is a corpus already: train on it with fledge pretrain {made}, or name the text that it was made of")
+    from fledge.data.mixing import shares_of
     from fledge.data.preparation import Recipe
     from fledge.data.unique.near import Near
 
     corpus = corpus_from(
         source, Path(out), vocab, tokenizer, text_column, validation, seed,
-        workers=workers, engine=engine, strict=strict, keep=not discard,
+        workers=workers, engine=engine, strict=strict, keep=not discard, mix=None if mix is None else shares_of(mix),
         recipe=partial(
             Recipe, cleaning=cleaning_of(clean, language, mask, settings_of(set)), near=None if near_duplicates == "off" else Near(),
             near_duplicates="keep" if near_duplicates == "keep" else "remove", paragraphs=paragraphs, without=tuple(without or ()),
@@ -124,6 +126,29 @@ def is_corpus(source: str | Path | Sequence[str | Path]) -> bool:
     return len(names) == 1 and os.path.isfile(Path(names[0]) / "corpus.json")  # false too where nothing may be looked at
 
 
+def corpora_of(source: str | Path | Sequence[str | Path]) -> dict[str, Path]:
+    """The folders of the corpora that are named, each by the name that it was given (`name=FOLDER`) or its folder has; none for text.
+
+    Raises `ValueError` where only some are corpora, and where two have one name.
+    """
+    from fledge.data.sources import grouped
+
+    named = [grouped(name) for name in texts_of(source)]
+    text = [path for _, path in named if not is_corpus(path)]
+    if len(text) == len(named):
+        return {}
+    found: dict[str, Path] = {}
+    for name, path in named:
+        if path in text:
+            other = next(path for _, path in named if path not in text)
+            raise ValueError(f"{other} is a corpus and {path} is none: prepare it too, with --tokenizer {other}, and name both corpora")
+        name = name or Path(path).resolve().name
+        if name in found:
+            raise ValueError(f"{found[name]} and {path} are both called {name}: name them, such as domain={path}")
+        found[name] = Path(path)
+    return found
+
+
 def corpus_from(
     source: str | Path | Sequence[str | Path],
     out: Path,
@@ -136,7 +161,7 @@ def corpus_from(
     recipe: "Callable[..., Recipe] | None" = None,
     **more: Any,
 ) -> "Corpus":
-    """The corpus of what `source` names: opened when it is a corpus folder itself, else prepared in `out`, saying what was found.
+    """The corpus of what `source` names: opened where it names corpora, else prepared in `out`, saying what was found.
 
     `standing` and `more` are as `fledge.data.preparation.prepare` has them; `recipe` makes a recipe with more in it than is said here.
     """
@@ -146,8 +171,8 @@ def corpus_from(
     from fledge.text import Tokenizer
 
     names = texts_of(source)
-    if is_corpus(names):
-        corpus = Corpus.open(names[0])
+    if folders := corpora_of(names):
+        corpus = Corpus.open(names[0]) if is_corpus(names) else Corpus.joined({name: Corpus.open(place) for name, place in folders.items()})
         wanted = chosen_tokenizer(tokenizer, vocab)
         if wanted is not None and not (
             isinstance(wanted, Tokenizer) and wanted.framing().fingerprint() == corpus.tokenizer.framing().fingerprint()
@@ -204,6 +229,8 @@ def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Pat
         corpus = prepare(given, out, recipe, progress=progress, **more)
     for line in corpus.summary.said():
         terminal.say(f"  {line}")
+    for group, of in corpus.groups.items() if len(corpus.groups) > 1 else ():
+        terminal.say(f"  of {group or NAMELESS}: {of.said()}")
     if corpus.reused:
         terminal.say(f"  {out} holds this text already, prepared in this way.")
     if corpus.news:

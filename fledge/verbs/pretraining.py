@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time as clock
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,12 +15,13 @@ from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
 from fledge.verbs.pages import pretrained_page
-from fledge.verbs.preparation import corpus_from
+from fledge.verbs.preparation import NAMELESS, corpus_from
 from fledge.verbs.session import (
     VALIDATION_TOKENS,
     Column,
     Duration,
     Every,
+    Mix,
     ModelWriter,
     Name,
     Place,
@@ -46,10 +47,12 @@ from fledge.verbs.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    import numpy as np
 
     from fledge.data.batches import Batch as Rows
-    from fledge.data.batches import Stretches
+    from fledge.data.batches import Batches
     from fledge.data.corpus import Corpus, Shards
     from fledge.model import Transformer
     from fledge.text import Tokenizer
@@ -61,6 +64,7 @@ Objective = Literal["next-word", "masked-word", "denoise"]
 SMALLEST = {"next-word": "fledge-1m", "masked-word": "fledge-encoder-1m", "denoise": "fledge-both-2m"}  # presets in the default shapes
 SAMPLE_EVERY = 20.0  # seconds
 HIDEABLE = re.compile(r"( ?)\b[^\W\d_]{3,15}\b")  # words to show how gaps are filled in
+WORTH = 4  # epochs that are nearly as good as new text: Muennighoff et al., 2023, arXiv:2305.16264
 PROBE_SHARE = 0.02  # of the time
 RESERVE = 0.05  # of the time, for what comes after the last step
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
@@ -68,22 +72,33 @@ WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out text: nats per token, bits per byte, and the 95 % bootstrap interval of the latter by document."""
+    """Held-out text: nats per token, bits per byte, and the 95 % bootstrap interval of the latter by document; and of each of several
+    groups."""
 
     loss: float
     bits_per_byte: float
     interval: tuple[float, float]
+    groups: dict[str, Validation] = field(default_factory=dict)
+
+    def by_group(self) -> dict[str, str]:
+        return {
+            name: f"{group.bits_per_byte:.3f} ({group.interval[0]:.3f} to {group.interval[1]:.3f})" for name, group in self.groups.items()
+        }
 
 
 @dataclass(frozen=True)
 class Guessed:
     """Held-out words that the model could not see: nats per word, the share that it guessed, with its 95 % bootstrap interval by row,
-    and the share that always guessing the commonest one would hit."""
+    and the share that always guessing the commonest one would hit; and of each of several groups."""
 
     loss: float
     accuracy: float
     interval: tuple[float, float]
     commonest: float
+    groups: dict[str, Guessed] = field(default_factory=dict)
+
+    def by_group(self) -> dict[str, str]:
+        return {name: f"{group.accuracy:.3f} ({group.interval[0]:.3f} to {group.interval[1]:.3f})" for name, group in self.groups.items()}
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ class Pretrained:
                 found = f"{bits:.3f} bits per byte on held-out text{sure}"
             case Guessed(accuracy=accuracy, commonest=commonest):
                 found = f"guesses {accuracy:.3f} of the hidden words of held-out text{sure}, the commonest alone {commonest:.3f}"
+        found += "".join(f", {name or NAMELESS} {said}" for name, said in self.validation.by_group().items())
         return (
             f"{self.out}: {terminal.size(self.parameters)} parameters, {self.steps:,} steps, {terminal.size(self.tokens)} tokens, "
             f"{terminal.duration(self.seconds)}; {found}"
@@ -126,6 +142,9 @@ def pretrain(
     tokenizer: str | None = None,
     vocab: int | None = None,
     text_column: Column | None = None,
+    mix: Mix | None = None,
+    temperature: float | None = None,
+    epochs_per_source: float | None = None,
     validation: float = 0.1,
     prompt: str | None = None,
     set: Settings | None = None,
@@ -141,7 +160,7 @@ def pretrain(
     The same command again goes on where it was stopped.
 
     Args:
-        text: files, folders, globs, or a corpus that `fledge prepare` made.
+        text: files, folders, globs, or corpora that `fledge prepare` made; name=PATH names a group of documents.
         out: the model's folder.
         time: how long everything may take, such as 30m or 2h; size, batch, rates and steps follow from it (10m when nothing is said).
         steps: instead of a time: that many steps.
@@ -152,6 +171,9 @@ def pretrain(
         tokenizer: bytes, characters, gpt2, a hub id, or a folder or file that holds one; by default one is trained on the text.
         vocab: the size of the tokenizer that is trained.
         text_column: the column that holds the text of tables.
+        mix: the share of the tokens that each group makes up, such as general=0.7,domain=0.3; others are left out.
+        temperature: instead: shares in proportion to the tokens of each group to this power, from 0 (equal) to 1 (as there are).
+        epochs_per_source: read no group more often; what would be over comes from the others (about 4 are as good as new text).
         validation: the share of documents held out.
         prompt: what the model completes from time to time, so that one sees it learn, or fills in: "The ___ is blue."
         set: any field of the run, such as arch.depth=4, optimizer.rate=1e-3 or batch.rows=8; may be given several times.
@@ -175,6 +197,10 @@ def pretrain(
         raise ValueError("--arch starts from random weights and --from continues a model: give one of them")
     if from_ is not None and (tokenizer is not None or vocab is not None):
         raise ValueError("--from continues a model with its own tokenizer: leave out --tokenizer and --vocab")
+    if mix is not None and temperature is not None:
+        raise ValueError("--mix and --temperature each say how much to read of each group: give one of them")
+    if epochs_per_source is not None and not epochs_per_source > 0:
+        raise ValueError(f"--epochs-per-source {epochs_per_source:g} reads nothing: give for example 4")
     settings = settings_of(set)
     budget = Budget(seconds_of(time or DEFAULT_TIME) if steps is None and tokens is None else None, steps, tokens)
     begun = begun_run(out, asked)
@@ -196,11 +222,60 @@ def pretrain(
     if run is not None:
         refuse_other_data(out, run, fingerprint(corpus))
     else:
+        shares = wanted_shares(corpus, mix, temperature)
         given = parent.arch if parent is not None else None
         if preset is not None:
             given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer)
-        run = planned(corpus, budget, given, settings, machine, started, objective)
+        run = mixed(planned(corpus, budget, given, settings, machine, started, objective), corpus, shares, epochs_per_source)
     return raise_model(run, corpus, out, parent, asked, started, prompt, trackers)
+
+
+def wanted_shares(corpus: Corpus, mix: str | None, temperature: float | None) -> dict[str, float]:
+    """The share of each group of the corpus: as `mix` says, by temperature, or as the corpus has it; none where nothing says any.
+
+    Raises `ValueError` for shares that the corpus cannot give.
+    """
+    from fledge.data.mixing import among, shares_of, tempered
+
+    tokens = {name: group.train.tokens for name, group in corpus.groups.items()}
+    if temperature is not None:
+        return among(tempered(tokens, temperature), tokens)
+    if mix is None and corpus.mix:
+        terminal.say("  The corpus says in what shares to train on its groups; --mix changes them.")
+    shares = shares_of(mix) if mix is not None else corpus.mix
+    return among(shares, tokens) if shares else {}
+
+
+def mixed(run: Run, corpus: Corpus, shares: Mapping[str, float], epochs: float | None) -> Run:
+    """The run with these shares of groups, but none of them read more than so many `epochs`, saying what comes of it.
+
+    Raises `ValueError` where all of the text would be read more often.
+    """
+    from fledge.data.mixing import tempered, within_epochs
+
+    tokens = {name: group.train.tokens for name, group in corpus.groups.items()}
+    total = run.plan.steps * run.batch.tokens
+    wanted = dict(shares) or tempered(tokens, 1)
+    found = wanted if epochs is None else within_epochs(wanted, tokens, total, epochs)
+    read = {name: share * total / tokens[name] for name, share in found.items() if share}
+    if epochs is not None:
+        most = int(min(epochs * tokens[name] / (found[name] * run.batch.tokens) for name in read) + 1e-6)
+        run = replace(run, plan=replace(run.plan, most=max(run.plan.steps, most)))
+    if not shares:
+        return run
+    terminal.say(
+        f"  Mixture: {'; '.join(f'{name or NAMELESS} {found[name]:.1%}, read {times:.2g} times' for name, times in read.items())}."
+    )
+    for name, share in found.items():
+        if share < wanted[name] and epochs is not None:
+            terminal.say(f"  {name} was to be {wanted[name]:.1%}, but has no more for {epochs:g} epochs: the others make up for it.")
+        elif not share:
+            terminal.say(f"  {name or NAMELESS} is left out of this mixture.")
+        elif read[name] > WORTH and epochs is None:
+            terminal.say(
+                f"  {name} is read {read[name]:.1f} times: beyond {WORTH} new text is better; --epochs-per-source {WORTH} sees to that."
+            )
+    return replace(run, data=replace(run.data, mix=tuple((name, round(found[name], 6)) for name in read)))
 
 
 @dataclass(frozen=True)
@@ -248,7 +323,7 @@ def planned(
     from fledge.train.run import FAMILIES, Data, Masks, Run, Save, Spans
 
     noise = {"masked-word": Masks(), "denoise": Spans()}.get(objective)
-    described = Data(sources=(str(corpus.folder),), fingerprint=fingerprint(corpus), objective=objective, noise=noise)
+    described = Data(sources=sources_of(corpus), fingerprint=fingerprint(corpus), objective=objective, noise=noise)
     batch = trial_batch(settings, arch)
     if budget.seconds is None:
         run = fixed(corpus, budget, arch, batch, machine, described)
@@ -272,6 +347,13 @@ def planned(
         plan = replace(proposal.plan, seconds=budget.seconds, reserve=reserve)
         run = Run(proposal.arch, described, proposal.batch, proposal.optimizer, proposal.schedule, plan, Save(), machine)
     return applied(run, settings)
+
+
+def sources_of(corpus: Corpus) -> tuple[str, ...]:
+    """What the corpus is opened by."""
+    if len(corpus.folders) < 2:
+        return (str(corpus.folder),)
+    return tuple(f"{name}={folder}" for name, folder in corpus.folders.items())
 
 
 def trial_batch(settings: dict[str, str], arch: Arch | None) -> Batch:
@@ -320,7 +402,9 @@ def raise_model(
     track: Sequence[str] = (),
 ) -> Pretrained:
     """Train as `run` says, showing what the model writes as it learns; the folder `out` is the model from the first save on."""
-    from fledge.data.batches import first_tokens
+    from fledge.data.batches import first_tokens, seed_of
+    from fledge.data.mixing import Mixture
+    from fledge.data.packing import Packed
     from fledge.model import Transformer, initialise
     from fledge.train.loop import on_machine
     from fledge.train.objective import PredictTokens
@@ -329,25 +413,45 @@ def raise_model(
     from fledge.train.training import train, validate
 
     context, rows = run.batch.context, run.batch.rows
-    if corpus.train.tokens <= context:
-        raise ValueError(
-            f"the text has {corpus.train.tokens:,} tokens to train on, but one context of {context:,} needs {context + 1:,}: "
-            f"give more text, or --set batch.context={max(1, (corpus.train.tokens - 1) // 2)}"
-        )
+    mix = dict(run.data.mix)
+    texts = {name: corpus.groups[name].train for name in mix} or {"": corpus.train}
+    for name, text in texts.items():
+        if text.tokens <= context:
+            raise ValueError(
+                f"{name or 'the text'} has {text.tokens:,} tokens to train on, but one context of {context:,} needs {context + 1:,}: "
+                f"give more text, or --set batch.context={max(1, (text.tokens - 1) // 2)}"
+            )
     if parent is not None:
         model = parent.with_arch(run.arch).network
     else:
         model = on_meta(run.arch) if ranks.ranks() > 1 else initialise(Transformer(run.arch), run.machine.seed)
     tokenizer = parent.tokenizer if parent is not None else framing_for(tuple(run.arch.stacks), corpus.tokenizer)
-    start = run.arch.start or 0
-    batches = stretches(corpus.train, tokenizer, run.data, context, rows, run.machine.seed, run.batch.accumulate, start)
-    checked = stretches(corpus.validation, tokenizer, run.data, context, rows, start=start)
-    held_out = list(first_tokens(checked.in_order(), VALIDATION_TOKENS))
+    start, accumulate = run.arch.start or 0, run.batch.accumulate
+    seeds = {name: seed_of(run.machine.seed, name) if mix else run.machine.seed for name in texts}
+    parts = {name: stretches(text, tokenizer, run.data, context, rows, seeds[name], accumulate, start) for name, text in texts.items()}
+    batches = Mixture(list(parts.values()), list(mix.values()), rows, accumulate) if mix else parts[""]
+    packed = {name: str(part.packing) for name, part in parts.items() if isinstance(part, Packed)}
+    for name, said in packed.items():
+        terminal.say(f"  {name}{': ' if name else ''}{said}")
+    checked = {
+        name: stretches(group.validation, tokenizer, run.data, context, rows, start=start)
+        for name, group in corpus.groups.items()
+        if group.validation.tokens
+    }
+    whole = stretches(corpus.validation, tokenizer, run.data, context, rows, start=start)
+    scored = checked if any(name in mix for name in checked) else {"": whole}
+    held_out = {name: list(first_tokens(one.in_order(), VALIDATION_TOKENS // len(scored))) for name, one in scored.items()}
     objective, next_word = PredictTokens(smoothing=run.data.smoothing), run.data.objective == "next-word"
-    writer = ModelWriter(out, tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING if next_word else None)
+    known = {**to_json(corpus.summary), **described_mix(run, corpus), **{f"packing {name}".strip(): said for name, said in packed.items()}}
+    writer = ModelWriter(out, tokenizer, run, data=known, parent=parent, generation=WRITING if next_word else None)
 
     def evaluate(model: Transformer) -> dict[str, float]:
-        return validate(model, objective, held_out, run.machine)
+        losses = {name: validate(model, objective, batches, run.machine)["loss"] for name, batches in held_out.items()}
+        if len(scored) == 1:
+            return {"loss": next(iter(losses.values()))}
+        weights = {name: mix.get(name, 0.0) for name in losses}
+        mean = sum(weights[name] * loss for name, loss in losses.items()) / sum(weights.values())
+        return {"loss": mean, **{f"loss_of_{name or 'the_rest'}": loss for name, loss in losses.items()}}
 
     with watched("Pretraining", out, run.plan.steps) as (bar, hooks):
         samples = sampled(corpus, tokenizer, run, prompt, out / "run" / "samples.jsonl", bar.say) if ranks.ranks() == 1 else None
@@ -360,39 +464,64 @@ def raise_model(
     ranks.only_first()
     best = writer.best(run.machine.device)
     with on_machine(run.machine):
-        validation = score(best, corpus) if next_word else guessed(best, checked.in_order())
+        validation = score(best, corpus) if next_word else guessed(best, whole, checked)
     writer.save(best, {"validation": to_json(validation)})
     done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation)
     pretrained_page(done, out).write(out / "run" / "report.html")
     return done
 
 
+def described_mix(run: Run, corpus: Corpus) -> dict[str, str]:
+    """The mixture, for the model card."""
+    if not run.data.mix:
+        return {}
+    known = [f"{name or NAMELESS} {share:.1%} ({corpus.groups[name].train.tokens:,} tokens there)" for name, share in run.data.mix]
+    return {"mixture": ", ".join(known)}
+
+
 def score(model: Transformer, corpus: Corpus) -> Validation:
-    """How well `model` predicts the corpus's whole held-out text, every token scored once."""
+    """How well `model` predicts the corpus's whole held-out text, every token scored once; and that of each of several groups."""
+    import numpy as np
+
     from fledge.evaluation.documents import closed_documents
-    from fledge.evaluation.language import document_score
+    from fledge.evaluation.language import document_costs, language_score
 
     end = corpus.tokenizer.end_of_text
-    found = document_score(model, *closed_documents(corpus.validation, end), start=end, stride=max(1, model.arch.context // 2))
-    bits = found.bits_per_byte
-    assert bits is not None
-    return Validation(found.nats_per_token.value, bits.value, (bits.low, bits.high))
+
+    def validation(costs: Sequence[np.ndarray], groups: dict[str, Validation] | None = None) -> Validation:
+        found = language_score(*costs)
+        bits = found.bits_per_byte
+        assert bits is not None
+        return Validation(found.nats_per_token.value, bits.value, (bits.low, bits.high), groups or {})
+
+    texts = {name: group.validation for name, group in corpus.groups.items() if group.validation.documents}
+    costs = {
+        name: document_costs(model, *closed_documents(text, end), start=end, stride=max(1, model.arch.context // 2))
+        for name, text in texts.items()
+    }
+    groups = {name: validation(cost) for name, cost in costs.items()} if len(costs) > 1 else None
+    return validation([np.concatenate(part) for part in zip(*costs.values(), strict=True)], groups)
 
 
-def guessed(model: Transformer, batches: Iterable[Rows]) -> Guessed:
-    """How well `model` guesses what is hidden of the corpus's whole held-out text."""
+def guessed(model: Transformer, whole: Batches, groups: Mapping[str, Batches]) -> Guessed:
+    """How well `model` guesses what is hidden of the corpus's whole held-out text; and of that of each of several groups."""
     from fledge.evaluation.words import word_score
 
-    found = word_score(model, batches)
-    return Guessed(found.nats.value, found.accuracy.value, (found.accuracy.low, found.accuracy.high), found.commonest)
+    def found(batches: Iterable[Rows], groups: dict[str, Guessed] | None = None) -> Guessed:
+        score = word_score(model, batches)
+        return Guessed(score.nats.value, score.accuracy.value, (score.accuracy.low, score.accuracy.high), score.commonest, groups or {})
+
+    each = {name: found(batches.in_order()) for name, batches in groups.items()} if len(groups) > 1 else None
+    return found(whole.in_order(), each)
 
 
 def stretches(
     shards: Shards, tokenizer: Tokenizer, data: Data, context: int, rows: int, seed: int = 0, accumulate: int = 1, start: int = 0
-) -> Stretches:
+) -> Batches:
     """The batches that an objective makes of a text."""
     from fledge.data.batches import Windows
     from fledge.data.noise import Denoise, MaskedWords
+    from fledge.data.packing import Packed
     from fledge.train.run import Masks, Spans
 
     match data.noise:
@@ -400,6 +529,8 @@ def stretches(
             return MaskedWords(shards, tokenizer, context, rows, seed, data.separate_documents, accumulate, share, whole_words, data.moving)
         case Spans(share, length):
             return Denoise(shards, tokenizer, start, context, rows, seed, accumulate, share, length, data.moving)
+    if data.packing == "best-fit":
+        return Packed(shards, context, rows, seed, accumulate, data.moving)
     return Windows(shards, context, rows, seed, data.separate_documents, accumulate, data.moving)
 
 

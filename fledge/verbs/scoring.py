@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fledge.verbs import terminal
 from fledge.verbs.model import Dtype, Model, Settings, load
-from fledge.verbs.preparation import is_corpus
+from fledge.verbs.preparation import NAMELESS, corpora_of, corpus_from, is_corpus
 from fledge.verbs.session import Column, texts_of
 
 if TYPE_CHECKING:
@@ -90,11 +91,10 @@ def evaluate(
         return pair_scores(names, opened, str(on), source_column, target_column, beams, lowercase)
     if not all(classifiers) and (silent := next((name for name, one in zip(names, opened, strict=True) if not one.arch.writes), None)):
         raise ValueError(f"{silent} is an encoder and writes no text: `fledge predict` fills in what is masked, and pretrain measures that")
-    if on is None:
-        on = own_corpus(names[0], opened[0])
+    data = [str(on)] if on is not None else own_corpus(names[0], opened[0])
     if all(classifiers):
-        return classifier_scores(names, opened, str(on), text_column, label_column)
-    return language_scores(names, opened, str(on), text_column)
+        return classifier_scores(names, opened, data[0], text_column, label_column)
+    return language_scores(names, opened, data, text_column)
 
 
 def pair_scores(
@@ -120,34 +120,45 @@ def pair_scores(
     return Evaluated(on, counted(rows, "pair"), tuple(scores))
 
 
-def own_corpus(name: str, model: Model) -> str:
-    """The corpus that the model was trained on: in its own folder, else where it says, if it is still there."""
-    for place in (f"{name}/run/corpus", *model.facts.get("run", {}).get("data", {}).get("sources", [])):
-        if is_corpus(place):
-            return place
+def own_corpus(name: str, model: Model) -> list[str]:
+    """The corpus that the model was trained on, or corpora: in its own folder, else where it says, if it is still there."""
+    from fledge.data.sources import grouped
+
+    for places in ([f"{name}/run/corpus"], model.facts.get("run", {}).get("data", {}).get("sources", [])):
+        if places and all(is_corpus(grouped(place)[1]) for place in places):
+            return places
     raise ValueError(f"the corpus that {name} was trained on is not at hand: say what to measure it on with --on FILE")
 
 
-def language_scores(names: list[str], models: list[Model], on: str, text_column: str | None) -> Evaluated:
-    from fledge.data.tables import counted
-    from fledge.evaluation.language import document_score
+def language_scores(names: list[str], models: list[Model], on: list[str], text_column: str | None) -> Evaluated:
+    import numpy as np
 
-    texts = held_out_texts(on, text_column)
+    from fledge.data.tables import counted
+    from fledge.evaluation.language import document_costs, language_score
+
+    grouped_texts = held_out_texts(on, text_column)
+    texts = [text for group in grouped_texts.values() for text in group]
+    owners = np.repeat(np.array(list(grouped_texts)), [len(group) for group in grouped_texts.values()])
     sizes = [len(text.encode()) for text in texts]
     scores = []
     for name, model in zip(names, models, strict=True):
         end = model.tokenizer.end_of_text
-        found = document_score(
+        costs = document_costs(
             model.network,
             [closed(tokens, end) for tokens in model.tokenizer.encode_batch(texts)],
             sizes,
             end,
             max(1, model.arch.context // 2),
         )
-        for measure, interval in (("bits per byte", found.bits_per_byte), ("perplexity per token", found.perplexity)):
-            assert interval is not None
-            scores.append(Score(name, measure, interval.value, (interval.low, interval.high)))
-    return Evaluated(on, f"{counted(len(texts), 'document')}, {sum(sizes):,} bytes", tuple(scores))
+        parts = {"": owners == owners}
+        if len(grouped_texts) > 1:
+            parts |= {f" of {group or NAMELESS}": owners == group for group in grouped_texts}
+        for of, chosen in parts.items():
+            found = language_score(*(part[chosen] for part in costs))
+            for measure, interval in (("bits per byte", found.bits_per_byte), ("perplexity per token", found.perplexity)):
+                assert interval is not None
+                scores.append(Score(name, f"{measure}{of}", interval.value, (interval.low, interval.high)))
+    return Evaluated(", ".join(on), f"{counted(len(texts), 'document')}, {sum(sizes):,} bytes", tuple(scores))
 
 
 def closed(tokens: list[int], end: int) -> np.ndarray:
@@ -156,22 +167,27 @@ def closed(tokens: list[int], end: int) -> np.ndarray:
     return np.array([*tokens, end])
 
 
-def held_out_texts(on: str, text_column: str | None) -> list[str]:
-    """The documents of a source, or the held-out ones of a corpus."""
-    from fledge.data.corpus import Corpus
+def held_out_texts(on: list[str], text_column: str | None) -> dict[str, list[str]]:
+    """The documents of each group of a source, or the held-out ones of corpora."""
     from fledge.data.documents import Document, noted, remarks
     from fledge.data.sources import read
 
-    if is_corpus(on):
-        corpus = Corpus.open(on)
-        shards = corpus.validation
-        return [corpus.tokenizer.decode(shards.document(i)[0].tolist()) for i in range(shards.documents)]
-    items = list(read([on], text_column))
+    if corpora_of(on):
+        corpus = corpus_from(on, Path())
+        held_out = {name: group.validation for name, group in corpus.groups.items() if group.validation.documents}
+        return {
+            name: [corpus.tokenizer.decode(shards.document(i)[0].tolist()) for i in range(shards.documents)]
+            for name, shards in held_out.items()
+        }
+    items = list(read(on, text_column))
     for line in remarks(*noted(items)):
         terminal.say(f"  {line}")
-    texts = [item.text for item in items if isinstance(item, Document)]
+    texts: dict[str, list[str]] = {}
+    for item in items:
+        if isinstance(item, Document):
+            texts.setdefault(item.group, []).append(item.text)
     if not texts:
-        raise ValueError(f"{on} holds no text to measure on")
+        raise ValueError(f"{', '.join(on)} holds no text to measure on")
     return texts
 
 

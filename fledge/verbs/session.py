@@ -41,6 +41,7 @@ Duration = Annotated[str, Parameter(metavar="TIME")]
 PresetName = Annotated[str, Parameter(metavar="PRESET")]
 Column = Annotated[str, Parameter(metavar="NAME")]
 Settings = Annotated[Sequence[str], Parameter(metavar="NAME=VALUE")]
+Mix = Annotated[str, Parameter(metavar="GROUP=SHARE,...")]
 Trackers = Annotated[Sequence[TrackerName], Parameter(metavar="NAME")]
 SAMPLE_TOKENS = 48
 AFTER = 0.1  # of a fine-tuning's time, for what comes after the last step

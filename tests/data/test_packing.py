@@ -83,7 +83,9 @@ def test_each_token_is_a_label_once_and_only_long_documents_are_cut(stream):
         cut = {number for number, count in pieces.items() if count > 1}
         assert cut == {number for number, length in enumerate(lengths) if length + 1 > context}
         assert len(cut) == packed.packing.cut
-    assert packed.packing.rows == len(plainly([r for n in lengths for r in [*[context] * ((n + 1) // context), (n + 1) % context] if r], context))
+    assert packed.packing.rows == len(
+        plainly([r for n in lengths for r in [*[context] * ((n + 1) // context), (n + 1) % context] if r], context)
+    )
 
 
 def test_epochs_differ_in_what_shares_a_row():
@@ -118,7 +120,8 @@ def test_packed_equals_separate():
         for batch in packed.batch_at(0):
             tokens, positions, document = (torch.from_numpy(part) for part in (batch.tokens, batch.positions, batch.document))
             together = model(tokens, positions, document)
-            for row, one in {(row, int(one)) for row in range(3) for one in batch.document[row] if one != PADDING}:
+            assert batch.document is not None
+            for row, one in sorted({(place, int(one)) for place in range(3) for one in batch.document[place] if one != PADDING}):
                 here = document[row] == one
                 alone = model(tokens[row, here][None])[0]
                 assert torch.allclose(together[row, here], alone, atol=1e-5)
