@@ -4,7 +4,6 @@ MinHash: Broder 1997; bands: Leskovec, Rajaraman and Ullman, Mining of Massive D
 (fast similarity sketching, Dahlgaard, Knudsen and Thorup 2017).
 """
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -231,7 +230,9 @@ def representatives(roots: np.ndarray, lengths: np.ndarray, keep: Literal["first
 
 def _rensa():
     try:
-        return importlib.import_module("rensa")
+        import rensa
+
+        return rensa
     except ImportError:
         raise ValueError("near duplicates need rensa, which is not installed: pip install 'fledge[data]'") from None
 
