@@ -228,7 +228,7 @@ def representatives(roots: np.ndarray, lengths: np.ndarray, keep: Literal["first
     return longest[roots]
 
 
-def _rensa():
+def _rensa() -> Any:
     try:
         import rensa
 
