@@ -31,7 +31,6 @@ from fledge.data.engine import Engine, EngineName, Report, engine_of
 from fledge.data.files import Progress, require, sync
 from fledge.data.mixing import among
 from fledge.data.pieces import (
-    PIECE_BYTES,
     UNFINISHED,
     Contents,
     Part,
@@ -42,6 +41,7 @@ from fledge.data.pieces import (
     key_of,
     look_of,
     one_line,
+    piece_size,
     pieces_of,
 )
 from fledge.data.sources import Input, find, read_input
@@ -123,7 +123,7 @@ def prepare(
     keep: bool = False,
     standing: Standing = "update",
     mix: Mapping[str, float] | None = None,
-    piece_bytes: int = PIECE_BYTES,
+    piece_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
     """Writes the corpus folder `out` from `source`: what `find` found, or documents in memory.
@@ -146,9 +146,11 @@ def prepare(
     if mix and given is not None:
         among(mix, dict.fromkeys((one.group for one in given), 1))
     mixed = dict(mix) if mix else None
+    total = sum(one.size for one in given) if given is not None else 0
+    piece_bytes = piece_bytes or piece_size(total)
     if not workers:
         most = os.cpu_count() or 1
-        workers = most if given is None else max(1, min(most, -(-sum(one.size for one in given) // piece_bytes)))
+        workers = most if given is None else max(1, min(most, -(-total // piece_bytes)))
     with work.used(keep), engine_of(engine, workers) as does:
         run = _Run(work, recipe, does, strict, piece_bytes, progress or (lambda *_: None))
         if given is not None:
@@ -324,7 +326,7 @@ def read_piece(order: Reading, report: Report) -> None:
     clean = _cleaner(recipe.cleaning)
     with (
         building(order.folder) as folder,
-        Staging(folder, first.origin, first.group, order.limit, recipe.near, recipe.paragraphs) as staging,
+        Staging(folder, order.limit, first.origin, first.group, recipe.near, recipe.paragraphs) as staging,
     ):
         for given, look in zip(order.piece.inputs, order.looks, strict=True):
             left, waiting = given.size, 0
@@ -682,7 +684,7 @@ class _Run:
         while item is not None:
             group = item.group if isinstance(item, Document) else ""
             with building(self.work.folder / "pieces" / "taken") as folder:
-                with Staging(folder, "", group, self.piece_bytes, recipe.near, recipe.paragraphs) as staging:
+                with Staging(folder, self.piece_bytes, "", group, recipe.near, recipe.paragraphs) as staging:
                     while item is not None and staging.size < self.piece_bytes:
                         if isinstance(item, Document) and item.group != group:
                             break

@@ -44,14 +44,18 @@ def losses(out: Path) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_pretrain_and_finetune(tmp_path):
-    (tmp_path / "texts").mkdir()
-    for i in range(12):
-        (tmp_path / "texts" / f"{i}.txt").write_text("".join(f"Line {n} of text {i}: the river is {n * i} long.\n" for n in range(60)))
+    for i in range(24):
+        place = tmp_path / ("odd" if i % 2 else "even")
+        place.mkdir(exist_ok=True)
+        (place / f"{i}.txt").write_text("".join(f"Line {n} of text {i}: the river is {n * i} long.\n" for n in range(60)))
     answers = {}
     for processes, more in ((1, []), (2, []), (2, ["--set", "machine.tensor=2"])):
         out = tmp_path / f"{processes}{len(more)}"
         given = [
-            str(tmp_path / "texts"),
+            f"even={tmp_path / 'even'}",
+            f"odd={tmp_path / 'odd'}",
+            "--mix",
+            "even=0.7,odd=0.3",
             "--out",
             str(out),
             "--steps",

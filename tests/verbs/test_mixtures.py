@@ -41,7 +41,7 @@ def trained(folder: Path) -> dict:
     return json.loads((folder / "run" / "run.json").read_text())
 
 
-def test_a_corpus_knows_its_groups(corpus, texts, tmp_path):
+def test_a_corpus_knows_its_groups(corpus, texts, tmp_path, command):
     made, facts = Corpus.open(corpus), json.loads((corpus / "corpus.json").read_text())
     assert list(made.groups) == ["general", "domain"]
     assert made.mix == {"general": 0.25, "domain": 0.75}
@@ -56,6 +56,9 @@ def test_a_corpus_knows_its_groups(corpus, texts, tmp_path):
     for name, group in made.groups.items():
         for i in range(group.train.documents):
             assert ("inflation" in made.tokenizer.decode(group.train.document(i)[0].tolist())) == (name == "domain")
+    shown = command("show", corpus).out
+    assert "of domain: 12 documents" in shown
+    assert "mixture: general 25.0%, domain 75.0%" in shown
     again = fledge.prepare(texts, out=tmp_path / "same", tokenizer="bytes")
     other = fledge.prepare(texts, out=tmp_path / "same", tokenizer="bytes", mix="domain=1")
     assert again == other
