@@ -50,7 +50,11 @@ def main() -> None:
             done = fledge.pretrain([str(both)], out=out, from_=base, mix=mix, tokens=options.tokens, seed=options.seed)
             runs.append(row(mix, costs(out, corpus), before, done.tokens))
         sizes = {
-            name: {"train_tokens": group.train.tokens, "held_out_documents": group.validation.documents, "held_out_bytes": group.validation.bytes}
+            name: {
+                "train_tokens": group.train.tokens,
+                "held_out_documents": group.validation.documents,
+                "held_out_bytes": group.validation.bytes,
+            }
             for name, group in corpus.groups.items()
         }
     _, alone, replayed, _ = runs
