@@ -150,7 +150,7 @@ def language_scores(names: list[str], models: list[Model], on: list[str], text_c
             end,
             max(1, model.arch.context // 2),
         )
-        parts = {"": owners == owners}
+        parts = {"": np.ones(len(texts), bool)}
         if len(grouped_texts) > 1:
             parts |= {f" of {group or NAMELESS}": owners == group for group in grouped_texts}
         for of, chosen in parts.items():
