@@ -16,7 +16,7 @@ from fledge.data.files import sync
 from fledge.data.tables import counted
 from fledge.text.tokenizer import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 BLANK = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
 WIDE = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"

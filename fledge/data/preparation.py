@@ -841,7 +841,7 @@ def _staged(folder: Path) -> Staged | None:
 
 
 def split(
-    parts: Sequence[Part], fates: Fates, validation: float, seed: int, leads: np.ndarray | None, among: Sequence[int]
+    parts: Sequence[Part], fates: Fates, validation: float, seed: int, leads: np.ndarray | None, numbers: Sequence[int]
 ) -> None:  # fmt: skip
     """Mark what is held out of the parts of these numbers: each document by its content alone, except where there are too few, or too
     uneven ones.
@@ -850,7 +850,7 @@ def split(
     """
     hashes = Rows(tuple(part.array("hashes") for part in parts))
     alone = np.bincount(leads, minlength=len(leads) + 1)[leads] == 1 if leads is not None else None
-    within, documents, total, held, held_bytes = set(among), 0, 0, 0, 0
+    within, documents, total, held, held_bytes = set(numbers), 0, 0, 0, 0
     lowest, highest, longest = (2.0, 0, 0), (-1.0, 0, 0), (-1, 0, 0)
     for number, ((start, own), part, fate) in enumerate(zip(hashes.each(), parts, fates.of, strict=True)):
         if number not in within:
@@ -881,7 +881,7 @@ def split(
         fates.of[-highest[1]][-highest[2]] = TRAIN
         held_bytes -= int(parts[-highest[1]].records()["bytes"][-highest[2]])
     if not aim / 3 < held_bytes < aim * 3 and size > 2 * aim > 2 * LEAST_CUT:
-        for fate in (fates.of[number] for number in among):
+        for fate in (fates.of[own] for own in numbers):
             fate[fate == VALIDATION] = TRAIN
         _cut(parts, fates, number, at, 1 - aim / size)
 
