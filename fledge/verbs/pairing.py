@@ -181,8 +181,9 @@ def refuse_one_stack(name: str, arch: Arch) -> None:
 
 def tokenizer_for(training: Parallel, folder: Path, name: str | None, vocab: int | None) -> Tokenizer:
     """The tokenizer of a model that starts anew, which ends each text; one that is trained on both sides is kept in `folder`."""
+    from fledge.data.preparation import vocabulary_for
     from fledge.text import Tokenizer
-    from fledge.verbs.preparation import chosen_tokenizer, vocabulary_for
+    from fledge.verbs.preparation import chosen_tokenizer
 
     if vocab is not None and name is not None:
         raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")

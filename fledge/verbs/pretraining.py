@@ -191,7 +191,7 @@ def pretrain(
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     named = str(from_) if from_ is not None else tokenizer
     own = out / "run" / "corpus"
-    corpus = corpus_from(texts_of(text), own, vocab, named, text_column, validation, seed, replace_other=begun is None)
+    corpus = corpus_from(texts_of(text), own, vocab, named, text_column, validation, seed, "replace" if begun is None else "refuse")
     run = begun
     if run is not None:
         refuse_other_data(out, run, fingerprint(corpus))
@@ -284,8 +284,8 @@ def trial_batch(settings: dict[str, str], arch: Arch | None) -> Batch:
 
 
 def fingerprint(corpus: Corpus) -> str:
-    """The hash of the corpus's contents, as its settings tell."""
-    return f"{corpus.settings['train']}:{corpus.settings['held_out']}:{corpus.tokenizer.fingerprint()}"
+    """The hash of the corpus's contents, as its shards have it."""
+    return f"{corpus.contents['train']}:{corpus.contents['validation']}:{corpus.tokenizer.fingerprint()}"
 
 
 def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machine: Machine, described: Data) -> Run:
