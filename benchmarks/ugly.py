@@ -1,4 +1,4 @@
-"""Ugly files (invalid UTF-8, broken archives, links in a circle, ...): nothing crashes, and what their makers know is accounted for exactly."""
+"""Ugly files (invalid UTF-8, broken archives, links in a circle): nothing crashes, and what their makers know is accounted for."""
 
 from campaign import campaign
 

@@ -159,7 +159,7 @@ def find(sources: Sequence[str]) -> list[Input]:
         if not inputs:
             raise ValueError(f"{path} holds no files")
         for one in inputs:
-            key = os.path.realpath(one.path) if one.place == "file" else one.path
+            key = os.path.realpath(one.path) if one.place == "file" and not one.problem else one.path
             found[key] = replace(found[key], named=found[key].named or one.named) if key in found else one
     return list(found.values())
 
