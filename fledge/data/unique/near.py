@@ -25,7 +25,7 @@ WAVE = 8  # bands whose candidates are verified before the next bands are looked
 REACH = 32  # neighbours in a bucket that each document is compared with
 PAIRS = 4096  # of one task of verification
 HELD = 1 << 24  # shingles held at once while pairs are verified: 128 MB
-GATHERED = 1 << 15  # pairs whose signatures are held at once: 25 MB
+GATHERED = 1 << 15  # pairs whose signatures are held at once: 40 MB
 DOUBT = 4  # standard errors below the threshold from which on an estimate is taken at its word
 
 
@@ -39,8 +39,8 @@ class Near:
 
     threshold: float = 0.45
     shingle: int = 3
-    recall: float = 0.95
-    permutations: int = 128
+    recall: float = 0.99
+    permutations: int = 160
     seed: int = 0
 
     def __post_init__(self):
