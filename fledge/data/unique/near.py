@@ -4,7 +4,6 @@ MinHash: Broder 1997; bands: Leskovec, Rajaraman and Ullman, Mining of Massive D
 (fast similarity sketching, Dahlgaard, Knudsen and Thorup 2017).
 """
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fledge.data.files import extra
 from fledge.data.unique.exact import Spread
 from fledge.data.unique.rows import Rows
 from fledge.data.unique.words import BATCH, batches, mixed, words
@@ -230,10 +230,8 @@ def representatives(roots: np.ndarray, lengths: np.ndarray, keep: Literal["first
 
 
 def _rensa():
-    try:
-        return importlib.import_module("rensa")
-    except ImportError:
-        raise ValueError("near duplicates need rensa, which is not installed: pip install 'fledge[data]'") from None
+    purpose = "finding near duplicates"
+    return extra("rensa", purpose)
 
 
 def _fetched(text_of: Callable[[int], str], numbers: np.ndarray) -> Iterator[tuple[list[str], list[int]]]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -212,3 +213,9 @@ def test_bands_and_rows_follow_from_the_recall():
         Near(permutations=4)
     with pytest.raises(ValueError, match=r"the threshold of near duplicates is 1\.5, but it lies between 0 and 1"):
         Near(threshold=1.5)
+
+
+def test_without_rensa_what_to_type_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    with pytest.raises(ValueError, match=r"finding near duplicates needs rensa, which is not installed: pip install 'fledge\[data\]'"):
+        Near().signatures(["some text"])
