@@ -17,7 +17,7 @@ from fledge.arch.record import differences, from_json, to_json
 from fledge.data.files import Progress
 from fledge.data.sources import Document, Rejected, noted, remarks
 from fledge.data.tables import counted
-from fledge.text.tokenizer import Tokenizer
+from fledge.text.tokenizer import Tokenizer, Training
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -141,7 +141,7 @@ class Corpus:
 def prepare(
     documents: Iterable[Document | Rejected],
     out: Path | str,
-    tokenizer: Tokenizer | Literal["characters"] | int = 8192,
+    tokenizer: Tokenizer | Training | Literal["characters"] | int = 8192,
     validation: float | Callable[[Document], bool] = 0.1,
     seed: int = 0,
     progress: Progress | None = None,
@@ -150,7 +150,8 @@ def prepare(
 ) -> Corpus:
     """Writes the corpus folder `out` from `documents`, which are held in memory meanwhile.
 
-    `tokenizer`: one that stands, or how many ids a byte-level BPE trained on the train part shall have, or `"characters"` (of it).
+    `tokenizer`: one that stands, or how many ids a byte-level BPE trained on the train part shall have, or another kind with that
+    number, or `"characters"` (of it).
     `validation`: the share of documents held out, chosen by their contents, or a function that says which. Of a single
     document, and where few or uneven ones would make the held-out part more than three times too large or small, the end of the
     longest is cut off, at the end of a line if there is one near. Documents equal up to white space count once.
@@ -163,9 +164,12 @@ def prepare(
     out = Path(out)
     unique, tally = _unique(documents)
     train, held_out = _split(unique, validation, seed)
+    if isinstance(tokenizer, int):
+        tokenizer = Training(tokenizer)
+    asked = tokenizer.kind if isinstance(tokenizer, Training) else tokenizer
     settings = {
-        "tokenizer": tokenizer.fingerprint() if isinstance(tokenizer, Tokenizer) else "bpe" if isinstance(tokenizer, int) else tokenizer,
-        "vocabulary": tokenizer if isinstance(tokenizer, int) else None,
+        "tokenizer": asked.fingerprint() if isinstance(asked, Tokenizer) else asked,
+        "vocabulary": tokenizer.vocabulary if isinstance(tokenizer, Training) else None,
         "validation": "chosen by the caller" if callable(validation) else validation,
         "seed": seed,
         "documents": len(unique),
@@ -294,15 +298,12 @@ def _standing(out: Path, settings: dict[str, Any]) -> Corpus:
     return replace(corpus, reused=True)
 
 
-def _trained(kind: Literal["characters"] | int, texts: list[str], progress: Progress | None) -> Tokenizer:
+def _trained(wanted: Training | Literal["characters"], texts: list[str], progress: Progress | None) -> Tokenizer:
+    if isinstance(wanted, str) and wanted != "characters":
+        raise ValueError(f"tokenizer {wanted!r}: give a number of ids for a trained one, or 'characters', or a Tokenizer")
     if progress:
         progress("tokenizer", 0, 1)
-    if isinstance(kind, int):
-        made = Tokenizer.train(texts, kind)
-    elif kind == "characters":
-        made = Tokenizer.characters(texts)
-    else:
-        raise ValueError(f"tokenizer {kind!r}: give a number of ids for a trained one, or 'characters', or a Tokenizer")
+    made = Tokenizer.learned(texts, wanted)
     if progress:
         progress("tokenizer", 1, 1)
     return made
