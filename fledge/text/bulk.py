@@ -12,6 +12,17 @@ import tokenizers
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # Radford et al., 2019: encoder.py of the GPT-2 release.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# tiktoken_ext/openai_public.py of tiktoken 0.14; `\z` is its `$`, which Oniguruma would find at the end of each line.
+CL100K = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K = "|".join(
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + _SUFFIX,
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + _SUFFIX,
+        r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    )
+)
+PATTERNS = (LLAMA3, GPT2, CL100K, O200K)
 
 _SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _UNSEEN = [byte for byte in range(256) if byte not in _SEEN]
@@ -47,7 +58,7 @@ Encode = Callable[[list[str], int], list[np.ndarray]]
 def bulk_encoder(backend: tokenizers.Tokenizer) -> Encode | None:
     """An encoder of many texts with the same ids as `backend`, several times as fast.
 
-    Bytes and characters are looked up; byte-level BPE with the pattern of Llama 3 or GPT-2 goes through tiktoken. `None`
+    Bytes and characters are looked up; byte-level BPE with a known pattern goes through tiktoken. `None`
     for any other tokenizer, without tiktoken, or if the ids differ on a sample of odd text and of the vocabulary.
     """
     spec = json.loads(backend.to_str())
@@ -122,6 +133,6 @@ def _pattern(spec: dict | None) -> str | None:
                 {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
-        } if pattern in (LLAMA3, GPT2):
+        } if pattern in PATTERNS:
             return pattern
     return None
