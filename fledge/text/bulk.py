@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 
+import numpy as np
 import tokenizers
 
 # Without possessive quantifiers: Oniguruma, which `tokenizers` uses, reads them differently. Source: Llama 3's tokenizer.json.
@@ -29,8 +30,10 @@ _UNSEEN = [byte for byte in range(256) if byte not in _SEEN]
 BYTES = {**{chr(byte): byte for byte in _SEEN}, **{chr(256 + n): byte for n, byte in enumerate(_UNSEEN)}}
 
 # Of a word of n bytes tiktoken looks at every pair again for each merge, and its pattern engine overflows its stack on a million
-# blanks: longer words than these, which are of one side of this line whatever the pattern, are left to `tokenizers`.
-_LONG_RUN = re.compile(r"[^\W_]{2000}|[\W_]{2000}")
+# blanks: texts with words this long are left to `tokenizers`, which from there on is the faster.
+LONGEST = 500
+_LONG_RUN = re.compile(rf"[^\W_]{{{LONGEST}}}|[\W_]{{{LONGEST}}}")  # no pattern has words over this border that go on and on
+_BLANK = np.isin(np.arange(256), np.frombuffer(b"\t\n\v\f\r ", np.uint8))
 
 _ODD = "".join(
     (
@@ -93,12 +96,21 @@ def _by_tiktoken(spec: dict, pieces: dict[str, int], plain: Callable[[str], list
     encoding = tiktoken.Encoding("fledge", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
     def encode(texts: list[str]) -> list[list[int]]:
-        blank = [_LONG_RUN.search(text) is not None for text in texts]
+        blank = [_has_long_run(text, pattern == O200K) for text in texts]
         smooth = [text for text, slow in zip(texts, blank, strict=True) if not slow]
         fast = iter(encoding.encode_ordinary_batch(smooth, num_threads=os.cpu_count() or 1))
         return [plain(text) if slow else next(fast) for text, slow in zip(texts, blank, strict=True)]
 
     return encode
+
+
+def _has_long_run(text: str, marks: bool = False) -> bool:
+    """Whether a word or a stretch of blanks is longer than LONGEST; most texts are cleared by their bytes, which is five times as quick.
+    `marks`: a word goes on over marks, so that no border but a blank is sure."""
+    blank = _BLANK[np.frombuffer(text.encode(), np.uint8)]
+    edges = np.flatnonzero(blank[1:] != blank[:-1])
+    longest = np.diff(edges, prepend=-1, append=len(blank) - 1).max()
+    return bool(longest >= LONGEST) and (marks or _LONG_RUN.search(text) is not None)
 
 
 def _pattern(spec: dict | None) -> str | None:
