@@ -30,7 +30,7 @@ _UNSEEN = [byte for byte in range(256) if byte not in _SEEN]
 BYTES = {**{chr(byte): byte for byte in _SEEN}, **{chr(256 + n): byte for n, byte in enumerate(_UNSEEN)}}
 
 # Of a word of n bytes tiktoken looks at every pair again for each merge, and its pattern engine overflows its stack on a million
-# blanks: texts with words this long are left to `tokenizers`, which from there on is the faster.
+# blanks: texts with words this long are left to `tokenizers`.
 LONGEST = 500
 _LONG_RUN = re.compile(rf"[^\W_]{{{LONGEST}}}|[\W_]{{{LONGEST}}}")  # no pattern has words over this border that go on and on
 _BLANK = np.isin(np.arange(256), np.frombuffer(b"\t\n\v\f\r ", np.uint8))
@@ -105,8 +105,10 @@ def _by_tiktoken(spec: dict, pieces: dict[str, int], plain: Callable[[str], list
 
 
 def _has_long_run(text: str, marks: bool = False) -> bool:
-    """Whether a word or a stretch of blanks is longer than LONGEST; most texts are cleared by their bytes, which is five times as quick.
-    `marks`: a word goes on over marks, so that no border but a blank is sure."""
+    """Whether a word or a stretch of blanks has LONGEST characters; most texts are cleared by their bytes, which is five times as quick.
+
+    `marks`: a word goes on over marks, so that no border but a blank is sure.
+    """
     blank = _BLANK[np.frombuffer(text.encode(), np.uint8)]
     edges = np.flatnonzero(blank[1:] != blank[:-1])
     longest = np.diff(edges, prepend=-1, append=len(blank) - 1).max()
