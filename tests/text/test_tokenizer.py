@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fledge.text import RESERVED, Tokenizer, Training
 from fledge.text import bulk as bulk_module
 from fledge.text import files as files_module
-from fledge.text.bulk import bulk_encoder
+from fledge.text.bulk import _has_long_run, bulk_encoder
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "3", "dogs;", "who'd", "have", "thought?\n\tdef", "f(x):\r\n", "", "", "", "return"]
 WORDS += ["x", "*", "2", "", "#", "größer", "中文", "🙂\n"]
@@ -179,9 +179,18 @@ def test_bulk_encoding_equals_one_by_one(texts):
 @pytest.mark.parametrize(("run", "length"), [(" ", 1_000_000), ("\n", 100_000), ("a", 100_000), ("=", 100_000), ("é", 100_000)])
 def test_long_runs_are_encoded_alike(run, length):
     """A million blanks overflow the stack of tiktoken's pattern engine."""
-    texts = ["short", run * length + "x", " " * 9_999, "end"]
+    texts = ["short", run * length + "x", " " * 9_999, f"x {run * 499} {run * 500}", "end"]
     tokenizer = MADE["bpe"]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("run", ["a", " ", "\n", "=", "中", "e\u0301"])
+def test_a_run_is_long_from_500_characters_on(run):
+    words = 499 // len(run)
+    assert not _has_long_run(f"x{' ' if run.strip() else '.'}{run * words}{' ' if run.strip() else '.'}x")
+    assert _has_long_run(f"{run * 500}") == (len(run) == 1)
+    assert _has_long_run(run * 500, marks=True)
+    assert not _has_long_run("")
 
 
 def test_without_tiktoken_the_ids_are_the_same(monkeypatch):
