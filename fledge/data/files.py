@@ -20,7 +20,7 @@ BUFFER = 1 << 17
 COMPRESSED = ("gz", "zst", "xz", "bz2")
 SHORT = {"tgz": ("tar", "gz"), "tbz2": ("tar", "bz2"), "tbz": ("tar", "bz2"), "txz": ("tar", "xz"), "tzst": ("tar", "zst")}
 EXTRAS = {
-    "data": {"pyarrow": "pyarrow", "zstandard": "zstandard"},
+    "data": {"pyarrow": "pyarrow", "zstandard": "zstandard", "rensa": "rensa"},
     "documents": {"pypdf": "pypdf", "docx": "python-docx", "resiliparse": "resiliparse", "fastwarc": "fastwarc"},
     "remote": {"fsspec": "fsspec", "aiohttp": "aiohttp", "s3fs": "s3fs"},
     "hub": {"datasets": "datasets"},

@@ -50,7 +50,7 @@ from fledge.data.unique.exact import exact_duplicates, kept_masks
 from fledge.data.unique.near import Near, near_groups
 from fledge.data.unique.paragraphs import without
 from fledge.data.unique.rows import Rows
-from fledge.text.tokenizer import Tokenizer
+from fledge.text.tokenizer import Tokenizer, Training
 
 SAMPLE_BYTES = 1 << 27  # of the text to train on, from which a tokenizer is learned
 LEAST_CUT = 256  # bytes of a document that are worth holding out
@@ -61,14 +61,15 @@ REASONS = {DUPLICATE: "duplicate", NEAR: "near duplicate", CONTAMINATED: "contam
 SPLITS = ("train", "validation")
 OFF = Cleaning.off()
 Standing = Literal["refuse", "update", "replace"]
-Choice = Tokenizer | Literal["characters"] | int | None
+Choice = Tokenizer | Training | Literal["characters"] | int | None
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that decides what a corpus of given sources holds.
 
-    `tokenizer`: one that stands, or how many ids a byte-level BPE trained on the train part shall have, or `"characters"` (of it);
+    `tokenizer`: one that stands, or how many ids a byte-level BPE trained on the train part shall have, or another kind with
+    that number, or `"characters"` (of it);
     by default a BPE as large as the text suggests. `validation`: the share of documents held out, chosen by their contents, or a
     function that says which (of documents in memory). Each group is
     split for itself. Of a single document, and where few or uneven ones would make the held-out part more than three times too large or
@@ -95,10 +96,11 @@ class Recipe:
 
     def told(self) -> dict[str, Any]:
         """The recipe as JSON, a tokenizer by its hash."""
-        chosen = self.tokenizer
+        chosen = Training(self.tokenizer) if isinstance(self.tokenizer, int) else self.tokenizer
+        training = chosen if isinstance(chosen, Training) else None
         return {
-            "tokenizer": chosen.fingerprint() if isinstance(chosen, Tokenizer) else chosen if isinstance(chosen, str) else "bpe",
-            "vocabulary": chosen if isinstance(chosen, int) else None,
+            "tokenizer": chosen.fingerprint() if isinstance(chosen, Tokenizer) else training.kind if training else chosen or "bpe",
+            "vocabulary": training.vocabulary if training else None,
             "validation": "chosen by the caller" if callable(self.validation) else self.validation,
             "seed": self.seed,
             "near_duplicates": self.near_duplicates if self.near else "off",
@@ -802,14 +804,14 @@ class _Run:
             return wanted
         parts = [part for stage in staged for part in stage.parts]
         size = sum(int(part.records()["bytes"][fate <= CUT].sum()) for part, fate in zip(parts, fates.of, strict=True))
-        if wanted is None:
-            wanted = vocabulary_for(size)
+        if not isinstance(wanted, str):
+            wanted = wanted if isinstance(wanted, Training) else Training(wanted or vocabulary_for(size))
         rate = 1.0 if wanted == "characters" else min(1.0, SAMPLE_BYTES / max(1, size))
         sample = _Sample(parts, fates, rate)
-        folder = self.work.place("tokenizers", key_of(wanted, sample.key()))
+        folder = self.work.place("tokenizers", key_of(to_json(wanted) if isinstance(wanted, Training) else wanted, sample.key()))
         if not folder.is_dir():
             self.progress("tokenizer", 0, 1)
-            made = Tokenizer.train(sample.texts(), wanted) if isinstance(wanted, int) else Tokenizer.characters(sample.texts())
+            made = Tokenizer.learned(sample.texts(), wanted)
             with building(folder) as place:
                 made.save(place)
             self.progress("tokenizer", 1, 1)

@@ -8,8 +8,8 @@ from fledge import arch
 from fledge.model import kernels
 
 ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": kernels.gelu,
+    "gelu_tanh": lambda x: kernels.gelu(x, tanh=True),
     "gelu_sigmoid": lambda x: x * (1.702 * x).sigmoid(),  # Hendrycks and Gimpel, 2016, arXiv:1606.08415, section 2
     "relu": F.relu,
     "silu": F.silu,

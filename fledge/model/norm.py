@@ -5,8 +5,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fledge import arch
-from fledge.arch import LayerNorm, Norm
+from fledge.arch import Norm
 from fledge.model import kernels
+
+
+class LayerNorm(nn.LayerNorm):
+    """Zero mean and unit variance over the width, with gain and maybe bias."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return kernels.layer_norm(input, self.weight, self.bias, self.eps)
 
 
 class RmsNorm(nn.RMSNorm):
@@ -35,8 +42,8 @@ class OffsetRmsNorm(nn.Module):
 
 def norm(spec: Norm | None, size: int) -> nn.Module:
     match spec:
-        case LayerNorm(eps, bias):
-            return nn.LayerNorm(size, eps, bias=bias)
+        case arch.LayerNorm(eps, bias):
+            return LayerNorm(size, eps, bias=bias)
         case arch.RmsNorm(eps, 0.0):
             return RmsNorm(size, eps)
         case arch.RmsNorm(eps, offset):

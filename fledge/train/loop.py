@@ -1,11 +1,13 @@
 """The loop: one step after another, a loss that is a sum with its count, one list of hooks, and a way to stop."""
 
+import ctypes
 import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -164,9 +166,23 @@ def signals_held() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+@cache
+def keep_memory() -> None:
+    """What a step frees stays with the process, whatever its size: given back, it would come again as pages to be cleared.
+
+    glibc's own limits (`man mallopt`) are 32 MB for a block; other systems' allocators are left as they are.
+    """
+    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, most)
+        mallopt(trim_threshold, most)
+
+
 @contextmanager
 def on_machine(machine: Machine) -> Iterator[None]:
     """Threads and determinism as the machine says; torch's settings and random state come back afterwards."""
+    keep_memory()
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fills: Any = torch.utils.deterministic  # a module with a property, which checkers do not see
     filling = fills.fill_uninitialized_memory

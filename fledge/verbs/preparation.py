@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fledge.data.documents import Document, Rejected
     from fledge.data.preparation import Recipe, Standing
     from fledge.data.sources import Input
-    from fledge.text import Tokenizer
+    from fledge.text import Tokenizer, Training
 
 NAMELESS = "what has no name"  # a group, in sentences
 STAGES = {
@@ -82,7 +82,8 @@ def prepare(
         source: files, folders or globs of text and tables, plain or compressed; general=wiki/ names a group of documents.
         out: the corpus folder.
         vocab: train a byte-level BPE of this many ids; by default about the square root of the text's bytes.
-        tokenizer: instead of training one: bytes, characters, gpt2, a hub id, or a folder or file that holds one.
+        tokenizer: with --vocab another kind, wordpiece or unigram; instead of training one: bytes, characters, gpt2, a hub id, or a
+            folder or file that holds one.
         text_column: the column that holds the text of tables.
         validation: the share of documents held out.
         seed: of the split.
@@ -170,18 +171,15 @@ def corpus_from(
     from fledge.data.sources import find
     from fledge.text import Tokenizer
 
-    names = texts_of(source)
+    names, wanted = texts_of(source), chosen_tokenizer(tokenizer, vocab)
     if folders := corpora_of(names):
         corpus = Corpus.open(names[0]) if is_corpus(names) else Corpus.joined({name: Corpus.open(place) for name, place in folders.items()})
-        wanted = chosen_tokenizer(tokenizer, vocab)
         if wanted is not None and not (
             isinstance(wanted, Tokenizer) and wanted.framing().fingerprint() == corpus.tokenizer.framing().fingerprint()
         ):
             raise ValueError(f"{names[0]} is a corpus and has a tokenizer, not {tokenizer or f'one of {vocab} ids'}: prepare its text anew")
         return corpus
-    if vocab is not None and tokenizer is not None:
-        raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
-    made = (recipe or Recipe)(chosen_tokenizer(tokenizer, vocab), validation, seed, text_column)
+    made = (recipe or Recipe)(wanted, validation, seed, text_column)
     return corpus_of(find(names), out, made, standing=standing, **more)
 
 
@@ -242,12 +240,18 @@ def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Pat
     return corpus
 
 
-def chosen_tokenizer(name: str | None, vocab: int | None) -> "Tokenizer | Literal['characters'] | int | None":
-    """What `--tokenizer` or `--vocab` asks for, in the terms of `fledge.data.prepare`; None when neither was given."""
-    from fledge.text import Tokenizer
+def chosen_tokenizer(name: str | None, vocab: int | None) -> "Tokenizer | Training | Literal['characters'] | int | None":
+    """What `--tokenizer` and `--vocab` ask for, in the terms of `fledge.data.prepare`; None when neither was given."""
+    from fledge.text import Tokenizer, Training
 
-    if name is None:
+    if name == "wordpiece" or name == "unigram":
+        if vocab is None:
+            raise ValueError(f"--tokenizer {name} trains one: say how many ids it shall have, as in --vocab 8192")
+        return Training(vocab, name)
+    if name is None or name == "bpe":
         return vocab
+    if vocab is not None:
+        raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
     if name == "characters":
         return "characters"
     return Tokenizer.bytes() if name == "bytes" else Tokenizer.load(name)

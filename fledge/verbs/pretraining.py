@@ -168,7 +168,8 @@ def pretrain(
         arch: a preset, such as gpt2 or fledge-7m; without it the plan chooses a size, or fledge-1m serves where it has no time to.
         objective: next-word raises a decoder (GPT), masked-word an encoder (BERT), denoise both (T5); by default what fits.
         from_: continue this model instead of starting from random weights.
-        tokenizer: bytes, characters, gpt2, a hub id, or a folder or file that holds one; by default one is trained on the text.
+        tokenizer: bytes, characters, gpt2, a hub id, or a folder or file that holds one; wordpiece or unigram, trained with --vocab;
+            by default a byte-level BPE is trained on the text.
         vocab: the size of the tokenizer that is trained.
         text_column: the column that holds the text of tables.
         mix: the share of the tokens that each group makes up, such as general=0.7,domain=0.3; others are left out.

@@ -76,8 +76,11 @@ def test_what_is_not_finite_stays_so():
             x = torch.randn(3, 8)
             x[1, 2] = bad
             assert kernels.rms_norm(x, torch.ones(8), 1e-6)[1].isnan().any()
+            assert kernels.layer_norm(x, torch.ones(8), None, 1e-6)[1].isnan().any()
             assert not kernels.cross_entropy(x.clone(), torch.tensor([0, 1, 2])).isfinite()
             assert not kernels.gated_silu(x, x).isfinite().all()
+            assert not kernels.gelu(x).isfinite().all()
+            assert not kernels.gelu(x, tanh=True).isfinite().all()
 
 
 def test_without_a_compiler_it_is_plain(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 import fledge
+from fledge.data.corpus import Corpus
 
 DOCUMENTS = [f"Document {i} tells of {'rain and ' * (i % 5)}sun: Grüße, {i * i}." for i in range(60)]
 
@@ -138,6 +139,18 @@ def test_a_corpus_is_not_prepared_again(tmp_path, text, command):
     said = command("prepare", tmp_path / "c", "--out", tmp_path / "d")
     assert said.code == 2
     assert f"fledge pretrain {tmp_path / 'c'}" in said.err
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_other_kinds_of_tokenizers_are_trained(kind, tmp_path, text, command):
+    said = command("prepare", text, "--out", tmp_path / "c", "--tokenizer", kind, "--vocab", 640)
+    assert said.code == 0
+    assert Corpus.open(tmp_path / "c").tokenizer.kind == kind
+    again = command("prepare", text, "--out", tmp_path / "c", "--tokenizer", kind, "--vocab", 640)
+    assert "holds this text already" in again.err
+    lost = command("prepare", text, "--out", tmp_path / "d", "--tokenizer", kind)
+    assert lost.code == 2
+    assert "say how many ids" in lost.err
 
 
 def test_wrong_flags(tmp_path, text, command):

@@ -122,7 +122,7 @@ def _hashed(text: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     The hash of a word is the sum of its mixed characters times powers of an odd number; all words at once by one cumulative sum, from
     which the power of the place where a word begins is divided out again.
     """
-    kinds, powers, inverses = _kinds(), _powers(MULTIPLIER), _powers(pow(MULTIPLIER, -1, 1 << 64))
+    kinds, powers, inverses = _kinds(), _powers(MULTIPLIER, CHUNK), _powers(pow(MULTIPLIER, -1, 1 << 64), CHUNK)
     at = 0
     while True:
         codes = np.frombuffer(text[at : at + CHUNK].encode("utf-32-le", "surrogatepass"), "<u4")
@@ -158,6 +158,6 @@ def _kinds() -> np.ndarray:
 
 
 @cache
-def _powers(base: int) -> np.ndarray:
-    """(CHUNK,) uint64: `base` to the power of 0, 1, 2, ... modulo 2**64."""
-    return np.concatenate([[np.uint64(1)], np.cumprod(np.full(CHUNK - 1, base, np.uint64))])
+def _powers(base: int, count: int) -> np.ndarray:
+    """(count,) uint64: `base` to the power of 0, 1, 2, ... modulo 2**64."""
+    return np.concatenate([[np.uint64(1)], np.cumprod(np.full(count - 1, base, np.uint64))])

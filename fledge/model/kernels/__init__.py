@@ -19,7 +19,20 @@ from fledge.model.kernels.checks import disagreements
 from fledge.model.kernels.functions import Ranges
 from fledge.model.kernels.library import library
 
-__all__ = ["Ranges", "attend", "available", "cross_entropy", "gated_silu", "rms_norm", "turn", "turn_heads", "used", "working"]
+__all__ = [
+    "Ranges",
+    "attend",
+    "available",
+    "cross_entropy",
+    "gated_silu",
+    "gelu",
+    "layer_norm",
+    "rms_norm",
+    "turn",
+    "turn_heads",
+    "used",
+    "working",
+]
 
 _in_use: CDLL | None = None
 
@@ -72,10 +85,26 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return functions.RmsNorm.apply(kernels, x, weight, eps, working(x))
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """`(x − mean(x)) / √(variance(x) + eps) · weight + bias`, over the last dimension; a kernel gives it as `rms_norm` does."""
+    kernels = _kernels(x, weight)
+    if kernels is None or x.dtype != torch.float32:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    return functions.LayerNorm.apply(kernels, x, weight, bias, eps, working(x))
+
+
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
     """`silu(gate) · up`."""
     kernels = _kernels(gate)
     return F.silu(gate) * up if kernels is None else functions.GatedSilu.apply(kernels, gate, up)
+
+
+def gelu(x: Tensor, tanh: bool = False) -> Tensor:
+    """`x · Φ(x)` (Hendrycks and Gimpel, 2016, arXiv:1606.08415), or its approximation by a hyperbolic tangent."""
+    kernels = _kernels(x)
+    if kernels is None:
+        return F.gelu(x, approximate="tanh" if tanh else "none")
+    return functions.Gelu.apply(kernels, x, "gelu_tanh" if tanh else "gelu")
 
 
 def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -24,17 +24,17 @@ def _wrong(kernels: CDLL, seed: int, kind: torch.dtype) -> Iterator[str]:
     draw = torch.Generator().manual_seed(seed)
     for name, fused, plain, inputs in cases(kernels, draw, kind):
         with torch.enable_grad():
-            ours = _with_gradients(fused, inputs, draw, exact=False)
-            theirs = _with_gradients(plain, inputs, draw, exact=True)
+            ours = _with_gradients(fused, inputs, kind, exact=False)
+            theirs = _with_gradients(plain, inputs, kind, exact=True)
         if not all(_near(a, b, LIMITS[kind]) for a, b in zip(ours, theirs, strict=True)):
             yield name
 
 
-def _with_gradients(function: Callable[..., Tensor], inputs: Inputs, draw: torch.Generator, exact: bool) -> list[Tensor]:
+def _with_gradients(function: Callable[..., Tensor], inputs: Inputs, kind: torch.dtype, exact: bool) -> list[Tensor]:
     """The value, then the gradient by each input, along a direction that the value's shape decides."""
     parts = [None if part is None else (part.double() if exact else part).detach().requires_grad_() for part in inputs]
     value = function(*parts)
-    toward = torch.sin(torch.arange(value.numel(), dtype=torch.float64)).view(value.shape).to(value.dtype)
+    toward = torch.sin(torch.arange(value.numel(), dtype=torch.float64)).view(value.shape).to(kind).to(value.dtype)
     return [value.detach(), *torch.autograd.grad(value, [part for part in parts if part is not None], toward)]
 
 
@@ -57,6 +57,16 @@ def cases(kernels: CDLL, draw: torch.Generator, kind: torch.dtype) -> Iterator[C
         lambda x, w: F.rms_norm(x, w.shape, w, 1e-5),
         (x, weight),
     )
+
+    several = 8 + width  # of one or two numbers the variance may be next to none
+    x, weight, bias = (normal(*shape, dtype=torch.float32) for shape in ((number(1, 9), several), (several,), (several,)))
+    for shifted in (bias, None):
+        yield (
+            "layer_norm",
+            lambda x, w, b: functions.LayerNorm.apply(kernels, x, w, b, 1e-5, kind),
+            lambda x, w, b: F.layer_norm(x, w.shape, w, b, 1e-5),
+            (3 + x, weight, shifted),
+        )
 
     batch, length, heads, size = number(1, 3), number(1, 9), number(1, 3), 2 * number(1, 20)
     x, weight = normal(batch, length, heads, size), normal(size, dtype=torch.float32)
@@ -90,6 +100,10 @@ def cases(kernels: CDLL, draw: torch.Generator, kind: torch.dtype) -> Iterator[C
 
     gate, up = 3 * normal(number(1, 9), width), normal(1, width)
     yield "gated_silu", lambda g, u: functions.GatedSilu.apply(kernels, g, u), lambda g, u: F.silu(g) * u, (gate, up.expand_as(gate))
+
+    x = 3 * normal(number(1, 9), width)
+    yield "gelu", lambda x: functions.Gelu.apply(kernels, x, "gelu"), F.gelu, (x,)
+    yield "gelu_tanh", lambda x: functions.Gelu.apply(kernels, x, "gelu_tanh"), lambda x: F.gelu(x, approximate="tanh"), (x,)
 
     scores, labels = 4 * normal(number(1, 9), 1 + width), torch.arange(9) % (1 + width)
 

@@ -58,6 +58,19 @@ inline float sigmoid(float x) {
     return (x < 0 ? e : 1.0f) / (1.0f + e);
 }
 
+// The share of a normal distribution below x, its density in `density` (Abramowitz and Stegun, 1964, 7.1.26; to 1e-7).
+inline float normal_share(float x, float &density) {
+    float size = x < 0 ? -x : x, t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * size), e = exponential(-0.5f * x * x);
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    float above = 0.5f * p * t * e;
+    density = 0.39894228f * e;
+    return x < 0 ? above : 1.0f - above;
+}
+
 // Adds up what each thread has gathered for the same `size` numbers.
 struct Gathered {
     int64_t size;
@@ -108,6 +121,59 @@ void rms_norm_backward(const T *grad, const float *x, const float *weight, const
         }
     }
     gathered.into(grad_weight);
+}
+
+// out = (x - mean) * rstd * weight + bias with rstd = 1 / sqrt(variance + eps), for each of `rows` rows; there may be no bias.
+template <class T>
+void layer_norm(const float *x, const float *weight, const float *bias, T *out, float *mean, float *rstd, int64_t rows, int64_t width,
+                float eps) {
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *in = x + row * width;
+        T *to = out + row * width;
+        float sum = 0, squares = 0;
+        for (int64_t i = 0; i < width; i++) sum += in[i];
+        float middle = mean[row] = sum / width;
+        for (int64_t i = 0; i < width; i++) squares += (in[i] - middle) * (in[i] - middle);
+        float scale = rstd[row] = 1.0f / std::sqrt(squares / width + eps);
+        if (bias) {
+            for (int64_t i = 0; i < width; i++) put(to[i], (in[i] - middle) * scale * weight[i] + bias[i]);
+        } else {
+            for (int64_t i = 0; i < width; i++) put(to[i], (in[i] - middle) * scale * weight[i]);
+        }
+    }
+}
+
+template <class T>
+void layer_norm_backward(const T *grad, const float *x, const float *weight, const float *mean, const float *rstd, float *grad_x,
+                         float *grad_weight, float *grad_bias, int64_t rows, int64_t width) {
+    Gathered gathered(2 * width);
+    std::vector<float> both(2 * width);
+#pragma omp parallel
+    {
+        float *mine = gathered.mine(), *mine_bias = mine + width;
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++) {
+            const T *g = grad + row * width;
+            const float *in = x + row * width;
+            float middle = mean[row], scale = rstd[row], sum = 0, dot = 0;
+            for (int64_t i = 0; i < width; i++) {
+                float gradient = get(g[i]), normal = (in[i] - middle) * scale;
+                mine[i] += gradient * normal;
+                mine_bias[i] += gradient;
+                sum += gradient * weight[i];
+                dot += gradient * weight[i] * normal;
+            }
+            sum /= width;
+            dot /= width;
+            for (int64_t i = 0; i < width; i++) {
+                grad_x[row * width + i] = scale * (get(g[i]) * weight[i] - sum - (in[i] - middle) * scale * dot);
+            }
+        }
+    }
+    gathered.into(both.data());
+    std::memcpy(grad_weight, both.data(), width * sizeof(float));
+    if (grad_bias) std::memcpy(grad_bias, both.data() + width, width * sizeof(float));
 }
 
 // Heads of one token, (rows, length, heads, size), normalised (where there is a weight), turned by their position's angle (where
@@ -249,6 +315,45 @@ void gated_silu_backward(const T *grad, const T *gate, const T *up, T *grad_gate
     }
 }
 
+// x times the share of a normal distribution below it.
+template <class T>
+void gelu(const T *x, T *out, int64_t count) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        float in = get(x[i]), density;
+        put(out[i], in * normal_share(in, density));
+    }
+}
+
+template <class T>
+void gelu_backward(const T *grad, const T *x, T *grad_x, int64_t count) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        float in = get(x[i]), density, share = normal_share(in, density);
+        put(grad_x[i], get(grad[i]) * (share + in * density));
+    }
+}
+
+// The same with that share as sigmoid(sqrt(8 / pi) * (x + 0.044715 x^3)).
+template <class T>
+void gelu_tanh(const T *x, T *out, int64_t count) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        float in = get(x[i]);
+        put(out[i], in * sigmoid(1.59576912f * in * (1.0f + 0.044715f * in * in)));
+    }
+}
+
+template <class T>
+void gelu_tanh_backward(const T *grad, const T *x, T *grad_x, int64_t count) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        float in = get(x[i]), s = sigmoid(1.59576912f * in * (1.0f + 0.044715f * in * in));
+        float steep = 1.59576912f * (1.0f + 3 * 0.044715f * in * in);
+        put(grad_x[i], get(grad[i]) * s * (1.0f + in * (1.0f - s) * steep));
+    }
+}
+
 // Scores become the gradient of the summed cross-entropy in place: softmax minus one at the label. Returns the loss; rows are added in order.
 template <class T>
 float cross_entropy(T *scores, const int64_t *labels, int64_t rows, int64_t words) {
@@ -289,6 +394,14 @@ float cross_entropy(T *scores, const int64_t *labels, int64_t rows, int64_t word
                                              int64_t rows, int64_t width) {                                                               \
         rms_norm_backward(g, x, w, rstd, gx, gw, rows, width);                                                                            \
     }                                                                                                                                     \
+    extern "C" void layer_norm_##name(const float *x, const float *w, const float *b, T *out, float *mean, float *rstd, int64_t rows,     \
+                                      int64_t width, float eps) {                                                                         \
+        layer_norm(x, w, b, out, mean, rstd, rows, width, eps);                                                                           \
+    }                                                                                                                                     \
+    extern "C" void layer_norm_backward_##name(const T *g, const float *x, const float *w, const float *mean, const float *rstd,          \
+                                               float *gx, float *gw, float *gb, int64_t rows, int64_t width) {                            \
+        layer_norm_backward(g, x, w, mean, rstd, gx, gw, gb, rows, width);                                                                \
+    }                                                                                                                                     \
     extern "C" void turn_heads_##name(const T *x, const float *w, const float *c, const float *s, T *out, float *rstd, int64_t rows,      \
                                       int64_t length, int64_t heads, int64_t size, int64_t own, float eps) {                              \
         turn_heads(x, w, c, s, out, rstd, rows, length, heads, size, own, eps);                                                           \
@@ -309,6 +422,10 @@ float cross_entropy(T *scores, const int64_t *labels, int64_t rows, int64_t word
     extern "C" void gated_silu_backward_##name(const T *g, const T *gate, const T *up, T *ggate, T *gup, int64_t count) {                 \
         gated_silu_backward(g, gate, up, ggate, gup, count);                                                                              \
     }                                                                                                                                     \
+    extern "C" void gelu_##name(const T *x, T *out, int64_t count) { gelu(x, out, count); }                                               \
+    extern "C" void gelu_backward_##name(const T *g, const T *x, T *gx, int64_t count) { gelu_backward(g, x, gx, count); }                \
+    extern "C" void gelu_tanh_##name(const T *x, T *out, int64_t count) { gelu_tanh(x, out, count); }                                     \
+    extern "C" void gelu_tanh_backward_##name(const T *g, const T *x, T *gx, int64_t count) { gelu_tanh_backward(g, x, gx, count); }      \
     extern "C" float cross_entropy_##name(T *scores, const int64_t *labels, int64_t rows, int64_t words) {                                \
         return cross_entropy(scores, labels, rows, words);                                                                                \
     }

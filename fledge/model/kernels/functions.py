@@ -48,6 +48,30 @@ class RmsNorm(Function):
         return None, grad_x, grad_weight, None, None
 
 
+class LayerNorm(Function):
+    """`(x − mean(x)) / √(variance(x) + eps) · weight + bias` of x (..., width) in fp32, as `dtype`; there may be no bias."""
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+        x = x.contiguous()
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        out, mean, rstd = torch.empty_like(x, dtype=dtype), x.new_empty(rows), x.new_empty(rows)
+        call(kernels, "layer_norm", dtype, x, weight, bias, out, mean, rstd, rows, width, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.kernels, ctx.biased = kernels, bias is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        x, weight, mean, rstd = ctx.saved_tensors
+        grad = grad_outputs[0].contiguous()
+        grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight) if ctx.biased else None
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        call(ctx.kernels, "layer_norm_backward", grad.dtype, grad, x, weight, mean, rstd, grad_x, grad_weight, grad_bias, rows, width)
+        return None, grad_x, grad_weight, grad_bias, None, None
+
+
 class TurnHeads(Function):
     """x (batch, length, heads, size) normalised by `weight` and turned by the angles' cosines and sines, as (batch, heads, length, size).
 
@@ -145,3 +169,24 @@ class GatedSilu(Function):
         grad, grad_gate, grad_up = grad_outputs[0].contiguous(), torch.empty_like(gate), torch.empty_like(up)
         call(ctx.kernels, "gated_silu_backward", gate.dtype, grad, gate, up, grad_gate, grad_up, gate.numel())
         return None, grad_gate, grad_up
+
+
+class Gelu(Function):
+    """`gelu` or `gelu_tanh` of x, whichever `name` says."""
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, x: Tensor, name: str) -> Tensor:
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        call(kernels, name, x.dtype, x, out, x.numel())
+        ctx.save_for_backward(x)
+        ctx.kernels, ctx.name = kernels, name
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        (x,) = ctx.saved_tensors
+        grad, grad_x = grad_outputs[0].contiguous(), torch.empty_like(x)
+        call(ctx.kernels, f"{ctx.name}_backward", x.dtype, grad, x, grad_x, x.numel())
+        return None, grad_x, None
