@@ -18,7 +18,7 @@ from fledge.data.tables import counted
 from fledge.text.tokenizer import Tokenizer
 
 FORMAT = 2
-MANIFEST = "manifest.json"
+MANIFEST, PROFILE = "manifest.json", "profile.json"
 BLANK = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
 WIDE_BLANK = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 CHECKED = 1 << 23  # bytes of a shard that are looked at together
@@ -261,7 +261,7 @@ def _facts(folder: Path, wanted: dict[str, tuple[str, int]]) -> dict[str, Any]:
     if facts["format"] != FORMAT:
         raise ValueError(f"{folder} has corpus format {facts['format']}, but this fledge reads {FORMAT}: prepare the corpus again")
     shards = [f"{shard}.{ending}" for split in facts["splits"].values() for shard in split for ending in ("bin", "idx")]
-    for name in [*shards, "tokenizer.json"]:
+    for name in [*shards, "tokenizer.json", PROFILE]:
         if name not in wanted:
             raise ValueError(f"{folder / MANIFEST} does not name {name}: prepare the corpus again")
     return facts
