@@ -5,10 +5,9 @@ corpus are whole numbers of its documents, never their texts.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -251,8 +250,8 @@ def _tallied(records: np.ndarray, fate: np.ndarray, tokens: np.ndarray, language
     for number, language in enumerate(languages):
         spoken = records["language"] == number
         if (here := spoken & (fate <= CUT)).any():
-            sums = (int(records[name][here].sum()) for name in ("before", "bytes", "characters", "words"))
-            yield Tally("", "", language, "", int(here.sum()), *sums, int(tokens[here].sum()))
+            came, size, characters, words = (int(records[name][here].sum()) for name in ("before", "bytes", "characters", "words"))
+            yield Tally("", "", language, "", int(here.sum()), came, size, characters, words, int(tokens[here].sum()))
         for value, reason in REASONS.items():
             if (here := spoken & (fate == value)).any():
                 yield Tally("", "", language, reason, int(here.sum()), int(records["before"][here].sum()))
@@ -278,8 +277,8 @@ def _least(bits: int) -> int:
 
 
 def _count(table: np.ndarray, bits: np.ndarray, values: np.ndarray) -> None:
-    np.add.at(table, (bits, 0), 1)
-    np.add.at(table, (bits, 1), values)
+    np.add.at(table[:, 0], bits, 1)
+    np.add.at(table[:, 1], bits, values)
 
 
 def _lengths(came: np.ndarray, kept: np.ndarray) -> tuple[Length, ...]:
@@ -291,17 +290,17 @@ class _Top:
     """The documents with the largest values; of equal ones the first."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[float, int, tuple[Any, ...]]] = []
+        self.found: list[tuple[float, int, tuple[int, int, str]]] = []
 
-    def take(self, values: np.ndarray, among: np.ndarray, start: int, about: Any) -> None:
+    def take(self, values: np.ndarray, among: np.ndarray, start: int, about: Callable[[int], tuple[int, int, str]]) -> None:
         """Of a part whose first document has the number `start`; `about` tells of a document there what is to be kept."""
         best = among[np.argsort(-values[among], kind="stable")[:MOST]]
         found = [(-float(values[at]), start + at, about(at)) for at in best.tolist()]
         self.found = sorted([*self.found, *found], key=lambda one: one[:2])[:MOST]
 
     def seen(self, texts: TextOf) -> Iterator[Seen]:
-        for _, number, about in self.found:
-            yield Seen(texts.place(number), *about, texts.beginning(number, BEGINNING))
+        for _, number, (size, tokens, language) in self.found:
+            yield Seen(texts.place(number), size, tokens, language, texts.beginning(number, BEGINNING))
 
 
 def _exact(fates: Fates, texts: TextOf) -> Copies:
@@ -321,7 +320,7 @@ def _near(fates: Fates, texts: TextOf, near: Near) -> Copies:
     return _copies(np.stack([copies, fates.groups[copies]], 1), texts, similarity)
 
 
-def _copies(pairs: np.ndarray, texts: TextOf, similarity: Any) -> Copies:
+def _copies(pairs: np.ndarray, texts: TextOf, similarity: Callable[[Sequence[int]], float | None]) -> Copies:
     """Of (document, original)."""
     firsts, others = np.unique(pairs[:, 1], return_counts=True)
     sizes = others + 1
@@ -334,8 +333,14 @@ def _copies(pairs: np.ndarray, texts: TextOf, similarity: Any) -> Copies:
     largest = [Largest(int(sizes[at]), texts.place(int(firsts[at])), texts.beginning(int(firsts[at]), BEGINNING)) for at in order.tolist()]
     chosen = pairs[_spread(len(pairs))]
     examples = [
-        Pair(*map(texts.place, pair), similarity(pair), *(texts.beginning(number, BEGINNING) for number in pair))
-        for pair in chosen.tolist()
+        Pair(
+            texts.place(copy),
+            texts.place(first),
+            similarity((copy, first)),
+            texts.beginning(copy, BEGINNING),
+            texts.beginning(first, BEGINNING),
+        )
+        for copy, first in chosen.tolist()
     ]
     return Copies(tuple(groups), tuple(largest), tuple(examples))
 

@@ -10,6 +10,7 @@ from typing import Any
 from fledge.arch import Arch, forward_flops, parameter_count, parts
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
+from fledge.verbs.corpora import Described, told
 from fledge.verbs.model import SAMPLING
 from fledge.verbs.preparation import is_corpus
 from fledge.verbs.session import Name
@@ -108,10 +109,11 @@ def _flat(value: Any) -> str:
 
 
 def show_corpus(path: Path) -> Shown:
+    """The numbers of `corpus.html`."""
     from fledge.data.corpus import Corpus
 
-    corpus = Corpus.open(path)
-    return Shown("corpus", str(path), to_json(corpus.summary), "\n".join(corpus.summary.said()))
+    found = Described.of(Corpus.open(path))
+    return Shown("corpus", str(path), found.to_json(), told(found))
 
 
 def show_conversations(name: str, model: Name, rows: int) -> Shown:

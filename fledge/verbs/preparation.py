@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fledge.arch.record import did_you_mean, with_setting
 from fledge.data.engine import EngineName
 from fledge.verbs import terminal
+from fledge.verbs.corpora import PAGE, describe
 from fledge.verbs.session import Column, Place, Settings, settings_of, texts_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def prepare(
     near_duplicates: Literal["off", "remove", "keep"] = "off",
     paragraphs: bool = False,
     without: Sequence[str] | None = None,
+    compare: Sequence[str] | None = None,
+    licence: str = "",
     strict: bool = False,
     discard: bool = False,
     workers: int = 0,
@@ -91,6 +94,8 @@ def prepare(
         near_duplicates: of documents that are nearly equal remove all but the first, or keep them on one side of the split.
         paragraphs: keep each paragraph of 100 characters or more only where it stands first.
         without: evaluation files; a document that shares 13 words in a row with one is left out.
+        compare: tokenizers to set beside the corpus's own in the report, such as gpt2: hub ids, folders or files.
+        licence: of the text; it is told in the report and in the card of each model trained on it.
         strict: end at the first thing that cannot be read, rather than leave it out and say so.
         discard: remove the working folder in the end; it is as large as the text, and an added file costs little as long as it is there.
         workers: processes; 0 means as many as there are processors and work for them.
@@ -105,10 +110,11 @@ def prepare(
 
     corpus = corpus_from(
         source, Path(out), vocab, tokenizer, text_column, validation, seed,
-        workers=workers, engine=engine, strict=strict, keep=not discard,
+        workers=workers, engine=engine, strict=strict, keep=not discard, compare=tuple(compare or ()),
         recipe=partial(
             Recipe, cleaning=cleaning_of(clean, language, mask, settings_of(set)), near=None if near_duplicates == "off" else Near(),
             near_duplicates="keep" if near_duplicates == "keep" else "remove", paragraphs=paragraphs, without=tuple(without or ()),
+            licence=licence,
         ),
     )  # fmt: skip
     found = corpus.summary
@@ -186,8 +192,10 @@ def cleaning_of(name: str, language: str | None, mask: str | None, settings: Map
     return cleaning
 
 
-def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Path, recipe: "Recipe", **more: Any) -> "Corpus":
-    """The corpus of files or documents, prepared in `out` with a bar and a summary on the terminal."""
+def corpus_of(
+    given: "Sequence[Input] | Iterable[Document | Rejected]", out: Path, recipe: "Recipe", compare: Sequence[str] = (), **more: Any
+) -> "Corpus":
+    """The corpus of files or documents, prepared in `out` with a bar and a summary on the terminal, and a page about it beside it."""
     from fledge.data.preparation import Work, prepare
 
     with terminal.bar("Preparing", 1) as bar:
@@ -206,6 +214,9 @@ def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Pat
         terminal.say(f"  {line}")
     if corpus.reused:
         terminal.say(f"  {out} holds this text already, prepared in this way.")
+    if compare or not corpus.reused or not (out / PAGE).is_file():
+        describe(corpus, compare)
+    terminal.say(f"  What it holds, and what was left out: {out / PAGE}, or fledge show {out}")
     if corpus.news:
         terminal.say(f"  {out} was brought up to date: of its files {corpus.news}.")
     if more.get("keep"):

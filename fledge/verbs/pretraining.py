@@ -13,6 +13,7 @@ from fledge.arch import Arch, parameter_count
 from fledge.arch.record import did_you_mean, to_json
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
+from fledge.verbs.corpora import data_card
 from fledge.verbs.machine import look
 from fledge.verbs.pages import pretrained_page
 from fledge.verbs.preparation import corpus_from
@@ -344,7 +345,9 @@ def raise_model(
     checked = stretches(corpus.validation, tokenizer, run.data, context, rows, start=start)
     held_out = list(first_tokens(checked.in_order(), VALIDATION_TOKENS))
     objective, next_word = PredictTokens(smoothing=run.data.smoothing), run.data.objective == "next-word"
-    writer = ModelWriter(out, tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING if next_word else None)
+    writer = ModelWriter(
+        out, tokenizer, run, data=to_json(corpus.summary), parent=parent, generation=WRITING if next_word else None, about=data_card(corpus)
+    )
 
     def evaluate(model: Transformer) -> dict[str, float]:
         return validate(model, objective, held_out, run.machine)
