@@ -78,6 +78,8 @@ ol.samples li:last-child { padding-bottom: 0; }
 ol.samples li::before { content: ""; position: absolute; left: -6px; top: .42rem; width: 10px; height: 10px; border-radius: 50%;
   background: var(--ground); border: 2px solid var(--accent-line); }
 ol.samples li:last-child::before { background: var(--accent-line); }
+ul.examples { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem; }
+ul.examples .label { overflow-wrap: anywhere; }
 .label { font-size: .84rem; line-height: 1.4; color: var(--soft); } .label b { color: var(--ink); font-weight: 650; margin-right: .6em; }
 .sample { white-space: pre-wrap; overflow-wrap: anywhere; margin-top: .3rem; background: var(--card); border: 1px solid var(--rule);
   border-radius: .5rem; padding: .6rem .85rem; unicode-bidi: plaintext; }

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.arch.record import from_json, to_json
+from fledge.data.tables import counted
+from fledge.report import Example
 from fledge.verbs import terminal
-from fledge.verbs.sections import Facts, Section, Shown, Table, draw, lines_of, markdown
+from fledge.verbs.sections import Examples, Facts, Section, Shown, Table, draw, lines_of, markdown
 
 if TYPE_CHECKING:
     from fledge.data.corpus import Corpus
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 PAGE, COMPARISON = "corpus.html", "comparison.json"
 SAMPLE = 1 << 22  # bytes of the train part on which other tokenizers are tried
 ROWS = 30  # of a table by source; the rest is added up
-PLACE = 56  # characters of a path that are shown
+PLACE = 44  # characters of a path that are shown
 
 
 @dataclass(frozen=True)
@@ -102,28 +104,25 @@ class Described:
         return Section("What came in and what became of it", (Facts(facts), Table("The sum", ("", "documents", "bytes"), rows), said))
 
     def sources(self) -> Section:
-        parts: list[Shown] = []
-        if any(tally.group for tally in self.profile.tallies):
-            parts.append(self._by("group", "By group", "ungrouped"))
-        parts.append(self._by("source", "By source", "given as documents"))
-        kept = [tally for tally in self._kept("source")[:12] if tally.tokens]
+        grouped = any(tally.group for tally in self.profile.tallies)
+        parts: list[Shown] = [self._by("group")] if grouped else []
+        parts.append(self._by("source"))
+        name = "group" if grouped else "source"
+        kept = [tally for tally in self._kept(name)[:12] if tally.tokens]
         if len(kept) > 1:
-            shares = [(shortened(tally.source, 32), tally.tokens) for tally in kept]
+            shares = [(shortened(named(tally, name), 32), tally.tokens) for tally in kept]
             parts.append(lambda page: page.bars("Where the tokens come from", shares, "tokens"))
         spoken = [tally for tally in self._kept("language") if tally.documents]
         if any(tally.language for tally in spoken):
-            rates = [
-                (t.language or "unknown", t.documents, t.bytes, t.tokens, (t.tokens - t.documents) / max(1, t.bytes), per(t, t.words))
-                for t in spoken[:ROWS]
-            ]
+            rates = [(t.language or "unknown", t.documents, t.bytes, t.tokens, per(t, t.bytes), per(t, t.words)) for t in spoken[:ROWS]]
             columns = ("language", "documents", "bytes", "tokens", "tokens per byte", "tokens per word")
             parts.append(Table("By language, of what is kept", columns, rates))
         else:
             parts.append("Languages were not identified: --language en,de keeps these, --clean web tells which each document is in.")
-        left_out = [tally for tally in self.profile.sums("source", "reason") if tally.reason]
-        if len({tally.source for tally in left_out}) > 1:
-            rows = [(place(t.source or "given as documents"), t.reason, t.documents, t.bytes_in) for t in left_out[:ROWS]]
-            parts.append(Table("Left out, by source and reason", ("source", "reason", "documents", "bytes"), rows))
+        left_out = [tally for tally in self.profile.sums(name, "reason") if tally.reason]
+        if len({getattr(tally, name) for tally in left_out}) > 1:
+            rows = [(place(named(t, name)), t.reason, t.documents, t.bytes_in) for t in sorted(left_out, key=lambda t: named(t, name))]
+            parts.append(Table(f"Left out, by {name} and reason", (name, "reason", "documents", "bytes"), rows[: 2 * ROWS]))
         return Section("Where it comes from", tuple(parts))
 
     def _kept(self, *names: str) -> list[Tally]:
@@ -133,21 +132,22 @@ class Described:
         kept = tuple(tally for tally in self.profile.tallies if not tally.reason)
         return replace(self.profile, tallies=kept).sums(*names)
 
-    def _by(self, name: str, caption: str, nameless: str) -> Table:
-        kept = {getattr(tally, name): tally for tally in self._kept(name)}
+    def _by(self, name: str) -> Table:
+        names = ("group", "source")[: 1 + (name == "source")]
+        kept = {(tally.group, tally.source): tally for tally in self._kept(*names)}
+        every, rest = self.profile.sums(*names), [0] * 6
         rows: list[tuple[Cell, ...]] = []
-        rest = [0] * 7
-        for came in self.profile.sums(name):
-            own = kept.get(getattr(came, name))
-            of = (own.documents, own.bytes, own.words, own.tokens) if own else (0, 0, 0, 0)
-            numbers = (came.documents, of[0], came.documents - of[0], came.bytes_in, *of[1:])
+        for came in every:
+            own = kept.get((came.group, came.source))
+            documents, size, tokens = (own.documents, own.bytes, own.tokens) if own is not None else (0, 0, 0)
+            numbers = (came.documents, documents, came.documents - documents, came.bytes_in, size, tokens)
             if len(rows) < ROWS:
-                rows.append((place(getattr(came, name) or nameless), *numbers))
+                rows.append((place(named(came, name)), *numbers))
             else:
                 rest = [one + other for one, other in zip(rest, numbers, strict=True)]
-        if rest[0]:
-            rows.append((f"{len(self.profile.sums(name)) - ROWS:,} others", *rest))
-        return Table(caption, (name, "came in", "kept", "left out", "bytes in", "bytes kept", "words", "tokens"), rows)
+        if len(every) > ROWS:
+            rows.append((f"{len(every) - ROWS:,} others", *rest))
+        return Table(f"By {name}", (name, "came in", "kept", "left out", "bytes in", "bytes kept", "tokens"), rows)
 
     def lengths(self) -> Section:
         bins = self.profile.lengths
@@ -194,7 +194,6 @@ class Described:
     def cleaning(self) -> Section:
         found, shortened = self.facts["cleaning"], self.profile.shortened
         changed = sorted(found["changed"].items(), key=lambda item: (-abs(item[1]["bytes"]), item[0]))
-        rejected = sorted(found["rejected"].items(), key=lambda item: (-item[1]["documents"], item[0]))
         parts: list[Shown] = []
         if changed:
             rows = [(rule, count["documents"], count["times"], count["bytes"]) for rule, count in changed]
@@ -202,13 +201,15 @@ class Described:
             parts.append(
                 "Counted over every document that passed cleaning, also where it was left out later as a duplicate or for another reason."
             )
-        if rejected:
-            rows = [(rule, count["documents"], count["bytes"]) for rule, count in rejected]
-            parts.append(Table("What each rule left out", ("rule", "documents", "bytes"), rows))
+        if found["rejected"]:
+            count = sum(rule["documents"] for rule in found["rejected"].values())
+            parts.append(f"{counted(count, 'document')} left out by its rules, each of which stands in the sum above.")
         if self.facts["settings"]["paragraphs"]:
             parts.append(
-                f"Of {shortened.documents:,} documents that are kept, {shortened.paragraphs:,} paragraphs that stood elsewhere before were "
-                f"taken out: {shortened.bytes:,} bytes."
+                f"Repeated paragraphs: {counted(shortened.paragraphs, 'paragraph')} that stood elsewhere before taken out of "
+                f"{counted(shortened.documents, 'document')}, {shortened.bytes:,} bytes."
+                if shortened.paragraphs
+                else "No paragraph of 100 characters or more stood elsewhere before."
             )
         if not parts:
             asked = any(value for key, value in self.facts["settings"]["cleaning"].items() if key != "spare_code" and value != "keep")
@@ -252,34 +253,37 @@ class Described:
             return Section("Contamination by evaluations", (said,))
         count = sum(leaks.values())
         parts: list[Shown] = [
-            f"{count:,} documents share 13 words in a row with one of {len(given):,} evaluation files, and were left out."
+            f"{counted(count, 'document')} left out for 13 words in a row that stand in {counted(len(given), 'evaluation file')} too, "
+            "or for a whole text of them that has fewer."
         ]
         if leaks:
             parts.append(Table("By evaluation file", ("file", "documents"), [(place(file), n) for file, n in leaks.items()]))
-            rows = [(place(leak.place), place(leak.file), leak.words) for leak in self.profile.leaked]
-            parts.append(Table("Examples", ("document", "evaluation", "words in common"), rows, count > len(rows)))
+            shown = [Example(leak.place, (leak.words,), f"shares this with {leak.file}") for leak in self.profile.leaked]
+            parts.append(Examples("Examples", shown))
         return Section("Contamination by evaluations", tuple(parts))
 
     def unusual(self) -> Section:
         profile = self.profile
         dense, sparse = profile.dense, tuple(seen for seen in profile.sparse if seen not in profile.dense)
-        told = "Of documents of 256 bytes or more: tokens for each byte, by this corpus's tokenizer. Many mean text unlike the rest "
-        told += "(another language, code, noise), few mean text that repeats itself or is all of common words."
-        parts: list[Shown] = [seen_table("The longest documents", profile.longest)]
+        told = (
+            "How strange a document is, is measured in tokens for each byte, by this corpus's tokenizer, where it has 256 bytes or more: "
+        )
+        told += "many are needed for text unlike the rest (another language, code, noise), few for what repeats itself or is commonplace."
+        parts: list[Shown] = [seen_as("The longest documents", profile.longest)]
         if dense:
-            parts += [told, seen_table("The strangest: most tokens per byte", dense)]
+            parts += [told, seen_as("The strangest: most tokens per byte", dense)]
         if sparse:
-            parts.append(seen_table("The plainest: fewest tokens per byte", sparse))
+            parts.append(seen_as("The plainest: fewest tokens per byte", sparse))
         return Section("The longest and the strangest documents", tuple(parts))
 
     def rejected(self) -> Section:
         found = self.corpus.summary
         rows = [place_and_reason(example) for example in found.rejections[:ROWS]]
         count = found.items - found.documents
-        said = f"Each of the {count:,} documents that were left out has a line in rejected.log, with its file and line."
+        said = f"{counted(count, 'document')} left out, each with its file, line and reason in rejected.log."
         if not rows:
             return Section("Left out", (said,) if count else ())
-        return Section("Left out", (said, Table("Some that gave no text", ("what", "why"), rows, len(found.rejections) > ROWS)))
+        return Section("Left out", (said, Table("The first of those that reading and cleaning left out", ("what", "why"), rows)))
 
     def making(self) -> Section:
         settings = [(name, value) for name, value in flat(self.facts["settings"])]
@@ -338,6 +342,13 @@ def per(tally: Tally, words: int) -> float:
     return (tally.tokens - tally.documents) / max(1, words)
 
 
+def named(tally: Tally, name: str) -> str:
+    """The group of a tally, or its source without the group's name before it."""
+    if name == "group":
+        return tally.group or "no group"
+    return tally.source.removeprefix(f"{tally.group}=" if tally.group else "") or "given as documents"
+
+
 def plain_rates(own: Rate) -> tuple[Rate, Rate]:
     """What bytes and characters as tokens come to on the same text."""
     from dataclasses import replace
@@ -348,7 +359,7 @@ def plain_rates(own: Rate) -> tuple[Rate, Rate]:
     )
 
 
-def copies(kind: str, found: Copies) -> Iterator[Table]:
+def copies(kind: str, found: Copies) -> Iterator[Table | Examples]:
     """Groups by size, the largest, and examples."""
     if not found.groups:
         return
@@ -356,30 +367,38 @@ def copies(kind: str, found: Copies) -> Iterator[Table]:
         (f"{g.least:,}" if g.least == g.most else f"{g.least:,} to {g.most:,}", g.groups, g.documents, g.documents - g.groups)
         for g in found.groups
     ]
-    yield Table(f"{kind}: groups by size", ("documents of a group", "groups", "documents", "but the first"), rows)
+    yield Table(f"{kind}: groups by size", ("documents of a group", "groups", "documents", "all but the first"), rows)
     if found.groups[-1].most > 2:
-        yield Table(
-            f"{kind}: the largest groups", ("the first of a group", "documents", "how it begins"),
-            [(place(group.place), group.documents, group.text) for group in found.largest], True,
-        )  # fmt: skip
-    near = any(pair.similarity is not None for pair in found.examples)
-    columns = (
-        "document",
-        "the first of its group",
-        *(("similarity",) if near else ()),
-        "how it begins",
-        *(("and the first",) if near else ()),
-    )
-    pairs = [
-        (place(p.place), place(p.original), *((p.similarity,) if near else ()), p.text, *((p.original_text,) if near else ()))
-        for p in found.examples
-    ]
-    yield Table(f"{kind}: examples", columns, pairs, True)
+        largest = [Example(group.place, (ended(group.text),), f"and {group.documents - 1:,} like it") for group in found.largest]
+        yield Examples(f"{kind}: the largest groups, by their first document", largest)
+    pairs = []
+    for pair in found.examples:
+        alike = f", similarity {pair.similarity:.3f}" if pair.similarity is not None else ""
+        texts = (pair.text,) if pair.text == pair.original_text else (pair.text, pair.original_text)
+        pairs.append(Example(pair.place, tuple(map(ended, texts)), f"repeats {pair.original}{alike}"))
+    yield Examples(f"{kind}: examples" + (", each above the first of its group" if "Near" in kind else ""), pairs)
 
 
-def seen_table(caption: str, found: Sequence[Seen]) -> Table:
-    rows = [(place(seen.place), seen.bytes, seen.tokens, seen.tokens / max(1, seen.bytes), seen.text) for seen in found]
-    return Table(caption, ("document", "bytes", "tokens", "tokens per byte", "how it begins"), rows, True)
+def seen_as(caption: str, found: Sequence[Seen]) -> Examples:
+    """Documents with their sizes."""
+    return Examples(
+        caption,
+        [
+            Example(
+                seen.place, (ended(seen.text),),
+                f"{seen.bytes:,} bytes, {seen.tokens:,} tokens: {seen.tokens / max(1, seen.bytes):.3f} per byte"
+                + (f", {seen.language}" if seen.language else ""),
+            )
+            for seen in found
+        ],
+    )  # fmt: skip
+
+
+def ended(text: str) -> str:
+    """A beginning that ends where the text goes on."""
+    from fledge.data.profile import BEGINNING
+
+    return f"{text.rstrip()}…" if len(text) >= BEGINNING - 1 else text
 
 
 def place(text: str) -> str:
@@ -407,7 +426,7 @@ def flat(settings: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from flat(value, f"{before}{name}.")
-        elif value not in (None, False, "", []):
+        elif value is not None and value is not False and value not in ("", []):
             yield before + name, ", ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else str(value)
 
 
@@ -447,7 +466,11 @@ def compared(corpus: Corpus, names: Sequence[str]) -> tuple[Rate, ...]:
             break
     rate = partial(Rate, bytes=sums["bytes"], characters=sums["characters"], words=sums["words"])
     own = rate(f"this corpus's ({corpus.tokenizer.kind})", corpus.tokenizer.size, tokens=sums["own"])
-    return own, *(rate(name, other.size, tokens=sums[name]) for name, other in others), *plain_rates(own)
+    return (
+        own,
+        *(rate(Path(name).name if Path(name).exists() else name, other.size, tokens=sums[name]) for name, other in others),
+        *plain_rates(own),
+    )
 
 
 def describe(corpus: Corpus, compare: Sequence[str] = ()) -> Described:
@@ -464,7 +487,7 @@ def page_of(found: Described) -> Page:
     """The report of a corpus."""
     from fledge.report import Page
 
-    page = Page(f"Corpus {found.name}", found.title())
+    page = Page(f"The corpus {found.name}", found.title())
     draw(page, found.sections())
     return page
 

@@ -10,7 +10,6 @@ from typing import Any
 from fledge.arch import Arch, forward_flops, parameter_count, parts
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
-from fledge.verbs.corpora import Described, told
 from fledge.verbs.model import SAMPLING
 from fledge.verbs.preparation import is_corpus
 from fledge.verbs.session import Name
@@ -111,6 +110,7 @@ def _flat(value: Any) -> str:
 def show_corpus(path: Path) -> Shown:
     """The numbers of `corpus.html`."""
     from fledge.data.corpus import Corpus
+    from fledge.verbs.corpora import Described, told
 
     found = Described.of(Corpus.open(path))
     return Shown("corpus", str(path), found.to_json(), told(found))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from fledge.arch.record import did_you_mean, with_setting
 from fledge.data.engine import EngineName
 from fledge.verbs import terminal
-from fledge.verbs.corpora import PAGE, describe
 from fledge.verbs.session import Column, Place, Settings, settings_of, texts_of
 
 if TYPE_CHECKING:
@@ -197,6 +196,7 @@ def corpus_of(
 ) -> "Corpus":
     """The corpus of files or documents, prepared in `out` with a bar and a summary on the terminal, and a page about it beside it."""
     from fledge.data.preparation import Work, prepare
+    from fledge.verbs.corpora import PAGE, describe
 
     with terminal.bar("Preparing", 1) as bar:
         started, stage_of = time.monotonic(), ""

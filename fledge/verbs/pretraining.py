@@ -13,7 +13,6 @@ from fledge.arch import Arch, parameter_count
 from fledge.arch.record import did_you_mean, to_json
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
-from fledge.verbs.corpora import data_card
 from fledge.verbs.machine import look
 from fledge.verbs.pages import pretrained_page
 from fledge.verbs.preparation import corpus_from
@@ -328,6 +327,7 @@ def raise_model(
     from fledge.train.parallel import ranks
     from fledge.train.parallel.engine import on_meta
     from fledge.train.training import train, validate
+    from fledge.verbs.corpora import data_card
 
     context, rows = run.batch.context, run.batch.rows
     if corpus.train.tokens <= context:

@@ -7,23 +7,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fledge.report.page import Example
 from fledge.verbs import terminal
 
 if TYPE_CHECKING:
     from fledge.report import Page
     from fledge.report.text import Cell
 
-FEW = 3  # examples of a kind in a terminal
+FEW, BRIEF = 3, 140  # examples of a kind in a terminal, and characters of each of their texts
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows whose first cell names them; `examples`: that there are more of its kind."""
+    """Rows whose first cell names them."""
 
     caption: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
-    examples: bool = False
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some of the texts of a kind."""
+
+    caption: str
+    shown: Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Facts:
 
 Drawn = Callable[["Page"], None]
 """A chart, which stands on a page only: its numbers are those of a table beside it."""
-Shown = str | Facts | Table | Drawn
+Shown = str | Facts | Table | Examples | Drawn
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ def draw(page: Page, sections: Sequence[Section]) -> None:
                     page.facts(pairs)
                 case Table(caption, columns, rows):
                     page.table(caption, columns, rows)
+                case Examples(caption, shown):
+                    page.examples(caption, shown)
                 case _:
                     part(page)
 
@@ -71,9 +81,20 @@ def lines_of(sections: Sequence[Section]) -> str:
             match part:
                 case str():
                     lines += [terminal.wrapped(part), ""]
-                case Table(caption, columns, rows, examples):
-                    lines += [terminal.drawn(caption, columns, rows[:FEW] if examples else rows), ""]
+                case Table(caption, columns, rows):
+                    lines += [terminal.drawn(caption, columns, rows), ""]
+                case Examples(caption, shown):
+                    lines.append(f"{caption}\n")
+                    for example in shown[:FEW]:
+                        lines.append(terminal.wrapped(f"{example.name}: {example.note}" if example.note else example.name, "  "))
+                        lines += [terminal.wrapped(brief(text), "    ") for text in example.texts]
+                    lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def brief(text: str) -> str:
+    """The beginning of a text that is long."""
+    return text if len(text) <= BRIEF else f"{text[: BRIEF - 1]}…"
 
 
 def markdown(sections: Sequence[Section]) -> str:

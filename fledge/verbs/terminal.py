@@ -131,9 +131,10 @@ def drawn(caption: str, titles: Sequence[str], rows: Sequence[Sequence["Cell"]])
     return "\n".join(line.rstrip() for line in text.get().splitlines()).rstrip()
 
 
-def wrapped(text: str) -> str:
+def wrapped(text: str, indent: str = "") -> str:
     """Text in lines as wide as the terminal."""
-    return textwrap.fill(plain(text), _width(), break_long_words=False, break_on_hyphens=False)
+    shown = plain(" ".join(text.split()))
+    return textwrap.fill(shown, _width(), initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _width() -> int:
