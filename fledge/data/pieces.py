@@ -21,7 +21,7 @@ import numpy as np
 from fledge.arch.record import from_json, to_json
 from fledge.data.cleaning.changes import Changes
 from fledge.data.corpus import content_hash
-from fledge.data.documents import EXAMPLES, Document, Rejected
+from fledge.data.documents import EXAMPLES, SHOWN, Document, Rejected
 from fledge.data.files import sync
 from fledge.data.sources import Input
 from fledge.data.unique.exact import digests
@@ -242,7 +242,7 @@ class Part:
 class Staged:
     """What came of a piece, in `folder`: its parts, and what gave no document, by reason in documents and bytes.
 
-    `lengths`: of these too, [documents, bytes] of those whose size has so many bits (`int.bit_length`).
+    `lengths`: of these too, [documents, bytes] of those whose size has so many bits (`int.bit_length`); `shown`: the first of each reason.
     """
 
     folder: Path
@@ -252,6 +252,7 @@ class Staged:
     documents: int
     rejected: dict[str, list[int]]
     lengths: list[list[int]]
+    shown: dict[str, list[str]]
     examples: tuple[str, ...]
     replaced: int
     columns: dict[str, str]
@@ -287,6 +288,7 @@ class Staging:
         self.parts: list[list[Any]] = []
         self.rejected: dict[str, list[int]] = {}
         self.lengths: list[list[int]] = []
+        self.shown: dict[str, list[str]] = {}
         self.columns: dict[str, str] = {}
         self.examples: list[str] = []
         self.files = self.documents = self.replaced = 0
@@ -307,7 +309,20 @@ class Staging:
             return
         if not self.records:
             Path(self.text.name).unlink()
-        names = ("origin", "group", "files", "documents", "rejected", "lengths", "examples", "replaced", "columns", "changes", "parts")
+        names = (
+            "origin",
+            "group",
+            "files",
+            "documents",
+            "rejected",
+            "lengths",
+            "shown",
+            "examples",
+            "replaced",
+            "columns",
+            "changes",
+            "parts",
+        )
         facts = {name: to_json(getattr(self, name)) for name in names}
         (self.folder / "piece.json").write_text(json.dumps(facts), encoding="utf-8")
 
@@ -356,6 +371,8 @@ class Staging:
         self.log.write(one_line(line))
         if len(self.examples) < EXAMPLES:
             self.examples.append(line)
+        if len(shown := self.shown.setdefault(item.reason, [])) < SHOWN:
+            shown.append(line)
 
     def _open(self) -> None:
         self.text = open(self.folder / f"{len(self.parts):05}.text", "wb")  # noqa: SIM115

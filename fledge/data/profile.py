@@ -13,7 +13,7 @@ import numpy as np
 
 from fledge.arch.record import from_json
 from fledge.data.corpus import PROFILE, Corpus, Summary
-from fledge.data.documents import EXAMPLES
+from fledge.data.documents import EXAMPLES, SHOWN
 from fledge.data.fates import CUT, DUPLICATE, REASONS, TRAIN, VALIDATION, Fates, Shortened, TextOf
 from fledge.data.pieces import Staged
 from fledge.data.unique.near import Near, jaccard
@@ -133,7 +133,8 @@ class Profile:
     """What the corpus holds and what was left out of it; `tallies` add up to all that came in.
 
     `dense` and `sparse`: the documents of `LEAST` bytes or more with the most and the fewest tokens for each byte: the text least and
-    most like what the tokenizer was made for. `leaks`: contaminated documents by the evaluation file.
+    most like what the tokenizer was made for. `leaks`: contaminated documents by the evaluation file;
+    `rejections`: for each reason for which reading or cleaning gave no text, the first that it held for.
     """
 
     tallies: tuple[Tally, ...]
@@ -147,6 +148,7 @@ class Profile:
     shortened: Shortened
     leaks: dict[str, int]
     leaked: tuple[Leak, ...]
+    rejections: dict[str, tuple[str, ...]]
 
     @classmethod
     def of(cls, corpus: Corpus) -> "Profile":
@@ -216,9 +218,18 @@ def profiled(
         shortened=fates.shortened,
         leaks=dict(sorted(leaks.items())),
         leaked=tuple(_leaks(fates, compared)),
+        rejections=_shown(staged),
         **{name: tuple(top.seen(texts)) for name, top in tops.items()},
     )
     return profile, _summary(staged, profile)
+
+
+def _shown(staged: Sequence[Staged]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for stage in staged:
+        for reason, lines in stage.shown.items():
+            found[reason] = (*found.get(reason, ()), *lines)[:SHOWN]
+    return found
 
 
 def _summary(staged: Sequence[Staged], profile: Profile) -> Summary:

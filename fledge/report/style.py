@@ -91,7 +91,8 @@ ul.examples .label { overflow-wrap: anywhere; }
 .tokens i { font-style: normal; opacity: .55; }
 .legend .token { padding: .1em .4em; }
 body > footer { color: var(--soft); font-size: .84rem; margin-top: 4rem; padding-bottom: 3rem; }
-@media (max-width: 34rem) { body { font-size: 1rem; } .chart { min-width: 34rem; } th, td { padding: .45rem .55rem; }
+@media (max-width: 34rem) { body { font-size: 1rem; } .chart { min-width: 34rem; } th, td { padding: .45rem .5rem; }
+  tbody th { overflow-wrap: anywhere; min-width: 7rem; }
   h2 { margin-top: 2.6rem; } td small { display: block; margin: 0; } }
 @media print { :root { --ground: #fff; --card: #fff; --wash: #fff; --ink: #000; --soft: #444; --rule: #ccc; --accent: #064f4b;
   --accent-wash: #e4f2f0; --accent-line: #0b6e69;

@@ -91,17 +91,21 @@ class Described:
         found, shortened = self.corpus.summary, self.profile.shortened
         left_out = sorted((tally for tally in self.profile.sums("reason") if tally.reason), key=lambda tally: -tally.documents)
         rows: list[tuple[Cell, ...]] = [("came in", found.items, found.bytes_in)]
-        rows += [(f"left out: {tally.reason}", -tally.documents, -tally.bytes_in) for tally in left_out]
+        rows += [(tally.reason, -tally.documents, -tally.bytes_in) for tally in left_out]
         cleaned = found.changed - shortened.bytes
         rows += [("changed by cleaning", None, -cleaned)] if cleaned else []
         rows += [("repeated paragraphs taken out", None, -shortened.bytes)] if shortened.paragraphs else []
         rows.append(("kept", found.documents, found.bytes))
-        said = "Each column adds up, exactly, to its last line. Bytes are those of texts as UTF-8; of what gave no text, its own."
+        said = "Each column adds up, exactly, to its last line; what was left out stands by its reason. "
+        said += "Bytes are those of texts as UTF-8; of what gave no text, its own."
         facts = (
             ("files", found.files), ("documents came in", found.items), ("documents kept", found.documents), ("bytes kept", found.bytes),
             ("tokens", found.train_tokens + found.validation_tokens), ("vocabulary", found.vocabulary),
         )  # fmt: skip
-        return Section("What came in and what became of it", (Facts(facts), Table("The sum", ("", "documents", "bytes"), rows), said))
+        return Section(
+            "What came in and what became of it",
+            (Facts(facts), Table("The sum", ("", "documents", "bytes"), rows), said),
+        )
 
     def sources(self) -> Section:
         grouped = any(tally.group for tally in self.profile.tallies)
@@ -278,18 +282,18 @@ class Described:
 
     def rejected(self) -> Section:
         found = self.corpus.summary
-        rows = [place_and_reason(example) for example in found.rejections[:ROWS]]
+        rows = [place_and_reason(line, reason) for reason, lines in self.profile.rejections.items() for line in lines]
         count = found.items - found.documents
         said = f"{counted(count, 'document')} left out, each with its file, line and reason in rejected.log."
         if not rows:
             return Section("Left out", (said,) if count else ())
-        return Section("Left out", (said, Table("The first of those that reading and cleaning left out", ("what", "why"), rows)))
+        return Section("Left out", (said, Table("For each reason the first that reading or cleaning left out", ("what", "why"), rows)))
 
     def making(self) -> Section:
         settings = [(name, value) for name, value in flat(self.facts["settings"])]
         contents = self.facts["contents"]
         hashes = (
-            ("the whole corpus (manifest.json)", manifest_hash(self.corpus.folder)), ("shards to train on", contents["train"]),
+            ("manifest.json", manifest_hash(self.corpus.folder)), ("shards to train on", contents["train"]),
             ("shards held out", contents["validation"]), ("tokenizer", self.facts["tokenizer"]),
             ("sources and settings", self.facts["made_of"]),
         )  # fmt: skip
@@ -298,7 +302,8 @@ class Described:
             (
                 Table("Settings", ("setting", "value"), settings),
                 Table("SHA-256", ("of", "hash"), hashes),
-                "The same text prepared with the same settings gives the same hashes, with any number of workers.",
+                "manifest.json holds those of all files. The same text prepared with the same settings gives the same hashes, with any "
+                "number of workers.",
             ),
         )
 
@@ -317,9 +322,11 @@ class Described:
             )
             duplicates += (
                 f" Near duplicates ({settings['near']['shingle']}-word shingles, Jaccard similarity of {settings['near']['threshold']} or "
-                f"more) {became}; {count:,} documents in {sum(groups.groups for groups in near.groups):,} groups."
+                f"more) {became}; {counted(count, 'document')} in {counted(sum(groups.groups for groups in near.groups), 'group')}."
             )
-        tests = "; ".join(part for part in self.contamination().parts if isinstance(part, str))
+        tests = next(part for part in self.contamination().parts if isinstance(part, str))
+        if not settings["without"]:
+            tests = "Not compared with any evaluation."
         split = (
             f"Held out for validation: {self.corpus.validation.documents:,} documents, {self.corpus.validation.tokens:,} tokens, chosen by "
             f"their contents (seed {settings['seed']}, share {settings['validation']}); trained on: {self.corpus.train.tokens:,} tokens."
@@ -410,10 +417,10 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
-def place_and_reason(rejection: str) -> tuple[str, str]:
+def place_and_reason(rejection: str, reason: str) -> tuple[str, str]:
     """What was rejected, and why."""
-    where, _, why = rejection.partition(": ")
-    return place(where), why
+    where, _, detail = rejection.partition(f": {reason}")
+    return place(where), reason + detail
 
 
 def spanned(least: int) -> str:
