@@ -113,7 +113,7 @@ def drawn(caption: str, titles: Sequence[str], rows: Sequence[Sequence["Cell"]])
     from fledge.report.text import digits, number
     from fledge.report.text import plain as shown
 
-    drawing = Table(box=SIMPLE, pad_edge=False, title=Text(plain(caption)), title_justify="left", title_style="bold")
+    drawing = Table(box=SIMPLE, pad_edge=False)
     columns = list(zip(*rows, strict=True)) or [()] * len(titles)
     for i, (title, cells) in enumerate(zip(titles, columns, strict=True)):
         numeric = any(isinstance(cell, (int, float)) for cell in cells)
@@ -128,7 +128,7 @@ def drawn(caption: str, titles: Sequence[str], rows: Sequence[Sequence["Cell"]])
     console = Console(file=io.StringIO(), width=_width(), color_system=None)
     with console.capture() as text:
         console.print(drawing)
-    return "\n".join(line.rstrip() for line in text.get().splitlines()).rstrip()
+    return "\n".join([plain(caption), *(line.rstrip() for line in text.get().rstrip().splitlines())])
 
 
 def wrapped(text: str, indent: str = "") -> str:
