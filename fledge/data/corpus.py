@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from fledge.text.tokenizer import Tokenizer
 FORMAT = 2
 MANIFEST, PROFILE = "manifest.json", "profile.json"
 BLANK = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
-WIDE_BLANK = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+WIDE = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 CHECKED = 1 << 23  # bytes of a shard that are looked at together
 
 
@@ -164,7 +163,9 @@ class Corpus:
 def content_hash(text: str) -> bytes:
     """16 bytes that are equal for texts that differ in white space or Unicode composition only."""
     if not text.isascii():
-        text = WIDE_BLANK.sub("", unicodedata.normalize("NFC", text))
+        text = unicodedata.normalize("NFC", text)
+        if any(blank in text for blank in WIDE):
+            text = "".join(text.split())
     return hashlib.blake2b(text.encode().translate(None, BLANK), digest_size=16).digest()
 
 

@@ -6,6 +6,7 @@ made lies under another name until it is whole and on disk; so a run that was ki
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -28,7 +29,6 @@ from fledge.data.unique.exact import digests
 from fledge.data.unique.near import Near
 from fledge.data.unique.paragraphs import paragraph_digests
 
-PIECE_BYTES = 1 << 24
 BATCH = 1 << 21  # characters whose signatures are made together
 FEW = 1 << 11  # bytes whose words are counted at once by splitting them
 BLOCK = 1 << 20
@@ -74,7 +74,7 @@ class Piece:
         return self.inputs[0].source + (f" and {others:,} more" if others else "")
 
 
-def pieces_of(inputs: Sequence[Input], contents: Sequence[str], size: int = PIECE_BYTES) -> list[Piece]:
+def pieces_of(inputs: Sequence[Input], contents: Sequence[str], size: int) -> list[Piece]:
     """Runs of inputs of about `size` bytes, or one input that is larger.
 
     Where a run ends follows from the name and size of the inputs around it, so that one more input changes the piece around it only.
@@ -88,12 +88,17 @@ def pieces_of(inputs: Sequence[Input], contents: Sequence[str], size: int = PIEC
             following is None
             or (following.origin, following.group) != (given.origin, given.group)
             or following.size >= size
-            or filled >= 4 * size
-            or _draw(given.path) * size < given.size
+            or filled >= 2 * size
+            or (filled >= size / 2 and _draw(given.path) * size / 2 < given.size)
         ):
             pieces.append(Piece(tuple(inputs[first : at + 1]), tuple(contents[first : at + 1])))
             first, filled = at + 1, 0
     return pieces
+
+
+def piece_size(total: int) -> int:
+    """Bytes of a piece for so many in all: small enough for every worker to have its share, large enough to be counted in thousands."""
+    return next(size for size, most in ((1 << 22, 1 << 30), (1 << 24, 1 << 36), (1 << 26, math.inf)) if total <= most)
 
 
 def _draw(path: str) -> float:
@@ -197,7 +202,7 @@ def building(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Part:
-    """One staged part of a piece, at most about `PIECE_BYTES` of text (a longer document has one of its own): the files `PATH.*`.
+    """One staged part of a piece, of about the bytes of a piece at the most (a longer document has one of its own): the files `PATH.*`.
 
     `.text` holds the texts one after another, `.documents` a record of each, `.json` the names that these number, `.hashes.npy` the
     `content_hash` of each, and, where they were asked for, `.signatures.npy` and `.paragraphs.npy` what near duplicates and repeated
@@ -280,9 +285,7 @@ class Staging:
     `near`: by what near duplicates will be found, if they are; `paragraphs`: whether repeated ones will be.
     """
 
-    def __init__(
-        self, folder: Path, origin: str = "", group: str = "", limit: int = PIECE_BYTES, near: Near | None = None, paragraphs: bool = False
-    ):
+    def __init__(self, folder: Path, limit: int, origin: str = "", group: str = "", near: Near | None = None, paragraphs: bool = False):
         self.folder, self.origin, self.group, self.limit, self.near, self.paragraphs = folder, origin, group, limit, near, paragraphs
         self.changes = Changes()
         self.parts: list[list[Any]] = []

@@ -30,7 +30,6 @@ from fledge.data.engine import Engine, EngineName, Report, engine_of
 from fledge.data.fates import CONTAMINATED, CUT, DUPLICATE, NEAR, REASONS, REPEATED, TRAIN, VALIDATION, Fates, Shortened, TextOf
 from fledge.data.files import Progress, require, sync
 from fledge.data.pieces import (
-    PIECE_BYTES,
     UNFINISHED,
     Contents,
     Part,
@@ -41,6 +40,7 @@ from fledge.data.pieces import (
     key_of,
     look_of,
     one_line,
+    piece_size,
     pieces_of,
     word_count,
 )
@@ -123,7 +123,7 @@ def prepare(
     strict: bool = False,
     keep: bool = False,
     standing: Standing = "update",
-    piece_bytes: int = PIECE_BYTES,
+    piece_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
     """Writes the corpus folder `out` from `source`: what `find` found, or documents in memory.
@@ -142,9 +142,11 @@ def prepare(
     found = _standing(out, told, recipe, standing)
     work = Work(out)
     given = _as_inputs(source, out)
+    total = sum(one.size for one in given) if given is not None else 0
+    piece_bytes = piece_bytes or piece_size(total)
     if not workers:
         most = os.cpu_count() or 1
-        workers = most if given is None else max(1, min(most, -(-sum(one.size for one in given) // piece_bytes)))
+        workers = most if given is None else max(1, min(most, -(-total // piece_bytes)))
     with work.used(keep), engine_of(engine, workers) as does:
         run = _Run(work, recipe, does, strict, piece_bytes, progress or (lambda *_: None))
         if given is not None:
@@ -322,7 +324,7 @@ def read_piece(order: Reading, report: Report) -> None:
     clean = _cleaner(recipe.cleaning)
     with (
         building(order.folder) as folder,
-        Staging(folder, first.origin, first.group, order.limit, recipe.near, recipe.paragraphs) as staging,
+        Staging(folder, order.limit, first.origin, first.group, recipe.near, recipe.paragraphs) as staging,
     ):
         for given, look in zip(order.piece.inputs, order.looks, strict=True):
             left, waiting = given.size, 0
@@ -646,7 +648,7 @@ class _Run:
         while item is not None:
             group = item.group if isinstance(item, Document) else ""
             with building(self.work.folder / "pieces" / "taken") as folder:
-                with Staging(folder, "", group, self.piece_bytes, recipe.near, recipe.paragraphs) as staging:
+                with Staging(folder, self.piece_bytes, "", group, recipe.near, recipe.paragraphs) as staging:
                     while item is not None and staging.size < self.piece_bytes:
                         if isinstance(item, Document) and item.group != group:
                             break

@@ -171,6 +171,10 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical tokenizer.json: keys sorted, no white space."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         canonical = json.dumps(json.loads(self.backend.to_str()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -4,7 +4,6 @@ MinHash: Broder 1997; bands: Leskovec, Rajaraman and Ullman, Mining of Massive D
 (fast similarity sketching, Dahlgaard, Knudsen and Thorup 2017).
 """
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -229,9 +228,11 @@ def representatives(roots: np.ndarray, lengths: np.ndarray, keep: Literal["first
     return longest[roots]
 
 
-def _rensa():
+def _rensa() -> Any:
     try:
-        return importlib.import_module("rensa")
+        import rensa
+
+        return rensa
     except ImportError:
         raise ValueError("near duplicates need rensa, which is not installed: pip install 'fledge[data]'") from None
 
