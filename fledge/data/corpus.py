@@ -17,7 +17,7 @@ from fledge.data.tables import counted
 from fledge.text.tokenizer import Tokenizer
 
 FORMAT = 3
-MANIFEST = "manifest.json"
+MANIFEST, PROFILE = "manifest.json", "profile.json"
 BLANK = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
 WIDE = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 CHECKED = 1 << 23  # bytes of a shard that are looked at together
@@ -336,7 +336,7 @@ def _facts(folder: Path, wanted: dict[str, tuple[str, int]]) -> dict[str, Any]:
     if facts["format"] != FORMAT:
         raise ValueError(f"{folder} has corpus format {facts['format']}, but this fledge reads {FORMAT}: prepare the corpus again")
     shards = [f"{shard}.{ending}" for split in facts["splits"].values() for shard in split for ending in ("bin", "idx")]
-    for name in [*shards, "tokenizer.json"]:
+    for name in [*shards, "tokenizer.json", PROFILE]:
         if name not in wanted:
             raise ValueError(f"{folder / MANIFEST} does not name {name}: prepare the corpus again")
     return facts

@@ -22,7 +22,7 @@ import numpy as np
 from fledge.arch.record import from_json, to_json
 from fledge.data.cleaning.changes import Changes
 from fledge.data.corpus import content_hash
-from fledge.data.documents import EXAMPLES, Document, Rejected
+from fledge.data.documents import EXAMPLES, SHOWN, Document, Rejected
 from fledge.data.files import sync
 from fledge.data.sources import Input
 from fledge.data.unique.exact import digests
@@ -30,15 +30,21 @@ from fledge.data.unique.near import Near
 from fledge.data.unique.paragraphs import paragraph_digests
 
 BATCH = 1 << 21  # characters whose signatures are made together
+FEW = 1 << 11  # bytes whose words are counted at once by splitting them
+BLOCK = 1 << 20
+BLANKS = np.isin(np.arange(256), list(b" \t\n\v\f\r"))
 UNFINISHED = ".unfinished"
 NONE = np.zeros((0, 2), "<u8")
-# What is known of each document of a staged part: `bytes` of its text here, and `before` it was cleaned; where it comes
+# What is known of each document of a staged part: `bytes` of its text here, and `before` it was cleaned; `words` are what white space
+# (of ASCII) separates; where it comes
 # from (`source` and `language` are numbers of the part's lists); how many `paragraphs` were hashed; whether the caller holds it
 # out (-1: it was not asked). Hashes, and what near duplicates are found by, lie in files of their own.
 RECORD = np.dtype(
     [
         ("bytes", "<i8"),
         ("before", "<i8"),
+        ("characters", "<i8"),
+        ("words", "<i8"),
         ("line", "<i8"),
         ("paragraphs", "<i4"),
         ("source", "<i4"),
@@ -239,7 +245,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Staged:
-    """What came of a piece, in `folder`: its parts, and what gave no document, by reason in documents and bytes."""
+    """What came of a piece, in `folder`: its parts, and what gave no document, by reason in documents and bytes.
+
+    `lengths`: of these too, [documents, bytes] of those whose size has so many bits (`int.bit_length`); `shown`: the first of each reason.
+    """
 
     folder: Path
     origin: str
@@ -247,6 +256,8 @@ class Staged:
     files: int
     documents: int
     rejected: dict[str, list[int]]
+    lengths: list[list[int]]
+    shown: dict[str, list[str]]
     examples: tuple[str, ...]
     replaced: int
     columns: dict[str, str]
@@ -279,6 +290,8 @@ class Staging:
         self.changes = Changes()
         self.parts: list[list[Any]] = []
         self.rejected: dict[str, list[int]] = {}
+        self.lengths: list[list[int]] = []
+        self.shown: dict[str, list[str]] = {}
         self.columns: dict[str, str] = {}
         self.examples: list[str] = []
         self.files = self.documents = self.replaced = 0
@@ -299,7 +312,20 @@ class Staging:
             return
         if not self.records:
             Path(self.text.name).unlink()
-        names = ("origin", "group", "files", "documents", "rejected", "examples", "replaced", "columns", "changes", "parts")
+        names = (
+            "origin",
+            "group",
+            "files",
+            "documents",
+            "rejected",
+            "lengths",
+            "shown",
+            "examples",
+            "replaced",
+            "columns",
+            "changes",
+            "parts",
+        )
         facts = {name: to_json(getattr(self, name)) for name in names}
         (self.folder / "piece.json").write_text(json.dumps(facts), encoding="utf-8")
 
@@ -330,7 +356,8 @@ class Staging:
         line = -1 if item.line is None else item.line
         source = self.sources.setdefault(item.source, len(self.sources))
         spoken = self.languages.setdefault(item.language, len(self.languages))
-        self.records.append((len(raw), len(raw) if before is None else before, line, len(found), source, spoken, held))
+        before = len(raw) if before is None else before
+        self.records.append((len(raw), before, len(item.text), word_count(raw), line, len(found), source, spoken, held))
         self.documents += 1
         self.replaced += item.replaced
         if item.column is not None and len(self.columns) < EXAMPLES:
@@ -338,12 +365,17 @@ class Staging:
 
     def reject(self, item: Rejected, size: int) -> None:
         count = self.rejected.setdefault(item.reason, [0, 0])
-        count[0] += 1
-        count[1] += size
+        bits = size.bit_length()
+        self.lengths += [[0, 0] for _ in range(bits + 1 - len(self.lengths))]
+        for sums in (count, self.lengths[bits]):
+            sums[0] += 1
+            sums[1] += size
         line = str(item)
         self.log.write(one_line(line))
         if len(self.examples) < EXAMPLES:
             self.examples.append(line)
+        if len(shown := self.shown.setdefault(item.reason, [])) < SHOWN:
+            shown.append(line)
 
     def _open(self) -> None:
         self.text = open(self.folder / f"{len(self.parts):05}.text", "wb")  # noqa: SIM115
@@ -382,6 +414,22 @@ class Staging:
     def key(self) -> str:
         """The hash of all that was taken."""
         return key_of(self.whole.hexdigest(), self.rejected, self.examples, self.replaced)
+
+
+def word_count(raw: bytes) -> int:
+    """How many words white space (of ASCII) separates, as `len(raw.split())` counts them.
+
+    >>> word_count(b" a bee\n\nsea ")
+    3
+    """
+    if len(raw) <= FEW:
+        return len(raw.split())
+    count, blank = 0, True
+    for start in range(0, len(raw), BLOCK):
+        block = BLANKS[np.frombuffer(raw, np.uint8, min(BLOCK, len(raw) - start), start)]
+        count += int(np.count_nonzero(block[:-1] & ~block[1:])) + int(blank and not block[0])
+        blank = bool(block[-1])
+    return count
 
 
 def one_line(text: str) -> str:

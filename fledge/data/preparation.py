@@ -9,7 +9,6 @@ import json
 import math
 import os
 import shutil
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,9 +24,10 @@ from fledge.arch.record import differences, to_json
 from fledge.data.cleaning.changes import Changes
 from fledge.data.cleaning.cleaner import Cleaner, cleaner
 from fledge.data.cleaning.settings import Cleaning
-from fledge.data.corpus import FORMAT, MANIFEST, Corpus, Summary, dtype_of, seal, share_of
-from fledge.data.documents import EXAMPLES, Document, Item, Rejected
+from fledge.data.corpus import FORMAT, MANIFEST, PROFILE, Corpus, Summary, dtype_of, seal, share_of
+from fledge.data.documents import Document, Item, Rejected
 from fledge.data.engine import Engine, EngineName, Report, engine_of
+from fledge.data.fates import CONTAMINATED, CUT, DUPLICATE, NEAR, REASONS, REPEATED, TRAIN, VALIDATION, Fates, Shortened, TextOf
 from fledge.data.files import Progress, require, sync
 from fledge.data.mixing import among
 from fledge.data.pieces import (
@@ -43,9 +43,11 @@ from fledge.data.pieces import (
     one_line,
     piece_size,
     pieces_of,
+    word_count,
 )
+from fledge.data.profile import Profile, profiled
 from fledge.data.sources import Input, find, read_input
-from fledge.data.unique.contamination import Contamination
+from fledge.data.unique.contamination import Contaminated, Contamination
 from fledge.data.unique.exact import exact_duplicates, kept_masks
 from fledge.data.unique.near import Near, near_groups
 from fledge.data.unique.paragraphs import without
@@ -56,8 +58,6 @@ SAMPLE_BYTES = 1 << 27  # of the text to train on, from which a tokenizer is lea
 LEAST_CUT = 256  # bytes of a document that are worth holding out
 BATCH_BYTES = 1 << 21
 REPORTED = 1 << 20  # characters after which a reader tells how far it is
-TRAIN, VALIDATION, CUT, DUPLICATE, NEAR, CONTAMINATED, REPEATED = range(7)  # fates of documents
-REASONS = {DUPLICATE: "duplicate", NEAR: "near duplicate", CONTAMINATED: "contaminated", REPEATED: "repeated paragraphs"}
 SPLITS = ("train", "validation")
 OFF = Cleaning.off()
 Standing = Literal["refuse", "update", "replace"]
@@ -76,6 +76,7 @@ class Recipe:
     small, the end of the longest is cut off, at the end of a line if there is one near.
     `near`: by what near duplicates are found, if they are; of each group the first is kept, or all, on one side of the split.
     `paragraphs`: those that stood before are taken out. `without`: evaluation files, with which no document may share 13 words in a row.
+    `licence`: of the text, as it is told to those who get the corpus or a model trained on it.
     """
 
     tokenizer: Choice = None
@@ -87,6 +88,7 @@ class Recipe:
     near_duplicates: Literal["remove", "keep"] = "remove"
     paragraphs: bool = False
     without: tuple[str, ...] = ()
+    licence: str = ""
 
     def __post_init__(self) -> None:
         if not callable(self.validation) and not 0 < self.validation < 1:
@@ -105,6 +107,7 @@ class Recipe:
             "seed": self.seed,
             "near_duplicates": self.near_duplicates if self.near else "off",
             "without": sorted({given.fingerprint() for given in find(self.without)}) if self.without else [],
+            "licence": self.licence,
             **self.reading(),
         }
 
@@ -160,21 +163,23 @@ def prepare(
             made_of = key_of(told, piece_bytes, [piece.key(recipe.reading()) for piece in pieces])
             if (same := _unchanged(out, found, made_of, mixed, standing)) is not None:
                 return same
-            staged = run.read(pieces, looks)
+            read = run.read(pieces, looks)
         else:
-            staged = run.taken(source)  # pyrefly: ignore[bad-argument-type]
-            made_of = key_of(told, piece_bytes, [stage.folder.name for stage in staged])
+            read = run.taken(source)  # pyrefly: ignore[bad-argument-type]
+            made_of = key_of(told, piece_bytes, [stage.folder.name for stage in read])
             if (same := _unchanged(out, found, made_of, mixed, standing)) is not None:
                 return same
         if found is not None and standing == "refuse":
             work.wanted.clear()
             work.forget()
             raise ValueError(f"{out} was prepared from other text: choose another --out, or remove that folder")
-        staged, fates = run.fates(staged)
+        staged, fates = run.fates(read)
         tokenizer = run.tokenizer(staged, fates)
         shards = run.shards(staged, fates, tokenizer)
         with work.corpus() as folder:
-            _write(folder, staged, fates, shards, tokenizer, {"settings": told, "made_of": made_of, "mix": mixed})
+            profile, summary = profiled(read, staged, fates, (shard.counts() for shard in shards), recipe.near)
+            _log(folder / "rejected.log", staged, fates)
+            _write(folder, staged, shards, tokenizer, profile, summary, {"settings": told, "made_of": made_of, "mix": mixed})
         work.put(out)
         work.forget()
     return replace(Corpus.open(out), news=run.news if found is not None else "")
@@ -412,6 +417,11 @@ class Shard:
                         raise ValueError(f"{folder}: {split}.{ending} is not what it was")
         return cls(folder, splits)
 
+    def counts(self) -> dict[str, np.ndarray]:
+        """Of each split the tokens of its documents, (documents,) int64, each with the one that ends it."""
+        starts = {split: np.fromfile(self.folder / f"{split}.idx", "<i8")[::2] for split in self.splits}
+        return {split: np.diff(start, append=self.splits[split]["tokens"]) for split, start in starts.items()}
+
 
 def tokenize_part(order: Tokenizing, report: Report) -> Shard:
     """Make the shards of one part, unless they stand."""
@@ -500,20 +510,6 @@ class _ShardWriter:
         return {**counts, "bin": self.hash.hexdigest(), "idx": hashlib.sha256(index).hexdigest()}
 
 
-@dataclass
-class Fates:
-    """What becomes of each document: `of` each part in their order; `cuts`: of a part's document the byte where a held-out end begins.
-
-    `originals`: (duplicates, 2) int64, in order, each document that repeats another, exactly or nearly, and that one, by their
-    numbers over all parts; `details` of other fates.
-    """
-
-    of: list[np.ndarray]
-    cuts: dict[tuple[int, int], int] = field(default_factory=dict)
-    originals: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    details: dict[int, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Plain:
     """A function of an item as a task."""
@@ -522,32 +518,6 @@ class Plain:
 
     def __call__(self, item: Any, report: Report) -> Any:
         return self.function(item)
-
-
-@dataclass(frozen=True)
-class TextOf:
-    """The text of each document by its number over all parts."""
-
-    parts: tuple[Part, ...]
-
-    def __call__(self, number: int) -> str:
-        at = bisect_right(_ends(self.parts), number)
-        first = _ends(self.parts)[at - 1] if at else 0
-        start, end = _borders(self.parts[at])[number - first : number - first + 2].tolist()
-        with open(f"{self.parts[at].path}.text", "rb") as stream:
-            stream.seek(start)
-            return stream.read(end - start).decode()
-
-
-@lru_cache(1)
-def _ends(parts: tuple[Part, ...]) -> list[int]:
-    return np.cumsum([part.documents for part in parts]).tolist()
-
-
-@lru_cache(64)
-def _borders(part: Part) -> np.ndarray:
-    """(documents + 1,) where each text begins, and where the last ends."""
-    return np.concatenate([[0], np.cumsum(part.records()["bytes"])])
 
 
 @dataclass(frozen=True)
@@ -563,18 +533,18 @@ class Comparing:
         return self.part.path
 
 
-def compare_part(order: Comparing, report: Report) -> list[tuple[int, str]]:
+def compare_part(order: Comparing, report: Report) -> list[tuple[int, Contaminated]]:
     """The numbers of the documents of a part that share words with evaluation files, and what they share."""
     kept = order.folder / "found.json"
     if not kept.is_file():
         tests, found, number = _contamination(order.files, order.content), [], 0
         for batch in _batches(order.part.texts(), BATCH_BYTES):
-            found += [(number + at, str(shared)) for at, shared in enumerate(tests.found_each(batch)) if shared is not None]
+            found += [(number + at, to_json(shared)) for at, shared in enumerate(tests.found_each(batch)) if shared is not None]
             number += len(batch)
         with building(order.folder) as folder:
             (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
     report(order.part.bytes)
-    return [(number, what) for number, what in json.loads(kept.read_text(encoding="utf-8"))]
+    return [(number, Contaminated(**shared)) for number, shared in json.loads(kept.read_text(encoding="utf-8"))]
 
 
 @lru_cache(1)
@@ -609,6 +579,7 @@ def shorten_part(order: Shortening, report: Report) -> tuple[Part, list[int]]:
                     empty += [number] if not rest.strip() else []
                     raw = rest.encode()
                     records["bytes"][number] = len(raw)
+                    records["characters"][number], records["words"][number] = len(rest), word_count(raw)
                     content.update(raw)
                     file.write(raw)
             content.update(records["bytes"].tobytes())
@@ -700,7 +671,7 @@ class _Run:
             staged.append(Staged.open(target))
         return staged
 
-    def fates(self, staged: list[Staged]) -> tuple[list[Staged], "Fates"]:
+    def fates(self, staged: list[Staged]) -> tuple[list[Staged], Fates]:
         """What becomes of each document; the pieces again, without repeated paragraphs if those are to go."""
         recipe, parts = self.recipe, [part for stage in staged for part in stage.parts]
         hashes = Rows(tuple(part.array("hashes") for part in parts))
@@ -730,7 +701,7 @@ class _Run:
             raise ValueError(f"of {documents} documents {held} are held out for validation: both sides need at least one")
         return staged, fates
 
-    def _contaminated(self, parts: list[Part], fates: "Fates") -> None:
+    def _contaminated(self, parts: list[Part], fates: Fates) -> None:
         """Mark what shares words with evaluation files."""
         files = tuple(self.recipe.without)
         content = key_of(sorted(given.fingerprint() for given in find(files)))
@@ -738,13 +709,13 @@ class _Run:
         total = sum(part.bytes for part in parts)
         start = 0
         for fate, found in zip(fates.of, self._mapped("compare", compare_part, orders, total), strict=True):
-            for number, what in found:
+            for number, shared in found:
                 if fate[number] == TRAIN:
                     fate[number] = CONTAMINATED
-                    fates.details[start + number] = what
+                    fates.contaminated[start + number] = shared
             start += len(fate)
 
-    def _near(self, parts: list[Part], pairs: np.ndarray, fates: "Fates") -> np.ndarray:
+    def _near(self, parts: list[Part], pairs: np.ndarray, fates: Fates) -> np.ndarray:
         """Mark near duplicates; (documents,) int64: the document that decides where each one of its group belongs."""
         assert self.recipe.near is not None
         signatures = Rows(tuple(part.array("signatures") for part in parts))
@@ -761,6 +732,7 @@ class _Run:
         leads = np.full(len(whole), len(whole))
         np.minimum.at(leads, roots[alive], alive)
         leads = leads[roots]
+        fates.groups = np.where(whole == TRAIN, leads, -1)
         if self.recipe.near_duplicates == "remove":
             others = alive[leads[alive] != alive]
             whole[others] = NEAR
@@ -772,7 +744,7 @@ class _Run:
     def _spread(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         return self.engine.map(Plain(function), items)
 
-    def _without_repeated(self, staged: list[Staged], fates: "Fates") -> list[Staged]:
+    def _without_repeated(self, staged: list[Staged], fates: Fates) -> list[Staged]:
         """The pieces with each paragraph where it stands first only; documents of which nothing is left are marked."""
         parts = [part for stage in staged for part in stage.parts]
         rows = Rows(tuple(part.array("paragraphs") for part in parts))
@@ -787,13 +759,14 @@ class _Run:
         wanted = [order for order in orders if order is not None]
         made = self._mapped("paragraphs", shorten_part, wanted, sum(order.part.bytes for order in wanted))
         shorter: list[Part] = []
-        for part, fate, order in zip(parts, fates.of, orders, strict=True):
+        for part, fate, mask, order in zip(parts, fates.of, kept, orders, strict=True):
             if order is None:
                 shorter.append(part)
                 continue
             found, empty = next(made)
             fate[empty] = REPEATED
             shorter.append(found)
+            fates.shortened = _more(fates.shortened, part, found, fate, mask)
         each = iter(shorter)
         return [replace(stage, parts=tuple(next(each) for _ in stage.parts)) for stage in staged]
 
@@ -832,6 +805,14 @@ class _Run:
             key = key_of(FORMAT, part.content, hashlib.sha256(raw).hexdigest(), cut, fingerprint)
             orders.append(Tokenizing(part, raw, cut, folder, fingerprint, self.work.place("shards", key)))
         return list(self._mapped("tokenize", tokenize_part, orders, sum(part.bytes for part in parts)))
+
+
+def _more(so_far: Shortened, before: Part, after: Part, fate: np.ndarray, kept: np.ndarray) -> Shortened:
+    """What repeated paragraphs took from the documents of one more part; `kept`: which of its paragraphs stay."""
+    records, left = before.records(), fate == TRAIN
+    lost = (records["bytes"] - after.records()["bytes"])[left]
+    paragraphs = int((np.repeat(left, records["paragraphs"]) & ~kept).sum())
+    return Shortened(so_far.documents + int((lost > 0).sum()), so_far.paragraphs + paragraphs, so_far.bytes + int(lost.sum()))
 
 
 def _staged(folder: Path) -> Staged | None:
@@ -940,8 +921,10 @@ def vocabulary_for(size: int) -> int:
     return 2 ** min(15, max(9, round(math.log2(max(1, size)) / 2)))
 
 
-def _write(folder: Path, staged: list[Staged], fates: Fates, shards: list[Shard], tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
-    """All files of a corpus, the manifest last."""
+def _write(
+    folder: Path, staged: list[Staged], shards: list[Shard], tokenizer: Tokenizer, profile: Profile, summary: Summary, facts: dict[str, Any]
+) -> None:
+    """All other files of a corpus, the manifest last."""
     hashes: dict[str, dict[str, Any]] = {}
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     groups: dict[str, str] = {}
@@ -963,8 +946,6 @@ def _write(folder: Path, staged: list[Staged], fates: Fates, shards: list[Shard]
                 _link(shard.folder / f"{split}.{ending}", folder / f"{name}.{ending}")
                 hashes[f"{name}.{ending}"] = {"sha256": found[ending], "bytes": (folder / f"{name}.{ending}").stat().st_size}
                 contents[split].update(bytes.fromhex(found[ending]))
-    counts, summary = _counted(staged, fates)
-    _log(folder / "rejected.log", staged, fates)
     summary = replace(summary, train_tokens=tokens["train"], validation_tokens=tokens["validation"], vocabulary=tokenizer.size)
     whole = {
         "format": FORMAT,
@@ -975,11 +956,11 @@ def _write(folder: Path, staged: list[Staged], fates: Fates, shards: list[Shard]
         "splits": names,
         "groups": groups,
         "sizes": sizes,
-        "counts": counts,
         "cleaning": to_json(sum((stage.changes for stage in staged), Changes())),
         "summary": to_json(summary),
     }
     tokenizer.save(folder)
+    (folder / PROFILE).write_text(json.dumps(to_json(profile), indent=1), encoding="utf-8")
     (folder / "corpus.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
     seal(folder, hashes)
 
@@ -992,86 +973,21 @@ def _link(made: Path, wanted: Path) -> None:
         shutil.copyfile(made, wanted)
 
 
-def _counted(staged: list[Staged], fates: Fates) -> tuple[list[dict[str, Any]], Summary]:
-    """The sum: of each group, source and language the documents and bytes that came in, and what became of them."""
-    rows: dict[tuple[str, str, str, str], list[int]] = {}
-
-    def add(key: tuple[str, str, str, str], *more: int) -> None:
-        row = rows.setdefault(key, [0, 0, 0])
-        for column, count in enumerate(more):
-            row[column] += count
-
-    every = iter(fates.of)
-    examples: list[str] = []
-    for stage in staged:
-        for reason, (documents, size) in stage.rejected.items():
-            add((stage.group, stage.origin, "", reason), documents, size)
-        examples += stage.examples[: EXAMPLES - len(examples)]
-        for part in stage.parts:
-            fate, records = next(every), part.records()
-            for number, language in enumerate(part.names["languages"]):
-                spoken = records["language"] == number
-                for kept, reason in ((True, ""), *((value, name) for value, name in REASONS.items())):
-                    found = records[spoken & (fate <= CUT if kept is True else fate == kept)]
-                    if len(found):
-                        sizes = int(found["before"].sum()), int(found["bytes"].sum()) if kept is True else 0
-                        add((stage.group, stage.origin, language, reason), len(found), *sizes)
-    names = ("group", "source", "language", "reason", "documents", "bytes_in", "bytes")
-    counts = [dict(zip(names, (*key, *row), strict=True)) for key, row in rows.items()]
-    rejected: dict[str, int] = {}
-    for (_, _, _, reason), (documents, _, _) in rows.items():
-        if reason:
-            rejected[reason] = rejected.get(reason, 0) + documents
-    columns = dict(islice(((name, column) for stage in staged for name, column in stage.columns.items()), EXAMPLES))
-    summary = Summary(
-        files=sum(stage.files for stage in staged),
-        items=sum(row[0] for row in rows.values()),
-        documents=sum(row[0] for key, row in rows.items() if not key[3]),
-        duplicates=rejected.pop(REASONS[DUPLICATE], 0),
-        rejected=rejected,
-        rejections=tuple(examples),
-        replaced=sum(stage.replaced for stage in staged),
-        columns=columns,
-        bytes_in=sum(row[1] for row in rows.values()),
-        bytes=sum(row[2] for row in rows.values()),
-        bytes_rejected=sum(row[1] for key, row in rows.items() if key[3]),
-        train_tokens=0,
-        validation_tokens=0,
-        vocabulary=0,
-    )
-    return counts, summary
-
-
 def _log(path: Path, staged: list[Staged], fates: Fates) -> None:
     """One line for everything that is not in the corpus, with its file and line: piece after piece."""
     every, start = iter(fates.of), 0
-    parts = tuple(part for stage in staged for part in stage.parts)
-
-    def place_of(number: int) -> str:
-        at = bisect_right(_ends(parts), number)
-        return _places(parts[at])(number - (_ends(parts)[at - 1] if at else 0))
-
+    texts = TextOf(tuple(part for stage in staged for part in stage.parts))
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as log:
         for stage in staged:
             with open(stage.folder / "rejected.log", encoding="utf-8") as own:
                 shutil.copyfileobj(own, log)
-            for part in stage.parts:
+            for _ in stage.parts:
                 fate = next(every)
-                left_out = np.flatnonzero(fate > CUT)
-                records = part.records() if len(left_out) else None
-                for at in left_out.tolist():
+                for at in np.flatnonzero(fate > CUT).tolist():
                     number, reason = start + at, REASONS[int(fate[at])]
                     if fate[at] in (DUPLICATE, NEAR):
-                        reason += f" (of {place_of(int(fates.originals[np.searchsorted(fates.originals[:, 0], number), 1]))})"
-                    elif number in fates.details:
-                        reason += f" ({fates.details[number]})"
-                    assert records is not None
-                    log.write(one_line(f"{part.place(records[at])}: {reason}"))
+                        reason += f" (of {texts.place(fates.original(number))})"
+                    elif number in fates.contaminated:
+                        reason += f" ({fates.contaminated[number]})"
+                    log.write(one_line(f"{texts.place(number)}: {reason}"))
                 start += len(fate)
-
-
-@lru_cache(16)
-def _places(part: Part) -> Callable[[int], str]:
-    """Where each document of a part comes from."""
-    names, records = part.names["sources"], part.records()
-    return lambda at: part.place(records[at], names)

@@ -124,17 +124,17 @@ def _thinned(drawn: list[_Drawn], apart: float) -> list[_Drawn]:
 
 
 def bars(rows: Sequence[tuple[str, float]], unit: str, chosen: str | None = None) -> str:
-    """Horizontal bars from zero; the row named `chosen` is the coloured one."""
-    values = [float(value) for _, value in rows]
+    """Horizontal bars from zero; the row named `chosen` is the coloured one, or every row where none is."""
+    values = [value for _, value in rows]
     if not rows:
         return _empty()
     left, top, pitch = _names([name for name, _ in rows]), 22, 34
     largest = max(*values, 0.0, 1e-12)
-    wide = WIDTH - left - 72
+    wide = WIDTH - left - max(72, 12 + _CHARACTER * max(len(number(value)) for value in values))
     parts = [f'<text x="{left:.1f}" y="12">{escaped(unit)}</text>']
     for i, ((name, _), value) in enumerate(zip(rows, values, strict=True)):
         y, length = top + i * pitch, max(0.0, value) / largest * wide
-        weight, colour = _emphasis(name == chosen)
+        weight, colour = _emphasis(name == chosen) if chosen is not None else ("strong", "first")
         parts.append(f'<text class="{weight}" x="{left - 12:.1f}" y="{y + 18}" text-anchor="end">{escaped(_cut(name))}</text>')
         parts.append(f'<rect class="{colour}" x="{left:.1f}" y="{y + 3}" width="{length:.1f}" height="{pitch - 12}" rx="3">')
         parts.append(f"<title>{escaped(name)}: {number(value)} {escaped(unit)}</title></rect>")

@@ -25,6 +25,15 @@ class Sample:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Example:
+    """Texts that belong together, such as a copy and its original: `name` says whose they are, `note` stands small beside it."""
+
+    name: str
+    texts: tuple[str, ...]
+    note: str = ""
+
+
 class Page:
     """A self-contained HTML page: no script, nothing fetched, every given string escaped.
 
@@ -95,7 +104,7 @@ class Page:
         self._figure(title, charts.lines(curves, x, y, log_x))
 
     def bars(self, title: str, rows: Sequence[tuple[str, float]], unit: str, chosen: str | None = None) -> None:
-        """Horizontal bars from zero; the row named `chosen` stands out."""
+        """Horizontal bars from zero; the row named `chosen` stands out, where one is."""
         self._figure(title, charts.bars(rows, unit, chosen))
 
     def intervals(self, title: str, rows: Sequence[tuple[str, Interval]], unit: str, chosen: str | None = None) -> None:
@@ -114,6 +123,15 @@ class Page:
             label = f'<div class="label"><b>{escaped(sample.when)}</b>{escaped(sample.note)}</div>'
             items.append(f'<li>{label}<div class="sample">{prompt}{escaped(sample.text)}</div></li>')
         self._figure(title, f'<ol class="samples">{"".join(items)}</ol>')
+
+    def examples(self, title: str, examples: Iterable[Example]) -> None:
+        """Pieces of text, each under its name."""
+        items = []
+        for example in examples:
+            label = f'<div class="label"><b>{escaped(example.name)}</b>{escaped(example.note)}</div>'
+            texts = "".join(f'<div class="sample">{escaped(text)}</div>' for text in example.texts)
+            items.append(f"<li>{label}{texts}</li>")
+        self._figure(title, f'<ul class="examples">{"".join(items)}</ul>')
 
     def tokens(self, title: str, pieces: Sequence[tuple[str, bool]]) -> None:
         """Tokens one after another as text, those that are trained on coloured and underlined; spaces and line ends can be seen."""

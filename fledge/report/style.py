@@ -78,6 +78,8 @@ ol.samples li:last-child { padding-bottom: 0; }
 ol.samples li::before { content: ""; position: absolute; left: -6px; top: .42rem; width: 10px; height: 10px; border-radius: 50%;
   background: var(--ground); border: 2px solid var(--accent-line); }
 ol.samples li:last-child::before { background: var(--accent-line); }
+ul.examples { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem; }
+ul.examples .label { overflow-wrap: anywhere; }
 .label { font-size: .84rem; line-height: 1.4; color: var(--soft); } .label b { color: var(--ink); font-weight: 650; margin-right: .6em; }
 .sample { white-space: pre-wrap; overflow-wrap: anywhere; margin-top: .3rem; background: var(--card); border: 1px solid var(--rule);
   border-radius: .5rem; padding: .6rem .85rem; unicode-bidi: plaintext; }
@@ -89,7 +91,8 @@ ol.samples li:last-child::before { background: var(--accent-line); }
 .tokens i { font-style: normal; opacity: .55; }
 .legend .token { padding: .1em .4em; }
 body > footer { color: var(--soft); font-size: .84rem; margin-top: 4rem; padding-bottom: 3rem; }
-@media (max-width: 34rem) { body { font-size: 1rem; } .chart { min-width: 34rem; } th, td { padding: .45rem .55rem; }
+@media (max-width: 34rem) { body { font-size: 1rem; } .chart { min-width: 34rem; } th, td { padding: .45rem .5rem; }
+  tbody th { overflow-wrap: anywhere; min-width: 7rem; }
   h2 { margin-top: 2.6rem; } td small { display: block; margin: 0; } }
 @media print { :root { --ground: #fff; --card: #fff; --wash: #fff; --ink: #000; --soft: #444; --rule: #ccc; --accent: #064f4b;
   --accent-wash: #e4f2f0; --accent-line: #0b6e69;

@@ -11,7 +11,7 @@ from fledge.arch import Arch, forward_flops, parameter_count, parts
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
 from fledge.verbs.model import SAMPLING
-from fledge.verbs.preparation import NAMELESS, is_corpus
+from fledge.verbs.preparation import is_corpus
 from fledge.verbs.session import Name
 
 COLUMNS = 80  # of a terminal
@@ -108,15 +108,12 @@ def _flat(value: Any) -> str:
 
 
 def show_corpus(path: Path) -> Shown:
+    """The numbers of `corpus.html`."""
     from fledge.data.corpus import Corpus
+    from fledge.verbs.corpora import Described, told
 
-    corpus = Corpus.open(path)
-    lines = corpus.summary.said()
-    if len(corpus.groups) > 1:
-        lines += [f"of {name or NAMELESS}: {group.said()}" for name, group in corpus.groups.items()]
-    if corpus.mix:
-        lines.append("mixture: " + ", ".join(f"{name} {share:.1%}" for name, share in corpus.mix.items()))
-    return Shown("corpus", str(path), to_json(corpus.summary), "\n".join(lines))
+    found = Described.of(Corpus.open(path))
+    return Shown("corpus", str(path), found.to_json(), told(found))
 
 
 def show_conversations(name: str, model: Name, rows: int) -> Shown:

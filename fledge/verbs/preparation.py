@@ -69,6 +69,8 @@ def prepare(
     paragraphs: bool = False,
     mix: Mix | None = None,
     without: Sequence[str] | None = None,
+    compare: Sequence[str] | None = None,
+    licence: str = "",
     strict: bool = False,
     discard: bool = False,
     workers: int = 0,
@@ -95,6 +97,8 @@ def prepare(
         paragraphs: keep each paragraph of 100 characters or more only where it stands first.
         mix: the shares in which to train on the groups, such as general=0.7,domain=0.3, unless pretrain is given others.
         without: evaluation files; a document that shares 13 words in a row with one is left out.
+        compare: tokenizers to set beside the corpus's own in the report, such as gpt2: hub ids, folders or files.
+        licence: of the text; it is told in the report and in the card of each model trained on it.
         strict: end at the first thing that cannot be read, rather than leave it out and say so.
         discard: remove the working folder in the end; it is as large as the text, and an added file costs little as long as it is there.
         workers: processes; 0 means as many as there are processors and work for them.
@@ -109,9 +113,11 @@ def prepare(
     corpus = corpus_from(
         source, Path(out), vocab, tokenizer, text_column, validation, seed,
         workers=workers, engine=engine, strict=strict, keep=not discard, mix=None if mix is None else shares_of(mix),
+        compare=tuple(compare or ()),
         recipe=partial(
             Recipe, cleaning=cleaning_of(clean, language, mask, settings_of(set)), near=None if near_duplicates == "off" else Near(),
             near_duplicates="keep" if near_duplicates == "keep" else "remove", paragraphs=paragraphs, without=tuple(without or ()),
+            licence=licence,
         ),
     )  # fmt: skip
     found = corpus.summary
@@ -209,9 +215,12 @@ def cleaning_of(name: str, language: str | None, mask: str | None, settings: Map
     return cleaning
 
 
-def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Path, recipe: "Recipe", **more: Any) -> "Corpus":
-    """The corpus of files or documents, prepared in `out` with a bar and a summary on the terminal."""
+def corpus_of(
+    given: "Sequence[Input] | Iterable[Document | Rejected]", out: Path, recipe: "Recipe", compare: Sequence[str] = (), **more: Any
+) -> "Corpus":
+    """The corpus of files or documents, prepared in `out` with a bar and a summary on the terminal, and a page about it beside it."""
     from fledge.data.preparation import Work, prepare
+    from fledge.verbs.corpora import PAGE, describe
 
     with terminal.bar("Preparing", 1) as bar:
         started, stage_of = time.monotonic(), ""
@@ -231,6 +240,9 @@ def corpus_of(given: "Sequence[Input] | Iterable[Document | Rejected]", out: Pat
         terminal.say(f"  of {group or NAMELESS}: {of.said()}")
     if corpus.reused:
         terminal.say(f"  {out} holds this text already, prepared in this way.")
+    if compare or not corpus.reused or not (out / PAGE).is_file():
+        describe(corpus, compare)
+    terminal.say(f"  What it holds, and what was left out: {out / PAGE}, or fledge show {out}")
     if corpus.news:
         terminal.say(f"  {out} was brought up to date: of its files {corpus.news}.")
     if more.get("keep"):

@@ -412,6 +412,7 @@ def raise_model(
     from fledge.train.parallel import ranks
     from fledge.train.parallel.engine import on_meta
     from fledge.train.training import train, validate
+    from fledge.verbs.corpora import data_card
 
     context, rows = run.batch.context, run.batch.rows
     mix = dict(run.data.mix)
@@ -444,7 +445,8 @@ def raise_model(
     held_out = {name: list(first_tokens(one.in_order(), VALIDATION_TOKENS // len(scored))) for name, one in scored.items()}
     objective, next_word = PredictTokens(smoothing=run.data.smoothing), run.data.objective == "next-word"
     known = {**to_json(corpus.summary), **described_mix(run, corpus), **{f"packing {name}".strip(): said for name, said in packed.items()}}
-    writer = ModelWriter(out, tokenizer, run, data=known, parent=parent, generation=WRITING if next_word else None)
+    generation = WRITING if next_word else None
+    writer = ModelWriter(out, tokenizer, run, data=known, parent=parent, generation=generation, about=data_card(corpus))
 
     def evaluate(model: Transformer) -> dict[str, float]:
         losses = {name: validate(model, objective, batches, run.machine)["loss"] for name, batches in held_out.items()}

@@ -193,6 +193,8 @@ class Parent:
     network: Transformer
     tokenizer: Tokenizer
     facts: dict[str, Any]
+    card: str = ""
+    """What its own card tells of its data, as sections for the card of what is made of it."""
 
     @property
     def arch(self) -> Arch:
@@ -246,7 +248,20 @@ def open_parent(name: str | Path) -> Parent:
     folder = ModelFolder.at(name)
     if folder.facts.get("weights"):
         verify(folder.path)
-    return Parent(str(name), *open_model(folder.path, dtype=torch.float32))
+    return Parent(str(name), *open_model(folder.path, dtype=torch.float32), parent_card(str(name)))
+
+
+def parent_card(name: str) -> str:
+    """Of the card in a model folder the sections on its data, called after it; for a model of the hub where its card stands."""
+    path = Path(name)
+    if not path.is_dir():
+        return f"## Data of {name}\n\nSee [its card](https://huggingface.co/{name}).\n"
+    if not (path / "README.md").is_file():
+        return ""
+    _, *sections = re.split(r"^## (?=\S)", (path / "README.md").read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE)
+    return "\n".join(
+        f"## {re.sub(r'^Data(?! of )', f'Data of {path.name}', section.strip())}\n" for section in sections if section.startswith("Data")
+    )
 
 
 def open_worded(name: str | Path) -> Parent:
@@ -353,13 +368,17 @@ def mending(tokenizer: Tokenizer, gapped: Gapped) -> Callable[[Transformer], str
 
 
 class ModelWriter:
-    """Writes the model folder `out` while a run finds better weights, and what is known of the model into `fledge.json` and its card."""
+    """Writes the model folder `out` while a run finds better weights, and what is known of the model into `fledge.json` and its card.
+
+    `about`: what the card tells of the data, as Markdown, in place of what `data` says.
+    """
 
     def __init__(
         self, out: Path, tokenizer: Tokenizer, run: Run, data: dict[str, Any], parent: Parent | None = None, chat: str | None = None,
-        generation: dict[str, Any] | None = None, more: Mapping[str, Any] | None = None,
+        generation: dict[str, Any] | None = None, more: Mapping[str, Any] | None = None, about: str = "",
     ):  # fmt: skip
         self.out, self.tokenizer, self.chat, self.generation = out, tokenizer, chat, generation
+        self.about = "\n".join(part for part in (about or _listed(data), parent.card if parent is not None else "") if part)
         self.facts = {"run": to_json(run), "data": data, "parent": _origin(parent), **(more or {})}
 
     def export(self, snapshot: Snapshot, scores: Mapping[str, Any]) -> None:
@@ -370,7 +389,7 @@ class ModelWriter:
         from fledge.weights import save_model
 
         facts = {**self.facts, "scores": dict(scores)}
-        save_model(self.out, model, self.tokenizer, self.chat, facts, self.generation, card(self.out.name, model.arch, facts))
+        save_model(self.out, model, self.tokenizer, self.chat, facts, self.generation, card(self.out.name, model.arch, facts, self.about))
 
     def best(self, device: str) -> Transformer:
         """The best model so far, read back from its folder."""
@@ -383,15 +402,20 @@ def _origin(parent: Parent | None) -> dict[str, Any] | None:
     return None if parent is None else {"name": parent.name, "weights": parent.facts.get("weights"), "scores": parent.facts.get("scores")}
 
 
-def card(name: str, arch: Arch, facts: Mapping[str, Any]) -> str:
-    """README.md of a model folder: what it is, what it was trained on and how, how good it is."""
-    stack, run, data = arch.trunk, facts["run"], facts["data"]
+def _listed(data: Mapping[str, Any]) -> str:
+    lines = (f"- {key.replace('_', ' ')}: {value}" for key, value in data.items() if isinstance(value, (int, float, str)))
+    return "\n".join(["## Data", "", *lines, ""])
+
+
+def card(name: str, arch: Arch, facts: Mapping[str, Any], about: str) -> str:
+    """README.md of a model folder: what it is, what it was trained on (`about`) and how, how good it is."""
+    stack, run = arch.trunk, facts["run"]
     parent = facts.get("parent")
     lines = [
         f"# {name}", "",
         f"A transformer of {parameter_count(arch):,} parameters (width {stack.width}, depth {stack.depth}, context {arch.context:,}), "
         + (f"fine-tuned from {parent['name']}" if parent else "trained from random weights") + " with fledge.", "",
-        "## Data", "", *(f"- {key.replace('_', ' ')}: {value}" for key, value in data.items() if isinstance(value, (int, float, str))), "",
+        about,
         "## Training", "", *(f"- {part}: `{json.dumps(run[part])}`" for part in ("batch", "optimizer", "schedule", "plan", "machine")), "",
         "## Scores", "", *(f"- {key.replace('_', ' ')}: {json.dumps(value)}" for key, value in facts["scores"].items()), "",
     ]  # fmt: skip

@@ -1,7 +1,10 @@
 """What a person sees while a verb works: lines and bars on standard error, so that standard output holds the result alone."""
 
+import io
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+    from fledge.report.text import Cell
 
 PLAIN_EVERY = 10.0  # seconds between the lines that stand for a bar
 # Control characters, which a model or a file may hold, as pictures of them: a terminal must not obey them.
@@ -96,6 +101,44 @@ def table(titles: list[str], rows: list[list[str]], best: int | None = None) -> 
     for i, row in enumerate(rows):
         drawn.add_row(*(Text(plain(cell)) for cell in row), style="bold green" if i == best else None)
     _console().print(drawn)
+
+
+def drawn(caption: str, titles: Sequence[str], rows: Sequence[Sequence["Cell"]]) -> str:
+    """A table as lines of text, as wide as the terminal: numbers stand right and are never broken, texts are."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from fledge.report.text import digits, number
+    from fledge.report.text import plain as shown
+
+    drawing = Table(box=SIMPLE, pad_edge=False)
+    columns = list(zip(*rows, strict=True)) or [()] * len(titles)
+    for i, (title, cells) in enumerate(zip(titles, columns, strict=True)):
+        numeric = any(isinstance(cell, (int, float)) for cell in cells)
+        drawing.add_column(
+            Text(plain(title)), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold", min_width=14 * (i == 0)
+        )
+    places = [digits(cells) for cells in columns]
+    for row in rows:
+        drawing.add_row(
+            *(Text(plain(number(cell, place) if isinstance(cell, float) else shown(cell))) for cell, place in zip(row, places, strict=True))
+        )
+    console = Console(file=io.StringIO(), width=_width(), color_system=None)
+    with console.capture() as text:
+        console.print(drawing)
+    return "\n".join([plain(caption), *(line.rstrip() for line in text.get().rstrip().splitlines())])
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Text in lines as wide as the terminal."""
+    shown = plain(" ".join(text.split()))
+    return textwrap.fill(shown, _width(), initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _width() -> int:
+    return max(60, min(160, shutil.get_terminal_size((100, 24)).columns))
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:

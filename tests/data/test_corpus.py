@@ -10,6 +10,7 @@ import pytest
 from fledge.data.corpus import Corpus, Shards
 from fledge.data.documents import Document, Rejected
 from fledge.data.preparation import Recipe, prepare
+from fledge.data.profile import Profile
 from fledge.text.tokenizer import Tokenizer
 
 
@@ -41,7 +42,7 @@ def test_every_document_is_there_once(made):
     assert texts == sorted(document.text for document in documents(200))
     assert all(len(made.tokenizer.decode(tokens).encode()) == size for tokens, size in found)
     assert made.summary.bytes == made.train.bytes + made.validation.bytes
-    assert sum(row["documents"] for row in json.loads((made.folder / "corpus.json").read_text())["counts"] if not row["reason"]) == 200
+    assert sum(row.documents for row in Profile.of(made).tallies if not row.reason) == 200
     assert made.train.tokens == made.summary.train_tokens == made.train.bytes + made.train.documents
     assert len(list(made.folder.glob("train-*.bin"))) > 2
     assert 5 < made.validation.documents < 40

@@ -19,6 +19,7 @@ from fledge.data.corpus import Corpus
 from fledge.data.documents import Document, Rejected
 from fledge.data.engine import Processes
 from fledge.data.preparation import Recipe, prepare
+from fledge.data.profile import Profile
 from fledge.data.sources import find
 from fledge.data.unique.near import Near
 from fledge.text.tokenizer import Tokenizer
@@ -144,7 +145,7 @@ def test_shards_are_the_same_for_any_number_of_workers(tmp_path):
     assert made[0] == made[1]
     assert len(made[0]) > 20
     log = (tmp_path / "c3" / "rejected.log").read_text().splitlines()
-    counts = json.loads((tmp_path / "c3" / "corpus.json").read_text())["counts"]
+    counts = json.loads((tmp_path / "c3" / "profile.json").read_text())["tallies"]
     assert len(log) == sum(row["documents"] for row in counts if row["reason"]) == 1 + 1 + 20 + 19
     assert any(re.fullmatch(r".*again.txt: duplicate \(of .*00.txt\)", line) for line in log)
     assert any(re.match(r".*rows.jsonl, line 4: broken row", line) for line in log)
@@ -296,11 +297,11 @@ def test_everything_at_once_keeps_the_sum_exact_and_the_sides_apart(tmp_path):
     }
     for corpus in corpora.values():
         facts = json.loads((corpus.folder / "corpus.json").read_text())
-        counts, changed = facts["counts"], sum(rule["bytes"] for rule in facts["cleaning"]["changed"].values())
+        counts, changed = Profile.of(corpus).sums("reason"), sum(rule["bytes"] for rule in facts["cleaning"]["changed"].values())
         summary = corpus.summary
-        assert summary.items == len(found) == sum(row["documents"] for row in counts)
-        assert summary.bytes_in == sum(len(document.text.encode()) for document in found) == sum(row["bytes_in"] for row in counts)
-        assert summary.bytes == corpus.train.bytes + corpus.validation.bytes == sum(row["bytes"] for row in counts)
+        assert summary.items == len(found) == sum(row.documents for row in counts)
+        assert summary.bytes_in == sum(len(document.text.encode()) for document in found) == sum(row.bytes_in for row in counts)
+        assert summary.bytes == corpus.train.bytes + corpus.validation.bytes == sum(row.bytes for row in counts)
         assert summary.bytes_in == summary.bytes + summary.changed + summary.bytes_rejected
         assert changed < 0 < summary.changed
         assert summary.rejected["contaminated"] == 2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.evaluation.statistics import Interval
-from fledge.report import Line, Page, Sample
+from fledge.report import Example, Line, Page, Sample
 from fledge.report.style import STYLE
 
 VOID = {"meta"}
@@ -65,6 +65,7 @@ def page_of(text):
     page.intervals(text, [(text, Interval(1.0, 0.0, 2.0))], text)
     page.confusion(text, [text, "b"], [[1, 2], [0, 0]])
     page.timeline(text, [Sample(text, text, text, text)])
+    page.examples(text, [Example(text, (text, text), text)])
     page.tokens(text, [(text, True), (text, False)])
     page.code(text)
     return page
