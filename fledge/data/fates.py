@@ -25,7 +25,7 @@ class Shortened:
 
 @dataclass
 class Fates:
-    """What becomes of each document: `of` each part in their order; `cut`: part, document and byte where a held-out end begins.
+    """What becomes of each document: `of` each part in their order; `cuts`: of a part's document the byte where a held-out end begins.
 
     `originals`: (duplicates, 2) int64, in order, each document that repeats another, exactly or nearly, and that one, by their
     numbers over all parts; `groups`: (documents,) int64, for each that is compared with others the first of those that it nearly
@@ -33,7 +33,7 @@ class Fates:
     """
 
     of: list[np.ndarray]
-    cut: tuple[int, int, int] | None = None
+    cuts: dict[tuple[int, int], int] = field(default_factory=dict)
     originals: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     groups: np.ndarray | None = None
     contaminated: dict[int, Contaminated] = field(default_factory=dict)
