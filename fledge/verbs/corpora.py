@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -185,6 +185,9 @@ class Described:
             Table("The split", ("", "documents", "bytes", "tokens"), splits),
             Table("All of the text", columns, [rate.row() for rate in (own, *plain_rates(own))]),
         ]
+        if corpus.mix:
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in corpus.mix.items())
+            parts.append(f"The groups are trained on in these shares, unless pretrain is given others: {shares}.")
         if self.comparison:
             size = terminal.memory(self.comparison[0].bytes)
             parts.append(Table(f"Beside other tokenizers, on {size} of the text to train on", columns, [r.row() for r in self.comparison]))
@@ -504,6 +507,7 @@ def told(found: Described) -> str:
     return f"{found.title()}\n\n{lines_of(found.sections())}"
 
 
-def data_card(corpus: Corpus) -> str:
-    """The part of a model's card that tells of the corpus it was trained on."""
-    return markdown(Described.of(corpus).card())
+def data_card(corpus: Corpus, reading: Mapping[str, str] | None = None) -> str:
+    """The part of a model's card that tells of the corpus it was trained on, and how it was read."""
+    how = Section("How it was read", tuple(f"{name.capitalize()}: {said}." for name, said in (reading or {}).items()))
+    return markdown([*Described.of(corpus).card(), *([how] if reading else [])])

@@ -444,9 +444,11 @@ def raise_model(
     scored = checked if any(name in mix for name in checked) else {"": whole}
     held_out = {name: list(first_tokens(one.in_order(), VALIDATION_TOKENS // len(scored))) for name, one in scored.items()}
     objective, next_word = PredictTokens(smoothing=run.data.smoothing), run.data.objective == "next-word"
-    known = {**to_json(corpus.summary), **described_mix(run, corpus), **{f"packing {name}".strip(): said for name, said in packed.items()}}
-    generation = WRITING if next_word else None
-    writer = ModelWriter(out, tokenizer, run, data=known, parent=parent, generation=generation, about=data_card(corpus))
+    reading = {**described_mix(run, corpus), **{f"packing {name}".strip(): said for name, said in packed.items()}}
+    writer = ModelWriter(
+        out, tokenizer, run, data={**to_json(corpus.summary), **reading}, parent=parent, generation=WRITING if next_word else None,
+        about=data_card(corpus, reading),
+    )  # fmt: skip
 
     def evaluate(model: Transformer) -> dict[str, float]:
         losses = {name: validate(model, objective, batches, run.machine)["loss"] for name, batches in held_out.items()}

@@ -378,7 +378,7 @@ class ModelWriter:
         generation: dict[str, Any] | None = None, more: Mapping[str, Any] | None = None, about: str = "",
     ):  # fmt: skip
         self.out, self.tokenizer, self.chat, self.generation = out, tokenizer, chat, generation
-        self.about = "\n".join(part for part in (about or _listed(data), parent.card if parent is not None else "") if part)
+        self.about = "\n".join(part for part in (about or listed(data), parent.card if parent is not None else "") if part)
         self.facts = {"run": to_json(run), "data": data, "parent": _origin(parent), **(more or {})}
 
     def export(self, snapshot: Snapshot, scores: Mapping[str, Any]) -> None:
@@ -402,7 +402,8 @@ def _origin(parent: Parent | None) -> dict[str, Any] | None:
     return None if parent is None else {"name": parent.name, "weights": parent.facts.get("weights"), "scores": parent.facts.get("scores")}
 
 
-def _listed(data: Mapping[str, Any]) -> str:
+def listed(data: Mapping[str, Any]) -> str:
+    """The numbers and texts of `data` as a section of a card."""
     lines = (f"- {key.replace('_', ' ')}: {value}" for key, value in data.items() if isinstance(value, (int, float, str)))
     return "\n".join(["## Data", "", *lines, ""])
 
