@@ -104,7 +104,7 @@ def table(titles: list[str], rows: list[list[str]], best: int | None = None) -> 
 
 
 def drawn(caption: str, titles: Sequence[str], rows: Sequence[Sequence["Cell"]]) -> str:
-    """A table as lines of text, as wide as the terminal: numbers stand right and are never broken, texts are."""
+    """A table as lines of text, as wide as the terminal: numbers stand right and are never broken, texts and titles are."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -115,16 +115,14 @@ def drawn(caption: str, titles: Sequence[str], rows: Sequence[Sequence["Cell"]])
 
     drawing = Table(box=SIMPLE, pad_edge=False)
     columns = list(zip(*rows, strict=True)) or [()] * len(titles)
-    for i, (title, cells) in enumerate(zip(titles, columns, strict=True)):
+    written = [[plain(number(cell, digits(cells)) if isinstance(cell, float) else shown(cell)) for cell in cells] for cells in columns]
+    narrow = sum(max(map(len, [title, *cells])) + 3 for title, cells in zip(titles, written, strict=True)) > _width()
+    for title, cells, texts in zip(titles, columns, written, strict=True):
         numeric = any(isinstance(cell, (int, float)) for cell in cells)
-        drawing.add_column(
-            Text(plain(title)), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold", min_width=14 * (i == 0)
-        )
-    places = [digits(cells) for cells in columns]
-    for row in rows:
-        drawing.add_row(
-            *(Text(plain(number(cell, place) if isinstance(cell, float) else shown(cell))) for cell, place in zip(row, places, strict=True))
-        )
+        least = max(map(len, [*texts, *title.split()])) if numeric and narrow else None  # as wide as its numbers and the words above
+        drawing.add_column(Text(plain(title)), justify="right" if numeric else "left", overflow="fold", width=least)
+    for row in zip(*written, strict=True):
+        drawing.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=_width(), color_system=None)
     with console.capture() as text:
         console.print(drawing)
