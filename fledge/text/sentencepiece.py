@@ -21,6 +21,7 @@ SPACE = "▁"  # stands for a blank
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
 LEARNED = (NORMAL, USER_DEFINED)
+FAR = "\U00010000-\U0010ffff"
 LINE = 1000  # characters of a word to learn from
 MANY = 1 << 16  # blanks that a decoded text does not begin with
 
@@ -265,9 +266,11 @@ class Charsmap:
 
     @cached_property
     def _pattern(self) -> re.Pattern:
-        """A character that a rule can begin with, and what can follow it in one."""
+        """A character that a rule can begin with, and what can follow it in one; with all of the higher planes, which `re` tries one by one."""
         first, later = {key for key in self.rules if len(key) == 1}, {c for key in self.rules for c in key[1:]}
-        alone, after = (f"[{re.escape(''.join(sorted(some)))}]" if some else "(?!)" for some in (first, later))
+        alone, after = (
+            f"[{re.escape(''.join(c for c in sorted(some) if c < FAR[0]))}{FAR}]" if some else "(?!)" for some in (first, later)
+        )
         kept = "".join(f"{re.escape(text)}|" for text in sorted(self.kept, key=len, reverse=True))
         return re.compile(f"{kept}{alone}{after}*|.{after}+", re.DOTALL)
 
