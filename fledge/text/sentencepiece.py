@@ -266,7 +266,7 @@ class Charsmap:
 
     @cached_property
     def _pattern(self) -> re.Pattern:
-        """A character that a rule can begin with, and what can follow it in one; with all of the higher planes, which `re` tries one by one."""
+        """What a rule can begin with, and what can go on with it; and all characters of the higher planes, which `re` would try one by one."""
         first, later = {key for key in self.rules if len(key) == 1}, {c for key in self.rules for c in key[1:]}
         alone, after = (
             f"[{re.escape(''.join(c for c in sorted(some) if c < FAR[0]))}{FAR}]" if some else "(?!)" for some in (first, later)
