@@ -143,7 +143,7 @@ class Ids(Trial):
     def original(self, text: str) -> list[int]:
         """BERT's ids by Devlin et al.'s tokenization.py, which `transformers` keeps."""
         words = self.old.basic_tokenizer.tokenize(text)
-        return self.old.convert_tokens_to_ids([piece for word in words for piece in self.old.wordpiece_tokenizer.tokenize(word)])
+        return [self.old.vocab[piece] for word in words for piece in self.old.wordpiece_tokenizer.tokenize(word)]
 
     def unequal(self, texts: Sequence[str]) -> str | None:
         """Which tokenizer cuts which of the texts (by number) otherwise than its makers' code."""
