@@ -49,8 +49,8 @@ def main() -> None:
     both = [run for run in runs if "tiktoken" in run["megabytes_per_second"]]
     ratios = [run["megabytes_per_second"]["tiktoken"] / run["megabytes_per_second"]["tokenizers"] for run in both]
     measured = f"tiktoken is {min(ratios):.1f} to {max(ratios):.1f} times as fast as tokenizers on byte-level BPE"
-    claim = "byte-level BPE is encoded in bulk by tiktoken, with the ids of tokenizers, because it is at least twice as fast"
-    write("encoders", claim, measured, runs, min(ratios) >= 2 and not any(run["unequal"] for run in both))
+    claim = "byte-level BPE is encoded in bulk by tiktoken, with the ids of tokenizers, because it is half as fast again at least"
+    write("encoders", claim, measured, runs, min(ratios) >= 1.5 and not any(run["unequal"] for run in both))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from tests.text.trials import Ids
 
 if __name__ == "__main__":
     claim = (
-        "the ids of GPT-2 (tiktoken), BERT (transformers), T5 (sentencepiece) and cl100k (tiktoken) on 100,000 random and real strings are "
-        "equal, a hundred strings a trial; where sentencepiece cuts otherwise, it is shown to be because it adds scores in 32 bits"
+        "the ids of GPT-2 (tiktoken), BERT (transformers, and as published on what Unicode 3.2 has), T5 (sentencepiece) and cl100k "
+        "(tiktoken) on 100,000 random and real strings are equal, a hundred strings a trial; where sentencepiece cuts otherwise (`noted`), "
+        "it is shown to be because it adds scores in 32 bits"
     )
     campaign("tokenizer_ids", claim, Ids, 1000, __doc__)

@@ -21,6 +21,8 @@ SPACE = "▁"  # stands for a blank
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
 LEARNED = (NORMAL, USER_DEFINED)
+FAR = "\U00010000-\U0010ffff"
+SEEDS = 50  # candidates for a piece, from which a quarter is taken away time and again
 LINE = 1000  # characters of a word to learn from
 MANY = 1 << 16  # blanks that a decoded text does not begin with
 
@@ -201,7 +203,7 @@ def learn_pieces(words: Mapping[str, int], size: int, alphabet: Iterable[str]) -
             model_writer=written, input_format="tsv", model_type="unigram", vocab_size=size - len(letters) + len(seen) + 1,
             hard_vocab_limit=False, character_coverage=1.0, unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1, split_by_whitespace=False,
             split_by_unicode_script=False, split_by_number=False, normalization_rule_name="identity", add_dummy_prefix=False,
-            remove_extra_whitespaces=False, num_threads=1, minloglevel=2,
+            remove_extra_whitespaces=False, seed_sentencepiece_size=min(1_000_000, SEEDS * size), num_threads=1, minloglevel=2,
         )  # fmt: skip
         found = {piece.text: rounded(piece.score) for piece in SentencePiece.of(written.getvalue()).pieces if piece.kind == NORMAL}
         least = rounded(min(found.values()) - 10)
@@ -265,9 +267,11 @@ class Charsmap:
 
     @cached_property
     def _pattern(self) -> re.Pattern:
-        """A character that a rule can begin with, and what can follow it in one."""
+        """What a rule can begin with, and what can go on with it; with all of the higher planes, which `re` would try one by one."""
         first, later = {key for key in self.rules if len(key) == 1}, {c for key in self.rules for c in key[1:]}
-        alone, after = (f"[{re.escape(''.join(sorted(some)))}]" if some else "(?!)" for some in (first, later))
+        alone, after = (
+            f"[{re.escape(''.join(c for c in sorted(some) if c < FAR[0]))}{FAR}]" if some else "(?!)" for some in (first, later)
+        )
         kept = "".join(f"{re.escape(text)}|" for text in sorted(self.kept, key=len, reverse=True))
         return re.compile(f"{kept}{alone}{after}*|.{after}+", re.DOTALL)
 

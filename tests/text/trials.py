@@ -104,6 +104,9 @@ MADE: dict[str, Callable[[random.Random], str]] = {
 class Ids(Trial):
     """The ids of GPT-2, BERT, T5 and cl100k from their own files, by `encode` and by `encode_batch`.
 
+    BERT's are compared with `transformers`, and with the algorithm as it was published, in Python: there without the characters that
+    Unicode 3.2 does not have, because it drops what Python's tables do not know and cuts at marks that those of `tokenizers` do not.
+
     `noted` are the strings that SentencePiece cuts otherwise because it adds scores in 32 bits, each one shown to be such.
     """
 
@@ -115,12 +118,14 @@ class Ids(Trial):
         import transformers
         from sentencepiece import SentencePieceProcessor
         from tiktoken.load import data_gym_to_mergeable_bpe_ranks, load_tiktoken_bpe
+        from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
         files = Path(os.environ["FLEDGE_DATA"]) / "tokenizers"
         gym = data_gym_to_mergeable_bpe_ranks(str(files / "gpt2" / "vocab.bpe"), str(files / "gpt2" / "encoder.json"))
         ranks = load_tiktoken_bpe(str(files / "tiktoken" / "cl100k_base.tiktoken"))
         bert = transformers.BertTokenizer(str(files / "bert-base-uncased" / "vocab.txt")).backend_tokenizer
         bert.encode_special_tokens = True  # people's text, as everywhere in fledge
+        self.old = BertTokenizerLegacy(str(files / "bert-base-uncased" / "vocab.txt"))
         self.model = SentencePiece.read(files / "t5" / "spiece.model")
         self.pieces = SentencePieceProcessor(model_file=str(files / "t5" / "spiece.model"))
         self.theirs: dict[str, Callable[[str], list[int]]] = {
@@ -135,12 +140,20 @@ class Ids(Trial):
         made = _lines if kind == "untouched" else MADE[kind]
         return self.unequal([made(dice) for _ in range(STRINGS)])
 
+    def original(self, text: str) -> list[int]:
+        """BERT's ids by Devlin et al.'s tokenization.py, which `transformers` keeps."""
+        words = self.old.basic_tokenizer.tokenize(text)
+        return [self.old.vocab[piece] for word in words for piece in self.old.wordpiece_tokenizer.tokenize(word)]
+
     def unequal(self, texts: Sequence[str]) -> str | None:
         """Which tokenizer cuts which of the texts (by number) otherwise than its makers' code."""
         whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
         for name, theirs in self.theirs.items():
             batch = self.ours[name].encode_batch(list(texts))
             for number, text in enumerate(texts):
+                known = "".join(c for c in whole[number] if unicodedata.ucd_3_2_0.category(c) != "Cn")
+                if name == "bert-base-uncased" and self.ours[name].encode(known) != self.original(known):
+                    return f"BERT as published: string {number} of {len(text)} characters"
                 expected, found = theirs(whole[number]), self.ours[name].encode(text)
                 if found != batch[number]:
                     return f"{name}: encode and encode_batch differ on string {number}"
