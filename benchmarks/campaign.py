@@ -56,7 +56,7 @@ def campaign(name: str, claim: str, trial: type[Trial], cases: int, doc: str | N
 
 def _code() -> str:
     """A name of the code that is tried, changes that are not committed included."""
-    tried = ("fledge", "tests/faults.py", "tests/train/trials.py", "tests/train/toy.py", "benchmarks/campaign.py")
+    tried = ("fledge", "tests/faults.py", "tests/train/trials.py", "tests/train/ranks.py", "tests/train/toy.py", "benchmarks/campaign.py")
     parts = (["rev-parse", *(f"HEAD:{path}" for path in tried)], ["diff", "HEAD", "--", *tried])
     told = [subprocess.run(["git", *part], capture_output=True, cwd=Path(__file__).parents[1]).stdout for part in parts]
     return hashlib.sha256(b"".join(told)).hexdigest()
