@@ -187,7 +187,7 @@ class Poisoned(PredictTokens):
             return super().__call__(model, batch)
         if poison.tensor is None:
             return super().__call__(model, batch) + poison.value
-        owner, _, name = poison.tensor.rpartition(".")
+        owner = poison.tensor.rpartition(".")[0]
         caller = owner.removesuffix(".q_norm").removesuffix(".k_norm")  # whose weights are read there, and they are not called
 
         def look(*_: Any) -> None:
