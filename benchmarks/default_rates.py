@@ -1,7 +1,7 @@
 """The rates that fledge takes by itself beside a quarter, half, twice and four times of them: two texts, three widths, the same steps each.
 
 Bits per byte of held-out documents. A text's first three million characters are read, in batches of 2,048 tokens, as the plan has them for
-minutes. A run that was cut off goes on in its `--folder`; `--cells 5` ends after that many runs.
+minutes. A run that was cut off goes on in its `--folder`, where others may be done apart: `--texts speeches --widths 96 --factors 0.5,2`.
 """
 
 import gzip
@@ -56,17 +56,19 @@ def run(corpus: Corpus, width: int, factor: float, seed: int, folder: Path) -> d
 
 
 def main() -> None:
-    options = arguments(__doc__, folder="", cells=0, seed=0)
+    every = {"texts": list(TEXTS), "widths": list(SIZES), "factors": list(FACTORS)}
+    options = arguments(__doc__, folder="", seed=0, **{name: ",".join(map(str, values)) for name, values in every.items()})
+    texts, widths, factors = (getattr(options, name).split(",") for name in every)
     runs: list[dict[str, Any]] = []
     with scratch(options.folder) as folder:
-        corpora = [corpus_of(name, folder) for name in TEXTS]
-        for factor in FACTORS:
-            for width in SIZES:
+        corpora = [corpus_of(name, folder) for name in texts]
+        for factor in map(float, factors):
+            for width in map(int, widths):
                 for corpus in corpora:
                     runs.append(run(corpus, width, factor, options.seed, folder))
                     print(runs[-1], file=sys.stderr, flush=True)
-                    if len(runs) == options.cells:
-                        return
+    if len(runs) < len(TEXTS) * len(SIZES) * len(FACTORS):
+        return
     cells, worse = list[dict[str, Any]](), list[float]()
     for name in TEXTS:
         for width in SIZES:
