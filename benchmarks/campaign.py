@@ -16,7 +16,7 @@ from record import RESULTS, arguments, write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.train.trials import Trial
+from tests.faults import Trial
 
 
 def campaign(name: str, claim: str, trial: type[Trial], cases: int, doc: str | None) -> None:
@@ -41,14 +41,20 @@ def campaign(name: str, claim: str, trial: type[Trial], cases: int, doc: str | N
             seed, which = divmod(number - rounds, len(trial.KINDS))
             kind, seed = ("untouched", rounds) if place == every else (trial.KINDS[which], seed)
             wrong = attempt(kind, seed)
-            done.append({"kind": kind, "wrong": wrong, "seconds": round(time.perf_counter() - start, 3)})
+            done.append({"kind": kind, "wrong": wrong, "seconds": round(time.perf_counter() - start, 3), "noted": attempt.noted})
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
             if wrong:
                 print(wrong, file=sys.stderr)
     wrong = [one["wrong"] for one in done if one["wrong"]]
     tried = Counter(one["kind"] for one in done)
-    run = {"tried": dict(tried), "wrong": wrong, "seconds": round(sum(one["seconds"] for one in done), 1), "first": options.first}
+    run = {
+        "tried": dict(tried),
+        "wrong": wrong,
+        "noted": sum(one["noted"] for one in done),
+        "seconds": round(sum(one["seconds"] for one in done), 1),
+        "first": options.first,
+    }
     write(name, claim, f"{len(wrong)} of {len(done)} wrong ({tried['untouched']} of them untouched controls)", [run], not wrong)
     log.unlink()
     sys.exit(bool(wrong))
@@ -56,7 +62,10 @@ def campaign(name: str, claim: str, trial: type[Trial], cases: int, doc: str | N
 
 def _code() -> str:
     """A name of the code that is tried, changes that are not committed included."""
-    tried = ("fledge", "tests/faults.py", "tests/train/trials.py", "tests/train/ranks.py", "tests/train/toy.py", "benchmarks/campaign.py")
+    tried = (
+        "fledge", "tests/faults.py", "tests/train/trials.py", "tests/train/ranks.py", "tests/text/trials.py", "tests/train/toy.py",
+        "tests/data", "benchmarks/campaign.py",
+    )  # fmt: skip
     parts = (["rev-parse", *(f"HEAD:{path}" for path in tried)], ["diff", "HEAD", "--", *tried])
     told = [subprocess.run(["git", *part], capture_output=True, cwd=Path(__file__).parents[1]).stdout for part in parts]
     return hashlib.sha256(b"".join(told)).hexdigest()

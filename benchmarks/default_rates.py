@@ -4,36 +4,22 @@ Bits per byte of held-out documents. A text's first three million characters are
 minutes. A run that was cut off goes on in its `--folder`, where others may be done apart: `--texts speeches --widths 96 --factors 0.5,2`.
 """
 
-import gzip
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from record import arguments, data_folder, scratch, write
+from record import arguments, scratch, write
+from texts import TEXTS, corpus_of
 
 import fledge
-from fledge.data.corpus import Corpus, prepare
-from fledge.data.sources import Document
+from fledge.data.corpus import Corpus
 from fledge.train.plan import default_arch, optimizer_for
 
-TEXTS = {"wikipedia": "text/wikipedia.jsonl.gz", "speeches": "domain/fed-speeches.jsonl.gz"}
 CHARACTERS, VOCABULARY, CONTEXT, ROWS = 3_000_000, 2048, 256, 8
 SIZES = {96: (3, 240), 192: (3, 160), 384: (2, 100)}  # width: depth, steps
 FACTORS = (1.0, 0.5, 2.0, 0.25, 4.0)
 LIMIT = 0.02  # of the bits per byte
-
-
-def corpus_of(name: str, folder: Path) -> Corpus:
-    """The first documents of a text, a thirtieth of them held out."""
-    documents, length = list[Document](), 0
-    with gzip.open(data_folder() / TEXTS[name], "rt", encoding="utf-8") as file:
-        for line in file:
-            documents.append(Document(json.loads(line)["text"], name))
-            length += len(documents[-1].text)
-            if length > CHARACTERS:
-                break
-    return prepare(documents, folder / name, VOCABULARY, 1 / 30)
 
 
 def run(corpus: Corpus, width: int, factor: float, seed: int, folder: Path) -> dict[str, Any]:
@@ -61,7 +47,7 @@ def main() -> None:
     texts, widths, factors = (getattr(options, name).split(",") for name in every)
     runs: list[dict[str, Any]] = []
     with scratch(options.folder) as folder:
-        corpora = [corpus_of(name, folder) for name in texts]
+        corpora = [corpus_of(name, folder, CHARACTERS, VOCABULARY, 1 / 30) for name in texts]
         for factor in map(float, factors):
             for width in map(int, widths):
                 for corpus in corpora:

@@ -5,7 +5,6 @@ a process of its own and with the same time from its start to its end. Run it on
 kept in `--folder`; `--runs 1` ends after one more, and `--texts speeches --budgets 2m` are a part that is only shown.
 """
 
-import gzip
 import json
 import re
 import subprocess
@@ -14,30 +13,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import arguments, data_folder, scratch, write
+from record import arguments, scratch, write
+from texts import TEXTS, corpus_of
 
-from fledge.data.corpus import prepare
-from fledge.data.sources import Document
 from fledge.train.plan import LADDER
 from fledge.verbs.session import seconds_of
 
-TEXTS = {"wikipedia": "text/wikipedia.jsonl.gz", "speeches": "domain/fed-speeches.jsonl.gz"}
 BUDGETS = ("2m", "5m")
 CHARACTERS, VOCABULARY = 8_000_000, 2048
 WORSE, SHARE, AROUND = 0.03, 0.1, 0.1  # of the bits per byte; of the time for finding out; of the time at the end
 OFF = {120: 0.1, 300: 0.1, 600: 0.05}  # how far the expected bits per byte may be off, by seconds
-
-
-def corpus_of(name: str, folder: Path) -> Path:
-    """The first documents of a text, prepared as `pretrain` would."""
-    documents, length = list[Document](), 0
-    with gzip.open(data_folder() / TEXTS[name], "rt", encoding="utf-8") as file:
-        for line in file:
-            documents.append(Document(json.loads(line)["text"], name))
-            length += len(documents[-1].text)
-            if length > CHARACTERS:
-                break
-    return prepare(documents, folder / name, VOCABULARY).folder
 
 
 def run(corpus: Path, budget: str, size: tuple[int, int] | None, folder: Path) -> dict[str, Any]:
@@ -101,7 +86,7 @@ def main() -> None:
         before = kept_in(folder)
         for budget in options.budgets.split(","):
             for name in options.texts.split(","):
-                corpus = corpus_of(name, folder)
+                corpus = corpus_of(name, folder, CHARACTERS, VOCABULARY, 0.1).folder
                 some, sizes = list[dict[str, Any]](), list[tuple[int, int] | None]([None])
                 while sizes:
                     some.append(run(corpus, budget, sizes.pop(0), folder))

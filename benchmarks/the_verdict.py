@@ -11,8 +11,8 @@ import numpy as np
 from record import arguments, data_folder, write
 
 import fledge
-from fledge.data.corpus import prepare
-from fledge.data.sources import Document
+from fledge.data.documents import Document
+from fledge.data.preparation import Recipe, prepare
 from fledge.evaluation.language import document_score
 from fledge.model import Transformer, initialise
 from fledge.presets import PRESETS
@@ -34,7 +34,7 @@ def main() -> None:
     tokenizer = Tokenizer.load(data_folder() / "tokenizers/gpt2")
     with tempfile.TemporaryDirectory() as folder:
         documents = [Document(part, name) for name, part in parts.items()]
-        corpus = prepare(documents, Path(folder, "corpus"), tokenizer, lambda document: document.source == "validation")
+        corpus = prepare(documents, Path(folder, "corpus"), Recipe(tokenizer, lambda document: document.source == "validation"))
         steps = options.epochs * (corpus.train.tokens // (2 * 256))
         arch = PRESETS["gpt2"].arch(context=256, tied=False, dropout=0.1)
         before = scores(initialise(Transformer(arch), options.seed), tokenizer, parts)

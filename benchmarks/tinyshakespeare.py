@@ -11,8 +11,8 @@ import numpy as np
 from record import arguments, data_folder, write
 
 import fledge
-from fledge.data.corpus import prepare
-from fledge.data.sources import Document
+from fledge.data.documents import Document
+from fledge.data.preparation import Recipe, prepare
 from fledge.evaluation.language import document_score
 
 LIMIT = 1.88
@@ -28,7 +28,7 @@ def main() -> None:
     parts = [Document(text[:border], "train"), Document(text[border:], "validation")]
     runs = []
     with tempfile.TemporaryDirectory() as folder:
-        corpus = prepare(parts, Path(folder, "corpus"), "characters", lambda document: document.source == "validation")
+        corpus = prepare(parts, Path(folder, "corpus"), Recipe("characters", lambda document: document.source == "validation"))
         held_out = corpus.tokenizer.encode(text[border:])
         for seed in range(options.seeds):
             out = Path(folder, f"seed-{seed}")

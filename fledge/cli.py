@@ -19,7 +19,7 @@ from fledge import __version__, verbs
 from fledge.verbs import terminal
 from fledge.verbs.session import command
 
-RESUMABLE = ("demo", "pretrain", "finetune")
+RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
 
 
 def stated(default) -> str | None:

@@ -108,3 +108,22 @@ def small_disk(place: Path) -> Iterator[Callable[[int | None], None]]:
         yield leave
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+class Trial:
+    """What every trial needs: a `room` that is made anew each time, and the dice of a kind and a seed; `noted` is a count to be kept."""
+
+    KINDS: tuple[str, ...] = ()
+
+    def __init__(self, root: Path):
+        self.root, self.room, self.noted = root, root / "room", 0
+
+    def __call__(self, kind: str, seed: int) -> str | None:
+        """What was wrong about one trial, or None."""
+        shutil.rmtree(self.room, ignore_errors=True)
+        self.noted = 0
+        complaint = self.complaint(kind, random.Random(f"{kind} {seed}"), seed)
+        return None if complaint is None else f"{kind} {seed}: {complaint}"
+
+    def complaint(self, kind: str, dice: random.Random, seed: int) -> str | None:
+        raise NotImplementedError

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.data.corpus import share
+from fledge.data.documents import Document, Rejected
 from fledge.data.files import decoded, mended
-from fledge.data.sources import Document, Rejected
 
 SKIPPED = ("site-packages", "dist-packages", "__pycache__", "lib-dynload", "pydoc_data")
 DESCRIBE = "Describe what this function does."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fledge.arch.record import did_you_mean
 from fledge.data.corpus import content_hash, share
-from fledge.data.files import decoded, mended, opened, require
+from fledge.data.files import COMPRESSED, as_utf8, decoded, mended, opened, require
 from fledge.data.tables import SAMPLE, counted, is_table, table
 
 SOURCE = ("source", "src", "input", "document", "dialogue", "article", "question", "text", "prompt", "instruction")
@@ -104,13 +104,14 @@ def _two(path: str, names: Sequence[str], source: str | None, target: str | None
 
 
 def _files(path: str, source: str | None, target: str | None) -> tuple[Rows, str, str]:
-    """Two files whose names differ in their last ending (before .gz or .zst)."""
+    """Two files whose names differ in their last ending (before .gz and the like)."""
     place = Path(path)
     stem, own = place.name, None
+    packed = rf"(\.(?:{'|'.join(COMPRESSED)}))?"
     if place.is_file():
-        stem, _, own = re.sub(r"\.(gz|zst)$", "", place.name).rpartition(".")
+        stem, _, own = re.sub(rf"{packed}$", "", place.name).rpartition(".")
     beside = sorted(place.parent.iterdir()) if place.parent.is_dir() else []
-    found = {match[1]: file for file in beside if (match := re.fullmatch(re.escape(stem) + r"\.([^.]+?)(\.gz|\.zst)?", file.name))}
+    found = {match[1]: file for file in beside if (match := re.fullmatch(re.escape(stem) + rf"\.([^.]+?){packed}", file.name))}
     if not stem or len(found) < 2:
         raise ValueError(
             f"{path} is neither a table nor one of two files such as {stem or 'train'}.de and {stem or 'train'}.en: "
@@ -133,7 +134,7 @@ def _files(path: str, source: str | None, target: str | None) -> tuple[Rows, str
 def _lines(path: str) -> list[tuple[str, int]]:
     require(path)
     with opened(path) as stream:
-        return [decoded(raw) for raw in stream]
+        return [decoded(raw) for raw in as_utf8(stream)]
 
 
 def split(pairs: Parallel, validation: float = 0.1, seed: int = 0) -> tuple[Parallel, Parallel]:

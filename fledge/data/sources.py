@@ -1,200 +1,270 @@
-"""Files, folders and globs -> documents; what cannot be read is rejected with its reason, file and line."""
+"""Files, folders, globs, URLs and data sets -> documents; what cannot be read is rejected with its reason, file and line."""
 
-import codecs
+import errno
+import fnmatch
 import glob
+import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 from fledge.arch.record import did_you_mean
-from fledge.data.files import SNIFFED, Progress, decoded, mended, opened, require
-from fledge.data.tables import SAMPLE, columns_of, counted, guess_text, is_table, known_column, rows
+from fledge.data.documents import Document, Item, Rejected
+from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, shown
+from fledge.data.reading.hub import PREFIX, SPLITS, DataSet, data_set, newest, saved
+from fledge.data.reading.kinds import items_of
+from fledge.data.reading.part import LIMIT, Part
+from fledge.data.reading.remote import is_url, listed, opened_url
 
 
 @dataclass(frozen=True)
-class Document:
-    """One text: a whole file, or the `column` of one row at `line` of a table; `replaced` counts its invalid characters."""
+class Input:
+    """One thing to read, as `find` found it.
 
-    text: str
-    source: str
-    line: int | None = None
-    column: str | None = None
-    replaced: int = 0
+    Args:
+        path: what opens it, a file's path, a URL or a data set's id; `source` is how it is shown.
+        named: whether a person named it itself, instead of a folder or a pattern that holds it.
+        size: its bytes as stored; 0 where unknown.
+        group: the name that a person gave it, as in `general=wiki/`; else "".
+        place: where it is.
+        version: of what is not here, by which a change is noticed.
+        origin: the source that it was found by, as it was given.
+        problem: the reason why it cannot be read, known already, and `detail` to it; else "".
+    """
 
-
-@dataclass(frozen=True)
-class Rejected:
-    """A file, or a row of one, that gives no document: `reason` is a kind to count, `detail` what is wrong with this one."""
-
-    reason: str
-    source: str
-    line: int | None = None
+    path: str
+    named: bool
+    size: int = 0
+    group: str = ""
+    place: Literal["file", "url", "hub"] = "file"
+    version: str = ""
+    origin: str = ""
+    problem: str = ""
     detail: str = ""
 
-    def __str__(self) -> str:
-        place = self.source if self.line is None else f"{self.source}, line {self.line}"
-        return f"{place}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+    @property
+    def source(self) -> str:
+        """The path as documents and rejections show it."""
+        return shown(self.path)
 
+    @property
+    def format(self) -> tuple[str, str]:
+        """Its kind and its compression, by its name."""
+        return format_of(urlsplit(self.path).path if self.place == "url" else self.path)
 
-def read(sources: Sequence[str], text_column: str | None = None, progress: Progress | None = None) -> Iterator[Document | Rejected]:
-    """Every document of `sources` (files, folders, globs) in a fixed order: each text file and each row of a table gives one item.
-
-    A file that is named must be readable: empty, binary or broken ones raise `ValueError`, as does a source that does not exist;
-    a lack of permission raises `OSError`. In folders and globs they are rejected. An empty row is rejected everywhere.
-    Folders are read whole, without hidden files.
-    """
-    files = find(sources)
-    for path, _ in files:
-        require(path)
-    sizes = [os.path.getsize(path) for path, _ in files]
-    return _read(files, sizes, text_column, progress)
-
-
-def _read(
-    files: list[tuple[str, bool]], sizes: list[int], text_column: str | None, progress: Progress | None
-) -> Iterator[Document | Rejected]:
-    done, total = 0, sum(sizes)
-    for (path, named), size in zip(files, sizes, strict=True):
+    def fingerprint(self) -> str:
+        """SHA-256 of what it holds, by which a change is noticed; of what cannot be read, of why."""
+        if self.problem or self.place != "file":
+            return hashlib.sha256(repr((self.path, self.version, self.problem, self.detail)).encode()).hexdigest()
         try:
-            for item in _rows(path, text_column) if is_table(path) else _whole(path):
-                if named and isinstance(item, Rejected) and item.reason in FATAL:
-                    raise ValueError(f"{item}: {FATAL[item.reason]}")
-                yield item
+            with open(self.path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            if named:
-                raise
-            yield Rejected("unreadable", path, detail=error.strerror or str(error))
-        except ValueError as error:
-            if named:
-                raise
-            yield Rejected("damaged", path, detail=str(error))
-        done += size
+            return hashlib.sha256(str(error.errno).encode()).hexdigest()
+
+
+def read(sources: Sequence[str], text_column: str | None = None, progress: Progress | None = None) -> Iterator[Item]:
+    """Every document of `sources` in a fixed order, as `read_input` gives them; but what a person named must be readable.
+
+    An input that is named and empty, binary, broken or not there raises `ValueError`, and `OSError` where a permission is missing.
+    In folders and globs they are rejected. An empty row is rejected everywhere.
+    """
+    inputs = find(sources)
+    for one in inputs:
+        if not one.problem:
+            require(one.source, one.format)
+    return _read(inputs, text_column, progress)
+
+
+def _read(inputs: Sequence[Input], text_column: str | None, progress: Progress | None) -> Iterator[Item]:
+    done, total = 0, sum(one.size for one in inputs)
+    for one in inputs:
+        for item in read_input(one, text_column):
+            if one.named and isinstance(item, Rejected) and item.source == one.source and _fatal(item):
+                raise (PermissionError if item.detail == FORBIDDEN else ValueError)(f"{item}: {FATAL[item.reason]}")
+            yield item
+        done += one.size
         if progress:
             progress("read", done, total)
 
 
+FORBIDDEN = os.strerror(errno.EACCES)
 # What keeps a file that was named from being read at all, and what to do about it.
 FATAL = {
     "empty file": "give one that holds text",
     "binary": "give text, or a table of texts",
     "broken row": "mend this row, or remove it",
+    "damaged": "fetch or write it again",
+    "unreadable": "make it readable",
+    "no column": "name another with --text-column",
+    "no reader": "fledge cannot read this kind of file",
+    "encrypted": "give one that opens without",
+    "no file": "give a file",
+    "broken link": "mend the link",
+    "no text": "give one that holds text",
+    "too long": "cut it into several",
 }
-EXAMPLES = 100  # of what was rejected that are kept
-SHOWN = 3  # of them that are said
 
 
-def noted(items: Sequence[Document | Rejected]) -> tuple[dict[str, str], dict[str, int], tuple[str, ...], int]:
-    """The column of each table, how many items were rejected for which reason, some of them, and the invalid characters replaced."""
-    kept = [item for item in items if isinstance(item, Document)]
-    rejected = [item for item in items if isinstance(item, Rejected)]
-    columns = {item.source: item.column for item in kept if item.column is not None}
-    reasons = dict(Counter(item.reason for item in rejected))
-    return columns, reasons, tuple(str(item) for item in rejected[:EXAMPLES]), sum(item.replaced for item in kept)
+def _fatal(item: Rejected) -> bool:
+    return item.reason in FATAL and not (item.reason == "no text" and item.line is not None)
 
 
-def remarks(columns: Mapping[str, str], rejected: Mapping[str, int], examples: Sequence[str], replaced: int) -> list[str]:
-    """What `noted` found, as sentences to print."""
-    said = [f"the text of {path} is its column {column!r} (another: --text-column)" for path, column in columns.items()]
-    if rejected:
-        said.append("rejected: " + ", ".join(f"{count:,} {reason}" for reason, count in rejected.items()))
-        said += [f"  {example}" for example in examples[:SHOWN]] + ["  ..."] * (sum(rejected.values()) > SHOWN)
-    if replaced:
-        said.append(f"{counted(replaced, 'invalid UTF-8 sequence')} replaced")
-    return said
+def read_input(source: Input, text_column: str | None = None, limit: int = LIMIT) -> Iterator[Item]:
+    """The documents of one input, and what of it gives none; nothing that is wrong with a file raises.
+
+    Text of more than `limit` bytes is cut at a paragraph into several documents; a row that is longer is rejected unread.
+    Raises `MissingLibrary` where this installation cannot read what it holds, and `ConnectionError` where a transfer is interrupted.
+    """
+    for item in _items(source, text_column, limit):
+        yield replace(item, group=source.group) if source.group and isinstance(item, Document) else item
 
 
-def _whole(path: str) -> Iterator[Document | Rejected]:
-    with opened(path) as stream:
-        head = stream.read(SNIFFED)
-        wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        raw = head if b"\0" in head and not wide else head + stream.read()
-    if b"\0" in raw and not wide:
-        yield Rejected("binary", path, detail="it holds NUL bytes")
+def _items(source: Input, text_column: str | None, limit: int) -> Iterator[Item]:
+    if source.problem:
+        yield Rejected(source.problem, source.source, detail=source.detail, bytes=source.size)
         return
-    text, replaced = _wide(raw) if wide else decoded(raw)
-    text, halves = mended(text)
-    if text.strip():
-        yield Document(text, path, replaced=replaced + halves)
-    else:
-        yield Rejected("empty file", path)
-
-
-def _wide(raw: bytes) -> tuple[str, int]:
-    """UTF-16 with its mark, as Windows' editors save it."""
-    text = raw.decode("utf-16", "replace")
-    return text, text.count("\ufffd")
-
-
-def _rows(path: str, text_column: str | None) -> Iterator[Document | Rejected]:
-    every = rows(path, (text_column,) if text_column else ())
-    sample = list(islice(every, SAMPLE))
-    good = [row for row in sample if not row.problem]
-    if not sample:
-        yield Rejected("empty file", path, detail="no rows")
+    if source.place == "hub":
+        wanted = DataSet.parse(source.path)
+        assert wanted is not None
+        yield from data_set(wanted, text_column, limit)
         return
-    column = None
-    if good:
-        column = known_column(path, columns_of(good), text_column, "--text-column") if text_column else guess_text(path, good)
-    for row in chain(sample, every):
-        value = row.values.get(column) if column else None
-        if row.problem:
-            yield Rejected("broken row", path, row.line, row.problem)
-        elif value is None or not str(value).strip():
-            yield Rejected("empty text", path, row.line)
-        elif not isinstance(value, str):
-            yield Rejected("no text", path, row.line, f"{column} is a {type(value).__name__}")
-        else:
-            text, halves = mended(value)
-            yield Document(text, path, row.line, column, row.replaced + halves)
+    kind, compression = source.format
+    try:
+        raw = opened_url(source.path) if source.place == "url" else open(source.path, "rb", BUFFER)  # noqa: SIM115
+    except OSError as error:
+        yield Rejected("unreadable", source.source, detail=error.strerror or str(error), bytes=source.size)
+        return
+    with raw as file, decompressed(file, compression, source.source) as stream:
+        yield from items_of(Part(stream, source.source, kind, source.size, text_column, limit))
 
 
-def find(sources: Sequence[str]) -> list[tuple[str, bool]]:
-    """The files of `sources`, each once, and whether it was named itself (not found in a folder or by a glob).
+def find(sources: Sequence[str]) -> list[Input]:
+    """What `sources` name, each once, in the order of the sources and below a folder in that of the names.
 
+    A source is a file, a folder (read whole, without hidden files), a glob, a URL, or a data set's id (`org/name`,
+    `hf://datasets/org/name@revision?config=en&split=train`); `name=` before it names the group of its documents.
     Raises `ValueError` for a source that does not exist, with the nearest name beside it, and for folders and globs without files.
     """
     if not sources:
         raise ValueError("no text was given: name files, folders or globs")
-    found: dict[str, tuple[str, bool]] = {}
+    found: dict[str, Input] = {}
     for source in sources:
-        path = os.path.expanduser(source)
-        if os.path.isfile(path):
-            matches, named = [path], True
-        elif os.path.isdir(path):
-            matches, named = list(_walk(path, set())), False
-        elif glob.has_magic(path):
-            matches = [file for match in sorted(glob.glob(path, recursive=True)) for file in ([match] if os.path.isfile(match) else [])]
-            named = False
-        else:
-            raise ValueError(_missing(path))
-        if not matches:
-            raise ValueError(f"{source} holds no files")
-        for match in matches:
-            key = os.path.realpath(match)
-            found[key] = (found[key][0], found[key][1] or named) if key in found else (match, named)
+        group, path = _grouped(source)
+        path = os.path.expanduser(path.removeprefix("file://"))
+        inputs = list(_found(path, group))
+        if not inputs:
+            raise ValueError(f"{path} holds no files")
+        for one in inputs:
+            key = os.path.realpath(one.path) if one.place == "file" and not one.problem else one.path
+            known = found.get(key)
+            found[key] = replace(known, named=known.named or one.named) if known else replace(one, origin=source)
     return list(found.values())
 
 
-def _walk(folder: str, above: set[tuple[int, int]]) -> Iterator[str]:
-    """Files below `folder` in the order of their names; hidden ones and links back to a folder `above` are left out."""
+def _grouped(source: str) -> tuple[str, str]:
+    """The group and the path of `general=wiki/`; a path that exists is one, whatever it is called."""
+    name, equals, path = source.partition("=")
+    if not equals or not re.fullmatch(r"[\w.-]+", name) or os.path.lexists(os.path.expanduser(source)):
+        return "", source
+    return name, path
+
+
+def _found(path: str, group: str) -> Iterator[Input]:
+    wanted = DataSet.parse(path)
+    if wanted and path.startswith(PREFIX):
+        yield _on_the_hub(path, wanted, group)
+    elif is_url(path):
+        matches = listed(path)
+        yield from (Input(url, url == path, size, group, "url", version) for url, size, version in matches)
+    elif os.path.isdir(path):
+        yield from _walk(path, group, set(), ())
+    elif os.path.lexists(path):
+        yield _input(path, True, group)
+    elif glob.has_magic(path):
+        yield from _matching(path, group)
+    elif wanted:
+        yield _on_the_hub(path, wanted, group)
+    else:
+        raise ValueError(_missing(path))
+
+
+def _matching(pattern: str, group: str) -> Iterator[Input]:
+    """What a glob names; `**` is as many folders as there are, without the circles that links make."""
+    steps = pattern.split("/")
+    if "**" not in steps:
+        for match in sorted(glob.glob(pattern)):
+            if not os.path.isdir(match):
+                yield _input(match, False, group)
+        return
+    at = steps.index("**")
+    for root in sorted(glob.glob("/".join(steps[:at]) or ("/" if pattern.startswith("/") else "."))):
+        if os.path.isdir(root):
+            for one in _walk(root, group, set(), ()):
+                if one.problem == "unreadable" or _fits(os.path.relpath(one.path, root).split("/"), steps[at:]):
+                    yield one
+
+
+def _fits(names: Sequence[str], steps: Sequence[str]) -> bool:
+    if not steps:
+        return not names
+    if steps[0] == "**":
+        return any(_fits(names[at:], steps[1:]) for at in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], steps[0]) and _fits(names[1:], steps[1:])
+
+
+def _on_the_hub(path: str, wanted: DataSet, group: str) -> Input:
+    extra("datasets", path)
+    try:
+        version = newest(wanted)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if path.startswith(PREFIX) else f"{_missing(path)}; {error}") from None
+    return Input(str(replace(wanted, revision=version)), True, 0, group, "hub", version)
+
+
+def _input(path: str, named: bool, group: str) -> Input:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        problem = "broken link" if os.path.islink(path) else "unreadable"
+        return Input(path, named, group=group, problem=problem, detail=error.strerror or str(error))
+    if stat.S_ISREG(status.st_mode):
+        return Input(path, named, status.st_size, group)
+    return Input(path, named, group=group, problem="no file", detail="a pipe, socket or device: reading it might never end")
+
+
+Folder = tuple[int, int]
+
+
+def _walk(folder: str, group: str, seen: set[Folder], above: tuple[Folder, ...]) -> Iterator[Input]:
+    """What lies below `folder` in the order of the names, without what is hidden; a folder that several links lead to is read once."""
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
+        yield Input(folder, False, group=group, problem="circular link", detail="it leads to a folder that it lies in")
+    if here in seen:
+        return
+    seen.add(here)
+    if (files := saved(folder)) is not None:
+        yield from (_input(file, False, group) for file in files)
         return
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except PermissionError as error:
-        raise PermissionError(error.errno, f"{folder} may not be listed", folder) from None
+        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        yield Input(folder, not above, group=group, problem="unreadable", detail=error.strerror or str(error))
+        return
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name == SPLITS:
             continue
-        if entry.is_dir():
-            yield from _walk(entry.path, above | {here})
-        elif entry.is_file():
-            yield entry.path
+        if os.path.isdir(entry.path):
+            yield from _walk(entry.path, group, seen, (*above, here))
+        else:
+            yield _input(entry.path, False, group)
 
 
 def _missing(path: str) -> str:

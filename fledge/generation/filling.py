@@ -92,6 +92,8 @@ def _with_words(model: Transformer, tokenizer: Tokenizer, texts: Sequence[Gapped
     mask, device = tokenizer.mask, model.embedding.weight.device
     if mask is None:
         raise ValueError("this model's tokenizer has no mask token, so nothing can be filled in")
+    if len(tokenizer.controls) == tokenizer.size:
+        raise ValueError(f"all {tokenizer.size:,} tokens of this model's tokenizer are control tokens, so it has no word to fill in")
     controls = torch.tensor(sorted(tokenizer.controls.values()), device=device)
     for text in texts:
         whole = torch.tensor(_around(model, tokenizer, text, [mask] * len(text.blanks)), device=device)

@@ -7,19 +7,25 @@ from pathlib import Path
 
 MODELS = (
     ("tokenizer.json",),
-    ("encoder.json", "vocab.bpe"),
-    ("vocab.json", "merges.txt"),
-)  # the last two: GPT-2's own names and transformers'
-CONFIG = "tokenizer_config.json"
+    ("encoder.json", "vocab.bpe"),  # GPT-2's own names
+    ("vocab.json", "merges.txt"),  # and those of transformers
+    ("spiece.model",),  # T5
+    ("sentencepiece.bpe.model",),  # XLM-RoBERTa
+    ("tokenizer.model",),  # Llama 2, Mistral, Gemma
+    ("vocab.txt",),  # BERT
+    ("source.spm", "target.spm", "vocab.json"),  # Marian
+)
+CONFIG, DESCRIBED = "tokenizer_config.json", "config.json"
 HUB = {"gpt2": "openai-community/gpt2"}
 
 
 @dataclass(frozen=True)
 class Files:
-    """`model`: a tokenizer.json, or a vocabulary and its merges; `config`: the tokenizer_config.json beside it."""
+    """`model`: those of one of `MODELS`, or one like them; `config` and `described`: tokenizer_config.json and config.json beside it."""
 
     model: tuple[Path, ...]
-    config: Path | None
+    config: Path | None = None
+    described: Path | None = None
 
 
 def tokenizer_files(name: str | Path) -> Files:
@@ -34,9 +40,8 @@ def tokenizer_files(name: str | Path) -> Files:
             raise FileNotFoundError(f"{path} holds no tokenizer: it needs {_needed()}")
         return found
     if path.is_file():
-        beside = path.parent / CONFIG
-        return Files((path,), beside if beside.is_file() else None)
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(name)) or path.suffix in (".json", ".model", ".bpe", ".txt"):
+        return _beside((path,))
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(name)) or path.suffix in (".json", ".model", ".bpe", ".txt", ".tiktoken"):
         raise FileNotFoundError(f"there is no file or folder {name}: give a folder with {_needed()}")
     found = _on_hub(str(name))
     if found is None:
@@ -48,15 +53,21 @@ def tokenizer_files(name: str | Path) -> Files:
 
 
 def _needed() -> str:
-    return ", or ".join(" and ".join(names) for names in MODELS)
+    return ", or ".join(" and ".join(names) for names in MODELS[:-1])  # of the last it is said what to do when it is met
 
 
 def _in_folder(folder: Path) -> Files | None:
     for names in MODELS:
         model = tuple(folder / name for name in names)
         if all(path.is_file() for path in model):
-            return Files(model, folder / CONFIG if (folder / CONFIG).is_file() else None)
-    return None
+            return _beside(model)
+    ranks = sorted(folder.glob("*.tiktoken"))
+    return _beside((ranks[0],)) if len(ranks) == 1 else None
+
+
+def _beside(model: tuple[Path, ...]) -> Files:
+    config, described = (model[0].parent / name for name in (CONFIG, DESCRIBED))
+    return Files(model, config if config.is_file() else None, described if described.is_file() else None)
 
 
 def _on_hub(name: str) -> Files | None:
@@ -66,10 +77,10 @@ def _on_hub(name: str) -> Files | None:
     repositories = dict.fromkeys((name, HUB.get(name, name)))
     for repository in repositories:
         for names in MODELS:
-            paths = [try_to_load_from_cache(repository, file) for file in (*names, CONFIG)]
-            model = tuple(Path(path) for path in paths[:-1] if isinstance(path, str))
+            paths = [try_to_load_from_cache(repository, file) for file in (*names, CONFIG, DESCRIBED)]
+            model = tuple(Path(path) for path in paths[:-2] if isinstance(path, str))
             if len(model) == len(names):
-                return Files(model, Path(paths[-1]) if isinstance(paths[-1], str) else None)
+                return Files(model, *(Path(path) if isinstance(path, str) else None for path in paths[-2:]))
     if constants.HF_HUB_OFFLINE:
         return None
 
@@ -85,5 +96,5 @@ def _on_hub(name: str) -> Files | None:
         for names in MODELS:
             model = tuple(path for path in map(download, names) if path)
             if len(model) == len(names):
-                return Files(model, download(CONFIG))
+                return Files(model, download(CONFIG), download(DESCRIBED))
     return None

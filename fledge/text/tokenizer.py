@@ -1,22 +1,41 @@
 """Strings to token ids and back, on the `tokenizers` library; text from people never becomes a control token."""
 
+import base64
 import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from fledge.text.bulk import BYTES, LLAMA3, bulk_encoder
 from fledge.text.files import tokenizer_files
+from fledge.text.published import read_published
+from fledge.text.sentencepiece import SPACE, Charsmap, guard, learn_pieces
+from fledge.text.wordpiece import learn_word_pieces
 
 RESERVED = ("<|endoftext|>", "<|pad|>", "<|mask|>", "<|im_start|>", "<|im_end|>", *(f"<extra_id_{n}>" for n in range(100)))
 UNKNOWN = "<|unk|>"
-SPACE = "▁"  # opens a word in SentencePiece's vocabularies
 SPARES = 23  # at least; with RESERVED they fill two times 64
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # of imported tokenizers that do not name theirs
+
+
+Kind = Literal["bpe", "wordpiece", "unigram"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A tokenizer that is still to be trained: how many ids, and of which kind."""
+
+    vocabulary: int
+    kind: Kind = "bpe"
 
 
 class Tokenizer:
@@ -53,9 +72,13 @@ class Tokenizer:
 
     @property
     def kind(self) -> str:
-        """`bpe`, `bytes` or `characters` for those made here, `loaded` for any other."""
+        """`bpe`, `wordpiece`, `unigram`, `bytes` or `characters` for those made here, `loaded` for any other."""
         if [self.controls.get(name) for name in RESERVED] != list(range(len(RESERVED))):
             return "loaded"
+        if isinstance(self.backend.model, models.WordPiece):
+            return "wordpiece"
+        if isinstance(self.backend.model, models.Unigram):
+            return "unigram"
         if UNKNOWN in self.controls:
             return "characters"
         return "bytes" if self.size == _round_up(len(RESERVED) + 256 + SPARES) else "bpe"
@@ -131,14 +154,48 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The token ids of `text`; `<|endoftext|>` and the like in it are ordinary characters."""
-        return self.backend.encode(_unicode(text), add_special_tokens=False).ids
+        return self._direct.encode(self._read(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """`encode` of each text, the same ids by the fastest way that is at hand: tiktoken where it is installed."""
-        texts = [_unicode(text) for text in texts]
+        return [tokens.tolist() for tokens in self.encode_arrays(texts, os.cpu_count() or 1)]
+
+    def encode_arrays(self, texts: list[str], threads: int = 1) -> list[np.ndarray]:
+        """The same as arrays (length,) of unsigned integers, which costs less where the tokens go to disk, by so many threads."""
+        texts = [self._read(text) for text in texts]
         if self._bulk is not None:
-            return self._bulk(texts)
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+            return self._bulk(texts, threads)
+        return [np.array(encoding.ids, np.uint32) for encoding in self._direct.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _read(self, text: str) -> str:
+        """Text as the model below is to see it: Unicode, and in a tokenizer of SentencePiece's mapped as that maps it."""
+        text = _unicode(text)
+        return text if self._charsmap is None else self._charsmap(text)
+
+    @cached_property
+    def _charsmap(self) -> Charsmap | None:
+        """The map of characters, where it is the first step of normalization; applied here, as `tokenizers` reads it otherwise."""
+        if self.backend.normalizer is None:
+            return None
+        first = _steps(json.loads(self.backend.normalizer.__getstate__()))[0]
+        if first["type"] != "Precompiled":
+            return None
+        return Charsmap(base64.b64decode(first["precompiled_charsmap"]), self._verbatim)
+
+    @property
+    def _verbatim(self) -> list[str]:
+        return [token.content for token in self.backend.get_added_tokens_decoder().values() if not token.special]
+
+    @cached_property
+    def _direct(self) -> tokenizers.Tokenizer:
+        """`backend` without the map of characters."""
+        if self._charsmap is None:
+            return self.backend
+        spec = json.loads(self.backend.to_str())
+        spec["normalizer"] = {"type": "Sequence", "normalizers": _steps(spec["normalizer"])[1:]}
+        direct = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        direct.encode_special_tokens = True
+        return direct
 
     @cached_property
     def _bulk(self):
@@ -165,6 +222,10 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical tokenizer.json: keys sorted, no white space."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         canonical = json.dumps(json.loads(self.backend.to_str()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -186,28 +247,46 @@ class Tokenizer:
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocabulary: int) -> "Tokenizer":
-        """Byte-level BPE with Llama 3's pattern, learned from `texts`: RESERVED, 256 bytes, merges, spares.
+    def train(cls, texts: Iterable[str], vocabulary: int, kind: Kind = "bpe") -> "Tokenizer":
+        """A tokenizer learned from `texts`: RESERVED, what is learned, spares.
 
-        `vocabulary` is the total, rounded up to a multiple of 64; it ends up smaller if too few pairs occur twice.
-        Raises `ValueError` if it has no room for the reserved tokens and the bytes.
+        `bpe` and `unigram` stand on the 256 bytes, are cut by Llama 3's pattern and give back every text. `wordpiece` is BERT's with
+        capitals and accents kept: it gives back words and marks with single blanks between them, and a word with a character that
+        did not occur, or of more than 100, as `<|unk|>`.
+        `vocabulary` is the total, rounded up to a multiple of 64; it ends up smaller if too few pieces occur twice.
+        Raises `ValueError` if it has no room for the reserved tokens and the bytes or characters that pieces are made of, and where
+        sentencepiece, which learns `unigram`, is not installed.
         """
-        least = len(RESERVED) + 256 + SPARES
+        least, units = len(RESERVED) + 256 + SPARES, "characters" if kind == "wordpiece" else "bytes"
         if vocabulary < least:
             raise ValueError(
-                f"a vocabulary of {vocabulary:,}, but {len(RESERVED)} reserved tokens, 256 bytes and {SPARES} spares "
-                f"need at least {least}: use vocabulary={least}, or more"
+                f"a vocabulary of {vocabulary:,}, but {len(RESERVED)} reserved tokens, 256 {units} "
+                f"and {SPARES} spares need at least {least}: use vocabulary={least}, or more"
             )
-        backend = _byte_level(models.BPE(), pre_tokenizers.Split(Regex(LLAMA3), "isolated"))
+        size = _round_up(vocabulary) - SPARES
+        if kind == "wordpiece":
+            return cls(_with_spares(learn_word_pieces(_cut(texts), size, [*RESERVED, UNKNOWN]), UNKNOWN))
+        split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
+        if kind == "unigram":
+            words = Counter(
+                word for text in _cut(texts) for word, _ in _byte_level(models.BPE(), split).pre_tokenizer.pre_tokenize_str(text)
+            )
+            pieces = learn_pieces(words, size - len(RESERVED), BYTES)
+            return cls(_with_spares(_byte_level(models.Unigram([*((name, 0.0) for name in RESERVED), *pieces]), split)))
+        backend = _byte_level(models.BPE(), split)
         trainer = trainers.BpeTrainer(
-            vocab_size=_round_up(vocabulary) - SPARES,
-            min_frequency=2,
-            special_tokens=list(RESERVED),
-            initial_alphabet=list(BYTES),
-            show_progress=False,
+            vocab_size=size, min_frequency=2, special_tokens=list(RESERVED), initial_alphabet=list(BYTES), show_progress=False
         )
         backend.train_from_iterator(_cut(texts), trainer)
         return cls(_with_spares(backend))
+
+    @classmethod
+    def learned(cls, texts: Iterable[str], wanted: "Training | Literal['characters'] | int") -> "Tokenizer":
+        """What is `wanted`, from `texts`: byte-level BPE of so many ids, a kind with its number, or one token for each character."""
+        if wanted == "characters":
+            return cls.characters(texts)
+        asked = Training(wanted) if isinstance(wanted, int) else wanted
+        return cls.train(texts, asked.vocabulary, asked.kind)
 
     @classmethod
     def bytes(cls) -> "Tokenizer":
@@ -232,13 +311,7 @@ class Tokenizer:
         """
         files = tokenizer_files(name)
         try:
-            if len(files.model) == 1:
-                backend = tokenizers.Tokenizer.from_file(str(files.model[0]))
-            else:
-                vocabulary, merges = map(str, files.model)
-                backend = _byte_level(models.BPE.from_file(vocabulary, merges), pattern=True)
-                backend.add_special_tokens(["<|endoftext|>"])
-            config = json.loads(files.config.read_text(encoding="utf-8")) if files.config else {}
+            backend, config = read_published(files)
         except OSError:
             raise
         except Exception as reason:  # tokenizers raises bare Exceptions
@@ -246,14 +319,25 @@ class Tokenizer:
                 f"{' and '.join(map(str, files.model))}: not a tokenizer that tokenizers {tokenizers.__version__} can read: {reason}"
             ) from None
         tokenizer = cls(backend, config)
-        unknown = getattr(backend.model, "unk_token", None)
-        for control, number in tokenizer.controls.items():
-            if control != unknown and number in tokenizer.encode(control):
-                raise ValueError(
-                    f"{name}: the text {control!r} would become the control token {number} in this tokenizer "
-                    f"({type(backend.model).__name__}): use a byte-level BPE"
-                )
+        if tokenizer._spelled():
+            guard(backend, backend.get_vocab(with_added_tokens=False).keys() & tokenizer.controls.keys())
+            tokenizer = cls(backend, config)
+        for control in tokenizer._spelled():
+            raise ValueError(
+                f"{name}: the text {control!r} would become the control token {tokenizer.controls[control]} in this tokenizer "
+                f"({type(backend.model).__name__}): use a byte-level BPE"
+            )
         return tokenizer
+
+    def _spelled(self) -> list[str]:
+        """The control tokens that a text could become, but for what stands for the unknown."""
+        model = self.backend.model
+        spelled = [name for name, number in self.controls.items() if number in self.encode(name)]
+        if spelled and isinstance(model, models.Unigram):
+            unknown = json.loads(model.__getstate__())["unk_id"]
+        else:
+            unknown = self.controls.get(getattr(model, "unk_token", None) or "")
+        return [name for name in spelled if self.controls[name] != unknown]
 
     def _end_of_text(self) -> int:
         named = _token_text(self.config.get("eos_token"))
@@ -266,6 +350,11 @@ class Tokenizer:
 
     def _first(self, *names: str | None, default: int) -> int:
         return next((self.controls[name] for name in names if name in self.controls), default)
+
+
+def _steps(normalizer: dict) -> list[dict]:
+    """The steps of a normalizer as it stands in tokenizer.json; an empty one has one that does nothing."""
+    return normalizer.get("normalizers") or [normalizer]
 
 
 def _in_word(character: str) -> bool:
@@ -302,10 +391,10 @@ def _without_merges(tokens: list[str], unknown: str | None = None) -> models.BPE
     return models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token=unknown)
 
 
-def _byte_level(model: models.BPE, split: pre_tokenizers.Split | None = None, pattern: bool = False) -> tokenizers.Tokenizer:
-    """`model` over bytes written as GPT-2's printable characters; `pattern` splits by GPT-2's own pattern."""
+def _byte_level(model: models.Model, split: pre_tokenizers.Split | None = None) -> tokenizers.Tokenizer:
+    """`model` over bytes written as GPT-2's printable characters."""
     backend = tokenizers.Tokenizer(model)
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern)
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes]) if split else to_bytes
     backend.decoder = decoders.ByteLevel()
     return backend

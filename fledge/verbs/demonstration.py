@@ -17,10 +17,10 @@ from fledge.verbs.session import begun_run, command, open_parent, seconds_of
 
 if TYPE_CHECKING:
     from fledge.data.corpus import Corpus
+    from fledge.data.documents import Document
     from fledge.data.instructions import Conversation
     from fledge.data.labelled import Labelled
     from fledge.data.library import Pair
-    from fledge.data.sources import Document
     from fledge.evaluation.statistics import Interval
     from fledge.train.run import Machine
 
@@ -98,9 +98,11 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
     terminal.say(f"This machine: {look()}")
     asked = {"demo": time, "seed": seed}
 
+    from fledge.data.preparation import Recipe
+
     terminal.heading("1. Text: the standard library of this Python")
     library = Library.read(seed)
-    corpus = corpus_of(library.documents, out / "corpus", VOCABULARY, library.is_held_out, seed)
+    corpus = corpus_of(library.documents, out / "corpus", Recipe(VOCABULARY, library.is_held_out, seed), standing="refuse")
     rivals = rivals_on(corpus, library)
 
     from fledge.train.plan import this_machine
@@ -150,8 +152,8 @@ class Library:
 
     @classmethod
     def read(cls, seed: int) -> Library:
+        from fledge.data.documents import Document
         from fledge.data.library import held_out, library_documents
-        from fledge.data.sources import Document
 
         documents = tuple(item for item in library_documents(WITHOUT) if isinstance(item, Document))
         return cls(documents, held_out(documents, HELD_OUT, seed), seed)

@@ -123,7 +123,8 @@ def pairs(
         arch: instead of one: a preset with random weights, such as transformer-base or t5-small.
         source_column: the column of the sources, or the ending of their file; guessed and said when not given.
         target_column: the column of the targets, or the ending of their file; guessed and said when not given.
-        tokenizer: with --arch: bytes, characters, a hub id, or a folder or file that holds one; by default trained on both sides.
+        tokenizer: with --arch: bytes, characters, a hub id, or a folder or file that holds one; wordpiece or unigram, trained
+            with --vocab; by default a byte-level BPE is trained on both sides.
         vocab: the size of the tokenizer that is trained.
         label_smoothing: the share of each label that lies on all words alike.
         validation: the share of pairs held out.
@@ -181,19 +182,16 @@ def refuse_one_stack(name: str, arch: Arch) -> None:
 
 def tokenizer_for(training: Parallel, folder: Path, name: str | None, vocab: int | None) -> Tokenizer:
     """The tokenizer of a model that starts anew, which ends each text; one that is trained on both sides is kept in `folder`."""
+    from fledge.data.preparation import vocabulary_for
     from fledge.text import Tokenizer
-    from fledge.verbs.preparation import chosen_tokenizer, vocabulary_for
+    from fledge.verbs.preparation import chosen_tokenizer
 
-    if vocab is not None and name is not None:
-        raise ValueError("--vocab trains a tokenizer and --tokenizer takes one that stands: give one of them")
     if (folder / "tokenizer.json").is_file():
         return Tokenizer.load(folder)
     texts = [*training.sources, *training.targets]
     found = chosen_tokenizer(name, vocab)
-    if found == "characters":
-        found = Tokenizer.characters(texts)
-    elif not isinstance(found, Tokenizer):
-        found = Tokenizer.train(texts, found or vocabulary_for(sum(map(len, texts))))
+    if not isinstance(found, Tokenizer):
+        found = Tokenizer.learned(texts, found or vocabulary_for(sum(map(len, texts))))
     terminal.say(f"  a tokenizer of {found.size:,} tokens for both sides")
     found = framing_for(("encoder", "decoder"), found)
     found.save(folder)

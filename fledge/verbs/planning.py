@@ -384,7 +384,7 @@ def plan_text(names: Sequence[str], time: str, arch: PresetName | None, settings
     terminal.say(f"This machine: {look()}")
     machine, preset = this_machine(), preset_of(arch) if arch is not None else None
     with tempfile.TemporaryDirectory(prefix="fledge-plan-") as folder:
-        corpus = corpus_from(names, Path(folder) / "corpus", None, None, None, 0.1, 0)
+        corpus = corpus_from(names, Path(folder) / "corpus")
         given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer) if preset is not None else None
         run = planned(corpus, Budget(seconds), given, settings, machine, started, fitting(None, given))
         summary = corpus.summary

@@ -112,7 +112,8 @@ def read_rows(file: str, text_column: str | None, lines: bool) -> tuple[list[dic
 
     Raises `ValueError` naming the line of a row without text.
     """
-    from fledge.data.sources import Document, noted, read, remarks
+    from fledge.data.documents import Document, noted, remarks
+    from fledge.data.sources import read
     from fledge.data.tables import SAMPLE, counted, guess_text, is_table, table
 
     if Path(file).is_dir():

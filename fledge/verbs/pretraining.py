@@ -149,7 +149,8 @@ def pretrain(
         arch: a preset, such as gpt2 or fledge-7m; without it the plan chooses a size, or fledge-1m serves where it has no time to.
         objective: next-word raises a decoder (GPT), masked-word an encoder (BERT), denoise both (T5); by default what fits.
         from_: continue this model instead of starting from random weights.
-        tokenizer: bytes, characters, gpt2, a hub id, or a folder or file that holds one; by default one is trained on the text.
+        tokenizer: bytes, characters, gpt2, a hub id, or a folder or file that holds one; wordpiece or unigram, trained with --vocab;
+            by default a byte-level BPE is trained on the text.
         vocab: the size of the tokenizer that is trained.
         text_column: the column that holds the text of tables.
         validation: the share of documents held out.
@@ -191,7 +192,7 @@ def pretrain(
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     named = str(from_) if from_ is not None else tokenizer
     own = out / "run" / "corpus"
-    corpus = corpus_from(texts_of(text), own, vocab, named, text_column, validation, seed, replace_other=begun is None)
+    corpus = corpus_from(texts_of(text), own, vocab, named, text_column, validation, seed, "replace" if begun is None else "refuse")
     run = begun
     if run is not None:
         refuse_other_data(out, run, fingerprint(corpus))
@@ -284,8 +285,8 @@ def trial_batch(settings: dict[str, str], arch: Arch | None) -> Batch:
 
 
 def fingerprint(corpus: Corpus) -> str:
-    """The hash of the corpus's contents, as its settings tell."""
-    return f"{corpus.settings['train']}:{corpus.settings['held_out']}:{corpus.tokenizer.fingerprint()}"
+    """The hash of the corpus's contents, as its shards have it."""
+    return f"{corpus.contents['train']}:{corpus.contents['validation']}:{corpus.tokenizer.fingerprint()}"
 
 
 def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machine: Machine, described: Data) -> Run:

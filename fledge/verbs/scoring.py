@@ -159,7 +159,8 @@ def closed(tokens: list[int], end: int) -> np.ndarray:
 def held_out_texts(on: str, text_column: str | None) -> list[str]:
     """The documents of a source, or the held-out ones of a corpus."""
     from fledge.data.corpus import Corpus
-    from fledge.data.sources import Document, noted, read, remarks
+    from fledge.data.documents import Document, noted, remarks
+    from fledge.data.sources import read
 
     if is_corpus(on):
         corpus = Corpus.open(on)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from fledge.data.documents import Document, Rejected
 from fledge.data.library import (
     DESCRIBE,
     WRITE,
@@ -18,7 +19,6 @@ from fledge.data.library import (
     package,
     pieces,
 )
-from fledge.data.sources import Document, Rejected
 
 WITHOUT = ("test", "lib2to3", "idlelib", "tkinter", "distutils", "encodings", "ensurepip")
 

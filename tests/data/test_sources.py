@@ -2,14 +2,16 @@
 
 import gzip
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from fledge.data.documents import Document, Rejected, noted, remarks
 from fledge.data.files import opened
-from fledge.data.sources import Document, Rejected, find, noted, read, remarks
+from fledge.data.sources import find, read, read_input
 
 WORDS = ["the", "cat", "sat", "größe", "日本", "don't", "<|endoftext|>", "3.14"]
 
@@ -84,6 +86,9 @@ def test_kept_and_rejected_add_up_on_ugly_files(tmp_path):
     documents = [item for item in items if isinstance(item, Document)]
     rejected = [item for item in items if isinstance(item, Rejected)]
     assert len(documents) == sum(kept for kept, _ in expected)
+    (loop,) = [item for item in rejected if item.reason == "circular link"]
+    assert loop.source == str(tmp_path / "deep" / "loop")
+    rejected.remove(loop)
     assert len(rejected) == sum(out for _, out in expected)
     assert all(item.reason and Path(item.source).is_file() for item in rejected)
     assert sum(document.replaced for document in documents) == 20 * (3 + 1)  # kind 3: 3 each; kind 13: 1 each
@@ -138,7 +143,7 @@ def test_each_file_is_read_once(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     found = find([str(tmp_path), str(tmp_path / "a.txt"), str(tmp_path / "**" / "*.txt")])
-    assert [(Path(path).name, named) for path, named in found] == [("a.txt", True), ("b.txt", False), ("c.txt", False)]
+    assert [(Path(one.path).name, one.named) for one in found] == [("a.txt", True), ("b.txt", False), ("c.txt", False)]
 
 
 def test_text_column_is_guessed_and_settable(tmp_path):
@@ -181,3 +186,47 @@ def test_a_missing_extra_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"a.parquet needs pyarrow, which is not installed: pip install 'fledge\[data\]'"):
         read([str(tmp_path)])
+
+
+def test_groups_are_named_and_a_path_that_is_there_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("wiki/a.txt", "wiki/b.txt", "fed=1.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = find(["general=wiki/", "fed=1.txt", "my-own.2=~/wiki/a.txt"])
+    assert [(one.path, one.group, one.named) for one in found] == [
+        ("wiki/a.txt", "general", True),
+        ("wiki/b.txt", "general", False),
+        ("fed=1.txt", "", True),
+    ]
+    assert [item.group for one in found for item in read_input(one) if isinstance(item, Document)] == ["general", "general", ""]
+    with pytest.raises(ValueError, match=r"^wik does not exist: did you mean wiki"):
+        find(["general=wik"])
+
+
+def test_patterns_go_into_folders_and_out_of_circles(tmp_path):
+    for name in ("a.txt", "in/b.txt", "in/deep/c.txt", "in/deep/d.md", "in/.hidden/e.txt", "other/f.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    for link in ("in/deep/up", "in/deep/up2", "other/up", "other/up2"):
+        (tmp_path / link).symlink_to(tmp_path)
+
+    def names(pattern: str) -> list[str]:
+        return [os.path.relpath(one.path, tmp_path) for one in find([f"{tmp_path}/{pattern}"])]
+
+    assert names("**/*.txt") == ["a.txt", "in/b.txt", "in/deep/c.txt", "other/f.txt"]
+    assert names("in/**/d*") == ["in/deep/d.md"]
+    assert names("i[n]/**/deep/*.txt") == ["in/deep/c.txt"]
+    links = ["in/deep/up", "in/deep/up2", "other/up", "other/up2"]
+    assert names("**") == sorted(["a.txt", "in/b.txt", "in/deep/c.txt", "in/deep/d.md", "other/f.txt", *links])
+    assert names("*/?.txt") == ["in/b.txt", "other/f.txt"]
+
+
+def test_what_changes_in_an_input_changes_its_fingerprint(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").write_text("one")
+    first, same = find([str(tmp_path)])
+    assert first.fingerprint() == same.fingerprint()
+    (tmp_path / "a.txt").write_text("two")
+    assert first.fingerprint() != same.fingerprint()

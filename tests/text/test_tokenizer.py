@@ -15,16 +15,22 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.text import RESERVED, Tokenizer
+from fledge.text import RESERVED, Tokenizer, Training
 from fledge.text import bulk as bulk_module
 from fledge.text import files as files_module
-from fledge.text.bulk import bulk_encoder
+from fledge.text.bulk import _has_long_run, bulk_encoder
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "3", "dogs;", "who'd", "have", "thought?\n\tdef", "f(x):\r\n", "", "", "", "return"]
 WORDS += ["x", "*", "2", "", "#", "größer", "中文", "🙂\n"]
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=60)) for seed in range(200)]
-MADE = {"bpe": Tokenizer.train(TEXTS, 640), "bytes": Tokenizer.bytes(), "characters": Tokenizer.characters(TEXTS)}
-LOSSLESS = [MADE["bpe"], MADE["bytes"]]
+MADE = {
+    "bpe": Tokenizer.train(TEXTS, 640),
+    "wordpiece": Tokenizer.train(TEXTS, 640, "wordpiece"),
+    "unigram": Tokenizer.train(TEXTS, 640, "unigram"),
+    "bytes": Tokenizer.bytes(),
+    "characters": Tokenizer.characters(TEXTS),
+}
+LOSSLESS = [MADE["bpe"], MADE["unigram"], MADE["bytes"]]
 
 controls = st.sampled_from([*RESERVED[:6], RESERVED[-1], "<|spare_0|>", "<|unk|>", "<|im_start|>user\n", "  \n\n ", "\r\n", "\t\t"])
 odd_texts = st.lists(st.text(max_size=12) | controls | st.sampled_from(WORDS), max_size=12).map("".join)
@@ -110,8 +116,23 @@ def test_too_small_a_vocabulary_is_refused(vocabulary):
 
 
 def test_training_twice_gives_the_same():
-    assert Tokenizer.train(iter(TEXTS), 640).fingerprint() == MADE["bpe"].fingerprint()
-    assert len({tokenizer.fingerprint() for tokenizer in MADE.values()}) == 3
+    for kind in ("bpe", "wordpiece", "unigram"):
+        assert Tokenizer.train(iter(TEXTS), 640, kind).fingerprint() == MADE[kind].fingerprint()
+        assert Tokenizer.learned(TEXTS, Training(640, kind)).fingerprint() == MADE[kind].fingerprint()
+    assert len({tokenizer.fingerprint() for tokenizer in MADE.values()}) == len(MADE)
+
+
+def test_word_pieces_keep_words_and_marks_and_lose_white_space():
+    tokenizer = MADE["wordpiece"]
+    assert tokenizer.decode(tokenizer.encode("the  cat\n sat;größer"), specials=True) == "the cat sat ; größer"
+    assert tokenizer.encode("The") == tokenizer.encode("a" * 101) == [tokenizer.special("<|unk|>")]  # no T, and a word too long
+    assert tokenizer.words(tokenizer.encode("the tthehe, x")) == [0, *[1] * (len(tokenizer.encode("tthehe"))), 2, 3]
+
+
+def test_an_encoder_of_our_own_frames_and_masks_with_every_kind(made):
+    framed = made.framing(opening=True, closing=True)
+    assert framed.framed(framed.encode("the cat")) == [0, *made.encode("the cat"), 0]
+    assert framed.mask == 2
 
 
 def test_saved_loaded_pickled_and_copied_are_the_same(made, tmp_path):
@@ -144,23 +165,32 @@ def test_transformers_opens_the_folder(made, tmp_path):
         assert (len(theirs), theirs.eos_token_id, theirs.pad_token_id, theirs.model_max_length) == (made.size, 0, 1, 128)
         for text in TEXTS[:20]:
             assert theirs(text).input_ids == made.encode(text)
-            assert theirs.decode(made.encode(text)) == made.decode(made.encode(text)) == text
+            assert theirs.decode(made.encode(text)) == made.decode(made.encode(text), specials=True)
 
 
 @given(st.lists(odd_texts, max_size=4))
 def test_bulk_encoding_equals_one_by_one(texts):
     pytest.importorskip("tiktoken")
-    for tokenizer in MADE.values():
-        assert tokenizer._bulk is not None
+    for kind, tokenizer in MADE.items():
+        assert (tokenizer._bulk is None) == (kind in ("wordpiece", "unigram"))
         assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
 @pytest.mark.parametrize(("run", "length"), [(" ", 1_000_000), ("\n", 100_000), ("a", 100_000), ("=", 100_000), ("é", 100_000)])
 def test_long_runs_are_encoded_alike(run, length):
     """A million blanks overflow the stack of tiktoken's pattern engine."""
-    texts = ["short", run * length + "x", " " * 9_999, "end"]
+    texts = ["short", run * length + "x", " " * 9_999, f"x {run * 499} {run * 500}", "end"]
     tokenizer = MADE["bpe"]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("run", ["a", " ", "\n", "=", "中", "e\u0301"])
+def test_a_run_is_long_from_500_characters_on(run):
+    words = 499 // len(run)
+    assert not _has_long_run(f"x{' ' if run.strip() else '.'}{run * words}{' ' if run.strip() else '.'}x")
+    assert _has_long_run(f"{run * 500}") == (len(run) == 1)
+    assert _has_long_run(run * 500, marks=True)
+    assert not _has_long_run("")
 
 
 def test_without_tiktoken_the_ids_are_the_same(monkeypatch):
@@ -195,8 +225,9 @@ def test_pieces_are_printable(made):
     pieces = [made.piece(token) for token in range(made.size)]
     assert all(piece.isprintable() and piece for piece in pieces)
     assert pieces[0] == "<|endoftext|>"
-    assert made.piece(made.encode("\n")[0]) == r"\n"
-    assert made.piece(made.encode(" ")[0]) == "·"
+    if made.kind != "wordpiece":
+        assert made.piece(made.encode("\n")[0]) == r"\n"
+        assert made.piece(made.encode(" ")[0]) == "·"
     with pytest.raises(ValueError, match="has ids 0 to"):
         made.piece(made.size)
 
@@ -323,11 +354,24 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_a_tokenizer_in_which_text_spells_control_tokens_is_refused(tmp_path):
-    backend = tokenizers.Tokenizer(tokenizers.models.Unigram([("<unk>", 0.0), ("</s>", 0.0), ("a", -1.0)], 0))
-    backend.add_special_tokens(["</s>"])
-    backend.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match="the text '</s>' would become the control token 1 in this tokenizer"):
+def unigram_of(folder, end):
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram([("<unk>", 0.0), (end, 0.0), ("a", -1.0), ("s", -1.0)], 0))
+    backend.add_special_tokens([end])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+
+
+def test_text_that_spells_a_control_token_is_parted(tmp_path):
+    unigram_of(tmp_path, "</s>")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.encode("a</s>a") == [2, 0, 3, 0, 2]
+    tokenizer.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").fingerprint() == tokenizer.fingerprint()
+
+
+def test_a_tokenizer_in_which_a_character_is_a_control_token_is_refused(tmp_path):
+    unigram_of(tmp_path, "§")
+    with pytest.raises(ValueError, match="the text '§' would become the control token 1 in this tokenizer"):
         Tokenizer.load(tmp_path)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.trials import OBJECTIVES, TRIALS, Resume, Trial, different, train_world
+from tests.faults import Trial
+from tests.train.trials import OBJECTIVES, TRIALS, Resume, different, train_world
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forked processes and limits of files as Linux has them")
 

@@ -36,30 +36,12 @@ from fledge.train.parallel import ranks
 from fledge.train.parallel.spread import spread_of
 from fledge.train.run import Batch, Data, Guard, Machine, Masks, Plan, Run, Save, Spans, Stable, read_run, write_run
 from fledge.train.training import train, validate
-from tests.faults import Child, flip, limit_files, may_mount, small_disk, swap, truncate
+from tests.faults import Child, Trial, flip, limit_files, may_mount, small_disk, swap, truncate
 from tests.train.ranks import on_ranks
 from tests.train.toy import OPTIMIZERS, Toy, a_run, go
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 Tell = Callable[[Any], None]
-
-
-class Trial:
-    """What every trial needs: a `room` that is made anew each time, and the dice of a kind and a seed."""
-
-    KINDS: tuple[str, ...] = ()
-
-    def __init__(self, root: Path):
-        self.root, self.room = root, root / "room"
-
-    def __call__(self, kind: str, seed: int) -> str | None:
-        """What was wrong about one trial, or None."""
-        shutil.rmtree(self.room, ignore_errors=True)
-        complaint = self.complaint(kind, random.Random(f"{kind} {seed}"), seed)
-        return None if complaint is None else f"{kind} {seed}: {complaint}"
-
-    def complaint(self, kind: str, dice: random.Random, seed: int) -> str | None:
-        raise NotImplementedError
 
 
 def different(one: Path, other: Path, step: int) -> int:

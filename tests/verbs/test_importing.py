@@ -53,6 +53,40 @@ def test_llama2c(data, tmp_path, command):
     assert story.out.startswith(", there was a little girl named Lily. She loved to play outside in the park.")
 
 
+def test_a_t5_with_its_sentence_pieces_alone_writes(data, tmp_path, command):
+    """Version 1.1: gated, its head a matrix of its own."""
+    shape: Any = {"vocab_size": 32_128, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+    torch.manual_seed(0)
+    theirs: Any = transformers.T5ForConditionalGeneration(transformers.T5Config(**shape, feed_forward_proj="gated-gelu")).eval()
+    theirs.config.scale_decoder_outputs = False
+    theirs.lm_head.weight = torch.nn.Parameter(torch.randn(32_128, 16))
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "spiece.model").write_bytes((data / "tokenizers" / "t5" / "spiece.model").read_bytes())
+    assert command("import", tmp_path / "theirs", "--out", tmp_path / "ours").code == 0
+    written = command("generate", tmp_path / "ours", "The sky is", "--max-tokens", 8, "--temperature", 0).out
+    words: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    expected = theirs.generate(**words("The sky is", return_tensors="pt"), max_new_tokens=8, do_sample=False)
+    assert written.strip() == words.decode(expected[0], skip_special_tokens=True).strip()
+    assert written.strip()
+
+
+def test_a_bert_with_its_vocabulary_alone_fills_masks(data, tmp_path, command):
+    shape = {"vocab_size": 30_522, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    torch.manual_seed(0)
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(**shape, max_position_embeddings=64)).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "vocab.txt").write_bytes((data / "tokenizers" / "bert-base-uncased" / "vocab.txt").read_bytes())
+    assert command("import", tmp_path / "theirs", "--out", tmp_path / "ours").code == 0
+    [chances] = command("predict", tmp_path / "ours", "The [MASK] is blue.", "--json").json["masks"]
+    words: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    asked = words("The [MASK] is blue.", return_tensors="pt")
+    with torch.no_grad():
+        scores = theirs(**asked).logits[0, asked.input_ids[0] == words.mask_token_id][0]
+    best = scores.index_fill(0, torch.tensor(words.all_special_ids), -torch.inf).softmax(0).topk(5)
+    assert list(chances) == [words.decode([word]) for word in best.indices]
+    assert list(chances.values()) == pytest.approx(best.values.tolist(), rel=1e-4)
+
+
 def test_wrong_use_is_said(data, tmp_path, command):
     taken = command("import", "openai-community/gpt2", "--out", data / "weights")
     assert taken.code == 2

@@ -4,10 +4,12 @@ import csv
 import json
 
 import pytest
+import tokenizers
 import torch
 import transformers
 
 import fledge
+from fledge.text import Tokenizer
 from fledge.verbs.prediction import Prediction
 
 
@@ -167,3 +169,13 @@ def test_a_classifier_of_any_family(messages, tmp_path, arch):
 def test_a_pretrained_encoder_becomes_a_classifier(encoder, messages, tmp_path):
     done = fledge.finetune.classify(messages, out=tmp_path / "c", from_=encoder, epochs=30, set=["save.patience=0"])
     assert done.score.accuracy.value > 0.9
+
+
+def test_a_tokenizer_without_a_word_fills_nothing_in(encoder, tmp_path):
+    """Its byte pieces declared control tokens, as a broken tokenizer_config.json once did."""
+    model = fledge.load(str(encoder))
+    backend = tokenizers.Tokenizer.from_str(model.tokenizer.backend.to_str())
+    backend.add_special_tokens([name for name, _ in backend.get_vocab().items()])
+    model.tokenizer = Tokenizer(backend)
+    with pytest.raises(ValueError, match="all 384 tokens of this model's tokenizer are control tokens"):
+        model.predict("the ___ is")

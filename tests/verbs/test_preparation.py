@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 import fledge
+from fledge.data.corpus import Corpus
 
 DOCUMENTS = [f"Document {i} tells of {'rain and ' * (i % 5)}sun: Grüße, {i * i}." for i in range(60)]
 
@@ -103,7 +104,7 @@ BROKEN = '{"text": "fine"}\n{"text": "fine too"}\n{"text": broken\n'
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, command, name, content, words):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    said = command("prepare", tmp_path / name, "--out", tmp_path / "c", "--tokenizer", "bytes")
+    said = command("prepare", tmp_path / name, "--out", tmp_path / "c", "--tokenizer", "bytes", "--strict")
     assert said.code == 2
     assert words in said.err
     assert "Traceback" not in said.err
@@ -120,7 +121,7 @@ def test_a_few_uneven_notes_are_split_by_size(tmp_path, text):
         assert made.validation_tokens == pytest.approx(0.1 * made.bytes, rel=0.6)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, text, command):
+def test_a_full_disk_is_said_and_the_next_run_goes_on(tmp_path, text, command):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # the shards are larger
     try:
@@ -129,7 +130,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, text, command):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert full.code == 1
     assert "the disk is full" in full.err
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "c").exists()
+    assert command("prepare", text, "--out", tmp_path / "c", "--tokenizer", "bytes").code == 0
 
 
 def test_a_corpus_is_not_prepared_again(tmp_path, text, command):
@@ -137,6 +139,18 @@ def test_a_corpus_is_not_prepared_again(tmp_path, text, command):
     said = command("prepare", tmp_path / "c", "--out", tmp_path / "d")
     assert said.code == 2
     assert f"fledge pretrain {tmp_path / 'c'}" in said.err
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_other_kinds_of_tokenizers_are_trained(kind, tmp_path, text, command):
+    said = command("prepare", text, "--out", tmp_path / "c", "--tokenizer", kind, "--vocab", 640)
+    assert said.code == 0
+    assert Corpus.open(tmp_path / "c").tokenizer.kind == kind
+    again = command("prepare", text, "--out", tmp_path / "c", "--tokenizer", kind, "--vocab", 640)
+    assert "holds this text already" in again.err
+    lost = command("prepare", text, "--out", tmp_path / "d", "--tokenizer", kind)
+    assert lost.code == 2
+    assert "say how many ids" in lost.err
 
 
 def test_wrong_flags(tmp_path, text, command):

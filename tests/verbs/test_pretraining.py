@@ -169,7 +169,7 @@ def test_a_failed_start_blocks_nothing_and_a_run_keeps_its_text(text, tmp_path, 
     assert command(*words).code == 0
     before = weights(tmp_path / "m")
     mine.write_text(whole[:4000], encoding="utf-8")
-    assert "was prepared otherwise" in command(*words).err
+    assert "was prepared from other text" in command(*words).err
     shutil.rmtree(tmp_path / "m" / "run" / "corpus")
     assert "other data" in command(*words).err
     assert weights(tmp_path / "m") == before

@@ -1,0 +1,1 @@
+"""The readers: one file, member of an archive, or data set -> documents."""
