@@ -46,8 +46,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, si
     """
     if sinks is not None or view.spec.soft_cap is not None:
         return attend_plainly(q, k, v, view, dropout, sinks)
-    if dropout == 0.0 and (gathered := kernels.attend(q, k, v, view.ranges)) is not None:
-        return gathered
+    if dropout == 0.0 and kernels.fit(q) and (ranges := view.ranges) is not None:
+        return kernels.attend(q, k, v, ranges)
     grouped = q.shape[1] != k.shape[1]
     mask = view.mask
     if mask is not None and mask.is_floating_point():

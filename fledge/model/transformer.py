@@ -40,8 +40,8 @@ class Transformer(nn.Module):
         """The encoder's states of a source, for a decoder to look across at."""
         assert self.encoder is not None, "there is no encoder beside a decoder here: use hidden"
         assert self.arch.encoder is not None
-        positions, document = self._stand(tokens, positions, document)
-        layout = self._layout(self.arch.encoder, positions, document)
+        positions, document = self._stand(self.arch.encoder, tokens, positions, document)
+        layout = self._layout(positions, document)
         return Memory(self.encoder(self._embed(tokens), layout), positions, document)
 
     def hidden(
@@ -63,11 +63,10 @@ class Transformer(nn.Module):
         """
         trunk = self.trunk
         self._remembered(memory)
-        positions, document = self._stand(tokens, positions, document, cache, slots, memory)
+        positions, document = self._stand(self.arch.trunk, tokens, positions, document, cache, slots, memory)
         x = self._embed(tokens, types)
         if cache is None or document is None:
-            return trunk(x, self._layout(self.arch.trunk, positions, document), None, self._across(positions, document, memory), memory)
-        self._check(self.arch.trunk, positions)
+            return trunk(x, self._layout(positions, document), None, self._across(positions, document, memory), memory)
         if (grown := self._outgrown(positions, document, cache, slots)) is not None:
             return self._read_again(grown, tokens, positions, document, cache, slots, memory)
         reading = cache.open(tokens, positions, document, slots)
@@ -148,7 +147,7 @@ class Transformer(nn.Module):
         With a memory each layer's attention across, over the source, follows its own.
         """
         self._remembered(memory)
-        positions, document = self._stand(tokens, memory=memory)
+        positions, document = self._stand(self.arch.trunk, tokens, memory=memory)
         seen: list[Tensor] = []
 
         def look(module: Attention, arguments: tuple) -> None:
@@ -158,7 +157,7 @@ class Transformer(nn.Module):
         hooks = [part.register_forward_pre_hook(look) for part in self.trunk.modules() if isinstance(part, Attention)]
         try:
             with torch.no_grad():
-                layout = self._layout(self.arch.trunk, positions, document)
+                layout = self._layout(positions, document)
                 self.trunk(self._embed(tokens), layout, None, self._across(positions, document, memory), memory)
         finally:
             for hook in hooks:
@@ -187,6 +186,7 @@ class Transformer(nn.Module):
 
     def _stand(
         self,
+        stack: Stack,
         tokens: Tensor,
         positions: Tensor | None = None,
         document: Tensor | None = None,
@@ -194,8 +194,17 @@ class Transformer(nn.Module):
         slots: Tensor | None = None,
         memory: Memory | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Positions and documents of tokens; no document where every row is one from position 0 on, its source too."""
+        """Positions and documents of tokens; no document where every row is one from position 0 on, its source too.
+
+        Given positions of a training step are not asked for their largest on a GPU, which would hold it up: objectives check them before.
+        """
         told = positions is not None or cache is not None or (memory is not None and memory.document is not None)
+        if isinstance(stack.positions, Learned):
+            if positions is not None:
+                longest = 0 if self.training and tokens.device.type != "cpu" else int(positions.max()) + 1
+            else:
+                longest = tokens.shape[1] + (0 if cache is None else int(cache.filled[cache.rows(slots)].max()))
+            refuse_beyond(stack, longest)
         if document is None and told:
             document = torch.zeros_like(tokens)
         if positions is None:
@@ -204,8 +213,7 @@ class Transformer(nn.Module):
                 positions = positions + (cache.filled if slots is None else cache.filled[slots])[:, None]
         return positions, document
 
-    def _layout(self, stack: Stack, positions: Tensor, document: Tensor | None) -> Layout:
-        self._check(stack, positions)
+    def _layout(self, positions: Tensor, document: Tensor | None) -> Layout:
         return Layout(positions, document, positions, document, exact=self._exact)
 
     def _across(self, positions: Tensor, document: Tensor | None, memory: Memory | None) -> Layout | None:
@@ -223,13 +231,12 @@ class Transformer(nn.Module):
         first = positions == 0 if positions is not None else torch.arange(tokens.shape[1], device=tokens.device)[None] == 0
         return torch.where(first, self.arch.start, shifted)
 
-    def _check(self, stack: Stack, positions: Tensor) -> None:
-        learned = stack.positions
-        if not isinstance(learned, Learned) or positions.device.type == "meta":
-            return
-        longest = int(positions.max()) + 1
-        if longest > learned.length:
-            raise ValueError(
-                f"a sequence of {longest:,} tokens, but this model has learned positions for {learned.length:,}: "
-                f"use at most {learned.length:,} tokens, or a model with rotary positions"
-            )
+
+def refuse_beyond(stack: Stack, longest: int) -> None:
+    """`ValueError` for a sequence of so many tokens where there are learned positions for fewer."""
+    learned = stack.positions
+    if isinstance(learned, Learned) and longest > learned.length:
+        raise ValueError(
+            f"a sequence of {longest:,} tokens, but this model has learned positions for {learned.length:,}: "
+            f"use at most {learned.length:,} tokens, or a model with rotary positions"
+        )

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fledge.data.batches import IGNORED, Batch
+from fledge.arch import Stack
+from fledge.data.batches import IGNORED, Batch, Source
 from fledge.model import Transformer
 from fledge.model.head import Words, cross_entropy
+from fledge.model.transformer import refuse_beyond
 
 CHUNK = 1024  # tokens whose scores exist at once
 MULTIPLE = 64  # of the rows of such a product, so that any number of labels comes in few shapes
@@ -50,10 +52,9 @@ class PredictTokens:
 
 def labelled_states(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     """The hidden states (n, width) that have a label, and those labels (n,), row by row."""
-    device, source = model.embedding.weight.device, batch.source
-    memory = model.encode(*(on(device, part) for part in (source.tokens, source.positions, source.document))) if source else None
-    tokens, positions, document = (on(device, part) for part in (batch.tokens, batch.positions, batch.document))
-    hidden = model.hidden(tokens, positions, document, memory=memory).flatten(0, 1)
+    device, stacks = model.embedding.weight.device, model.arch.stacks
+    memory = model.encode(*read(batch.source, device, stacks["encoder"])) if batch.source else None
+    hidden = model.hidden(*read(batch, device, model.arch.trunk), memory=memory).flatten(0, 1)
     trained = np.flatnonzero(batch.labels != IGNORED)
     if len(trained) < batch.labels.size:
         hidden = hidden[torch.from_numpy(trained).to(device)]
@@ -71,13 +72,24 @@ class Classify:
 
     def __call__(self, model: Transformer, batch: Batch) -> Tensor:
         device = model.embedding.weight.device
-        scores = model(*(on(device, part) for part in (batch.tokens, batch.positions, batch.document)))
+        scores = model(*read(batch, device, *model.arch.stacks.values()))
         labels, weights = torch.from_numpy(batch.labels).to(device), torch.from_numpy(self.weights).to(device)
         return F.cross_entropy(scores, labels, weights.to(scores.dtype), reduction="sum")
 
 
-def on(device: torch.device, part: np.ndarray | None) -> Any:
-    return None if part is None else torch.from_numpy(part).to(device, non_blocking=True)
+def read(part: Batch | Source, device: torch.device, *stacks: Stack) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Tokens, positions and documents on the device, for these stacks to read.
+
+    Raises `ValueError` for a position beyond learned ones, which nobody has to ask the device for.
+    """
+    if part.positions is not None:
+        for stack in stacks:
+            refuse_beyond(stack, int(part.positions.max()) + 1)
+
+    def on(array: np.ndarray | None) -> Any:
+        return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
+
+    return on(part.tokens), on(part.positions), on(part.document)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

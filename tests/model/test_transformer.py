@@ -2,6 +2,7 @@
 
 import copy
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -191,6 +192,20 @@ def test_positions_beyond_learned_ones_are_refused(places):
     with pytest.raises(ValueError, match="a sequence of 41 tokens, but this model has learned positions for 40"):
         perturbed(GPT2)(tokens, None if positions is None else torch.tensor(positions))
     perturbed(QWEN3)(tokens)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "learned from 2 on"])
+def test_a_training_step_waits_for_no_number_of_its_device(name):
+    """On the meta device whoever asks for a value, as `int(x.max())` and `torch.equal` do, gets an error."""
+    arch = (SHAPES | BOTH)[name]
+    with torch.device("meta"):
+        model = Transformer(arch).train()
+        tokens, positions = torch.zeros(2, CONTEXT, dtype=torch.long), torch.arange(CONTEXT).expand(2, -1)
+        memory = model.encode(tokens, positions, positions // 8) if arch.encoder else None
+        model.hidden(tokens, positions, positions // 8, memory=memory).sum().backward()
+        longer = torch.zeros(2, CONTEXT + 1, dtype=torch.long)
+        with pytest.raises(ValueError, match="a sequence of 41 tokens") if name != "qwen3" else nullcontext():
+            model.hidden(longer, memory=memory)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

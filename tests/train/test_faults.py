@@ -19,7 +19,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory):
 
 
 # how many trials by default, and how many more are slow: about 1 and 10 % of each campaign, or one of each kind
-SHARES = {"damage": (7, 50), "not_finite": (4, 20), "saves": (10, 100), "full_disk": (2, 6), "resume": (3, 6)}
+SHARES = {"damage": (7, 50), "not_finite": (5, 20), "saves": (10, 100), "full_disk": (2, 6), "resume": (3, 6)}
 
 
 def some(kinds: tuple[str, ...], first: int, count: int) -> list[tuple[str, int]]:

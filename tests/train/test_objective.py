@@ -16,7 +16,7 @@ from fledge.data.noise import MaskedWords
 from fledge.model import Transformer, initialise, with_new_head
 from fledge.model.head import Words
 from fledge.presets import gpt2, qwen3
-from fledge.presets.shapes import bert, gemma2, modernbert, t5, transformer
+from fledge.presets.shapes import bart, bert, gemma2, modernbert, t5, transformer
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import ChunkedCrossEntropy, Classify, PredictTokens
@@ -101,6 +101,21 @@ def test_an_untrained_model_starts_at_the_log_of_the_vocabulary():
     batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy())
     with torch.no_grad():
         assert PredictTokens()(model, batch).item() / PredictTokens().count(batch) == pytest.approx(math.log(1024), abs=0.05)
+
+
+@pytest.mark.parametrize("source", [False, True], ids=["tokens", "source"])
+def test_positions_beyond_learned_ones_are_refused_before_the_device_has_them(source):
+    arch = bart(32, 1, 2, vocabulary=VOCABULARY, context=CONTEXT) if source else gpt2(32, 1, 2, vocabulary=VOCABULARY, context=CONTEXT)
+    with torch.device("meta"):
+        model = Transformer(arch).train()
+    tokens, places = rows(2, 1).tokens, np.tile(np.arange(CONTEXT), (2, 1))
+    given = Source(tokens, places + 1) if source else None
+    batch = Batch(tokens, tokens, places if source else places + 1, source=given)
+    with pytest.raises(ValueError, match=f"a sequence of {CONTEXT + 1} tokens, but this model has learned positions for {CONTEXT}"):
+        PredictTokens()(model, batch)
+    if not source:
+        with pytest.raises(ValueError, match=f"learned positions for {CONTEXT}"):
+            Classify([1.0])(model, Batch(tokens, np.zeros(2, np.int64), places + 1))
 
 
 def test_class_weights_count_as_they_weigh():

@@ -32,21 +32,23 @@ from fledge.text.tokenizer import Tokenizer
 from fledge.train import checkpoint
 from fledge.train.loop import NotFinite, State
 from fledge.train.objective import Classify, Objective, PredictTokens
+from fledge.train.parallel import ranks
+from fledge.train.parallel.spread import spread_of
 from fledge.train.run import Batch, Data, Guard, Machine, Masks, Plan, Run, Save, Spans, Stable, read_run, write_run
 from fledge.train.training import train, validate
 from tests.faults import Child, Trial, flip, limit_files, may_mount, small_disk, swap, truncate
+from tests.train.ranks import on_ranks
 from tests.train.toy import OPTIMIZERS, Toy, a_run, go
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
-TENSORS = FILES[:2]
 Tell = Callable[[Any], None]
 
 
 def different(one: Path, other: Path, step: int) -> int:
     """The bits in which the weights and optimiser states of two runs differ after `step` steps."""
-    bits = 0
-    for name in TENSORS:
-        a, b = (np.fromfile(folder / "run" / f"step-{step}" / name, np.uint8) for folder in (one, other))
+    bits, places = 0, [folder / "run" / f"step-{step}" for folder in (one, other)]
+    for name in {path.name for place in places for path in place.glob("*.safetensors")}:
+        a, b = (np.fromfile(place / name, np.uint8) for place in places)
         bits += 8 * abs(a.size - b.size) if a.size != b.size else int(np.bitwise_count(a ^ b).sum())
     return bits
 
@@ -56,7 +58,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def tensors_of(state: State) -> dict[str, Tensor]:
-    return {**state.model.state_dict(), **{f"{name} of the optimiser": tensor for name, tensor in state.optimizer.tensors().items()}}
+    """Weights and optimiser states, as far as they lie on this rank."""
+    held = spread_of(state.model).held(state.model)
+    return {**held, **{f"{name} of the optimiser": tensor for name, tensor in state.optimizer.tensors().items()}}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -131,13 +135,14 @@ class Damage(Trial):
 
 @dataclass(frozen=True)
 class Poison:
-    """A value that is not finite, for the loss or one number of one gradient of one micro-batch of one batch."""
+    """A value that is not finite, for the loss or one number of one gradient of one micro-batch of one batch on one rank."""
 
     batch: int
     part: int
     value: float
     tensor: str | None
     place: int
+    rank: int = 0
 
     @property
     def named(self) -> str:
@@ -153,74 +158,121 @@ class Poisoned(PredictTokens):
         super().__init__()
         self.poison, self.batch, self.part = poison, -1, -1
 
-    def batch_at(self, step: int) -> list[Examples]:
+    def batch_at(self, step: int, place: int = 0, places: int = 1) -> list[Examples]:
         self.batch, self.part = step, -1
-        return Toy().batch_at(step)
+        return Toy().batch_at(step, place, places)
 
     def __call__(self, model: Transformer, batch: Examples) -> Tensor:
-        loss, poison = super().__call__(model, batch), self.poison
+        poison = self.poison
         self.part += model.training
-        if not model.training or (self.batch, self.part) != (poison.batch, poison.part):
-            return loss
+        if not model.training or (self.batch, self.part, ranks.rank()) != (poison.batch, poison.part, poison.rank):
+            return super().__call__(model, batch)
         if poison.tensor is None:
-            return loss + poison.value
-        parameter = model.get_parameter(poison.tensor)
+            return super().__call__(model, batch) + poison.value
+        owner = poison.tensor.rpartition(".")[0]
+        caller = owner.removesuffix(".q_norm").removesuffix(".k_norm")  # whose weights are read there, and they are not called
 
-        def spoil(gradient: Tensor) -> Tensor:
-            handle.remove()
+        def look(*_: Any) -> None:
+            """Here the weight is the whole one, whose gradient other ranks' gradients are yet to be added to."""
+            seen.remove()
+            hook = model.get_parameter(poison.tensor or "").register_hook(lambda gradient: spoil(gradient, hook))
+
+        def spoil(gradient: Tensor, hook: Any) -> Tensor:
+            hook.remove()
             gradient = gradient.clone()
             gradient.view(-1)[poison.place % gradient.numel()] = poison.value
             return gradient
 
-        handle = parameter.register_hook(spoil)
-        return loss
+        seen = model.get_submodule(caller).register_forward_pre_hook(look)
+        return super().__call__(model, batch)
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a run ended on one rank: what it said, after which step, and the digests of weights and optimiser after each step."""
+
+    said: str
+    step: int
+    last: str
+    digests: dict[int, str]
+
+
+def gone(run: Run, folders: list[Path], poison: Poison | None = None) -> list[Told]:
+    """Train in one folder after the other; with a poison in the first of them."""
+    return [told_of(run, folder, poison if number == 0 else None) for number, folder in enumerate(folders)]
+
+
+def told_of(run: Run, folder: Path, poison: Poison | None) -> Told:
+    seen, digests, said = list[State](), dict[int, str](), ""
+    world = (Toy(), PredictTokens()) if poison is None else (poisoned := Poisoned(poison), poisoned)
+
+    def look(state: State) -> None:
+        digests[state.step] = digest(tensors_of(state))
+        seen[:] = [state]
+
+    try:
+        go(run, folder, *world, evaluate=None, after_step=[look])
+    except NotFinite as told:
+        said = str(told)
+    return Told(said, seen[-1].step, digest(tensors_of(seen[-1])), digests)
 
 
 class Poisoning(Trial):
-    """A loss or gradient that is not finite reaches neither weights nor optimiser nor checkpoints; the run stops and tells, or skips it."""
+    """A loss or gradient that is not finite reaches neither weights nor optimiser nor checkpoints; the run stops and tells, or skips it.
+
+    On the second of two ranks it reaches those of neither.
+    """
 
     KINDS = tuple(
-        f"{what} {value}, {guard}" for what, value, guard in product(("loss", "gradient"), ("nan", "inf", "-inf"), ("stop", "skip"))
-    )
+        f"{what} {value}, {guard}{where}"
+        for where, what, value, guard in product(
+            ("", ", on rank 1 of 2"), ("loss", "gradient"), ("nan", "inf", "-inf"), ("stop", "skip")
+        )
+    )  # fmt: skip
     STEPS = 6
 
     def __init__(self, root: Path):
         super().__init__(root)
-        self.digests: dict[int, str] = {}
         self.run = a_run(steps=self.STEPS, save_steps=2, keep=self.STEPS)
-        model, _ = go(self.run, root / "whole", evaluate=None, after_step=[lambda s: self.digests.update({s.step: digest(tensors_of(s))})])
-        self.names = [name for name, _ in model.named_parameters()]
+        self.names = [name for name, _ in Transformer(self.run.arch).named_parameters()]
+
+    @cache  # noqa: B019  (as long as the trial)
+    def whole(self, count: int) -> tuple[Path, list[Told]]:
+        """A run on so many ranks that nothing disturbed."""
+        folder = self.root / f"whole-{count}"
+        return folder, self.on(count, self.run, [folder])[0]
+
+    def on(self, count: int, run: Run, folders: list[Path], poison: Poison | None = None) -> list[list[Told]]:
+        """By folder what each rank told."""
+        if count == 1:
+            return [[told] for told in gone(run, folders, poison)]
+        return [list(told) for told in zip(*on_ranks(count, gone, run, folders, poison), strict=True)]
 
     def complaint(self, kind: str, dice: random.Random, seed: int) -> str | None:
         if kind == "untouched":
-            go(self.run, self.room, evaluate=None)
-            return f"{bits} bits differ" if (bits := different(self.room, self.root / "whole", self.STEPS)) else None
-        what, value, guard = re.fullmatch(r"(\w+) ([\w-]+), (\w+)", kind).groups()  # pyrefly: ignore[missing-attribute]
-        tensor = dice.choice(self.names) if what == "gradient" else None
-        poison = Poison(dice.randrange(1, self.STEPS), dice.randrange(2), float(value), tensor, dice.randrange(10**6))
-        return self.stops(poison) if guard == "stop" else self.skips(poison)
+            count = 1 + seed % 2
+            self.on(count, self.run, [self.room])
+            return self.differs(self.room, self.whole(count)[0], self.STEPS)
+        what, value, guard, where = re.fullmatch(r"(\w+) ([\w-]+), (\w+)(.*)", kind).groups()  # pyrefly: ignore[missing-attribute]
+        tensor, count = dice.choice(self.names) if what == "gradient" else None, 2 if where else 1
+        poison = Poison(dice.randrange(1, self.STEPS), dice.randrange(2), float(value), tensor, dice.randrange(10**6), count - 1)
+        return self.stops(poison, count) if guard == "stop" else self.skips(poison, count)
 
-    def stops(self, poison: Poison) -> str | None:
-        world, seen = Poisoned(poison), list[State]()
-        try:
-            go(self.run, self.room, world, world, evaluate=None, after_step=[seen.append])
-            return "it went on"
-        except NotFinite as told:
-            if not str(told).startswith(f"step {poison.batch}: ") or poison.named not in str(told):
-                return f"it said {told}"
-        state = seen[-1]
-        if state.step != poison.batch or digest(tensors_of(state)) != self.digests[state.step]:
-            return "weights or optimiser have changed"
-        for step in checkpoint.saved_steps(self.room / "run"):
-            if bits := different(self.room, self.root / "whole", step):
-                return f"{bits} bits differ in the checkpoint of step {step}"
-        go(self.run, self.room, evaluate=None)
-        return f"{bits} bits differ at the end" if (bits := different(self.room, self.root / "whole", self.STEPS)) else None
+    def stops(self, poison: Poison, count: int) -> str | None:
+        """It says why, with everything as it was, and goes on from there as if nothing had been."""
+        whole, undisturbed = self.whole(count)
+        stopped, _ = self.on(count, self.run, [self.room, self.room], poison)
+        for told, other in zip(stopped, undisturbed, strict=True):
+            if not told.said.startswith(f"step {poison.batch}: ") or poison.named not in told.said:
+                return f"it said {told.said!r}"
+            if told.step != poison.batch or told.last != other.digests[told.step]:
+                return "weights or optimiser have changed"
+        steps = checkpoint.saved_steps(self.room / "run")
+        return next((wrong for step in steps if (wrong := self.differs(self.room, whole, step))), None)
 
-    def skips(self, poison: Poison) -> str | None:
+    def skips(self, poison: Poison, count: int) -> str | None:
         """It ends like a run that was planned without the batch."""
-        world, run = Poisoned(poison), replace(self.run, guard=Guard(not_finite="skip"))
-        go(run, self.room, world, world, evaluate=None)
+        self.on(count, replace(self.run, guard=Guard(not_finite="skip")), [self.room], poison)
         kept = read_run(self.room / "run")
         if kept is None or kept.plan.skips != ((poison.batch, 1),):
             return f"its plan is {kept and kept.plan}"
@@ -228,8 +280,12 @@ class Poisoning(Trial):
         shutil.rmtree(planned, ignore_errors=True)
         (planned / "run").mkdir(parents=True)
         write_run(planned / "run", replace(self.run, plan=kept.plan))
-        go(self.run, planned, evaluate=None)
-        return f"{bits} bits differ at the end" if (bits := different(self.room, planned, self.STEPS)) else None
+        self.on(count, self.run, [planned])
+        return self.differs(self.room, planned, self.STEPS)
+
+    def differs(self, one: Path, other: Path, step: int) -> str | None:
+        bits = different(one, other, step)
+        return f"{bits} bits differ in the checkpoint of step {step}" if bits else None
 
 
 def save_alone(tell: Tell, folder: Path, most: int) -> None:

@@ -77,6 +77,11 @@ def _kernels(x: Tensor, weight: Tensor | None = None) -> CDLL | None:
     return _in_use if fits and (weight is None or weight.dtype == torch.float32) else None
 
 
+def fit(x: Tensor) -> bool:
+    """Whether kernels are in use for an array of this type and place."""
+    return _kernels(x) is not None
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / √(mean(x²) + eps) · weight`, over the last dimension; a kernel gives it in the type that matrix products take."""
     kernels = _kernels(x, weight)
@@ -125,11 +130,10 @@ def turn_heads(x: Tensor, weight: Tensor | None, eps: float, angles: tuple[Tenso
     return x if angles is None else turn(x, *angles)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, ranges: Ranges | None) -> Tensor | None:
-    """Attention where each query sees the keys of a range; None where there is no kernel for it."""
+def attend(q: Tensor, k: Tensor, v: Tensor, ranges: Ranges) -> Tensor:
+    """Attention where each query sees the keys of a range, for arrays that `fit`."""
     kernels = _kernels(q)
-    if kernels is None or ranges is None:
-        return None
+    assert kernels is not None
     return functions.Attend.apply(kernels, q, k, v, ranges, q.shape[-1] ** -0.5)
 
 
