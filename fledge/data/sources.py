@@ -161,7 +161,7 @@ def find(sources: Sequence[str]) -> list[Input]:
         if not inputs:
             raise ValueError(f"{path} holds no files")
         for one in inputs:
-            key = os.path.realpath(one.path) if one.place == "file" else one.path
+            key = os.path.realpath(one.path) if one.place == "file" and not one.problem else one.path
             known = found.get(key)
             found[key] = replace(known, named=known.named or one.named) if known else replace(one, origin=source)
     return list(found.values())

@@ -54,8 +54,10 @@ def listed(url: str) -> list[tuple[str, int, str]]:
 def _system(url: str) -> tuple[Any, str]:
     library = extra("fsspec", url)
     scheme = url.split("::")[-1].split(":")[0].lower()
-    for module in {"http": ["aiohttp"], "https": ["aiohttp"], "s3": ["s3fs"]}.get(scheme, []):
-        extra(module, url)
+    if scheme in ("http", "https"):
+        extra("aiohttp", url)
+    elif scheme == "s3":
+        extra("s3fs", url)
     try:
         return library.core.url_to_fs(url)
     except ImportError as error:
