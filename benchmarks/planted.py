@@ -29,7 +29,7 @@ def main() -> None:
         "with false alarms for at most 0.1 % of clean documents and no pair on both sides of the split"
     )
     runs = [{**counts, **found, "finder": options.finder, "seed": options.seed, "seconds": round(seconds, 1)}]
-    write("planted", claim, measured, runs, reached(counts), near=Near().said())
+    write("planted", claim, measured, runs, reached(counts), near=Near().said(), signatures=Near().facts())
     sys.exit(not reached(counts))
 
 

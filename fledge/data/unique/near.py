@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fledge.data.files import extra
 from fledge.data.unique.exact import Spread
 from fledge.data.unique.rows import Rows
 from fledge.data.unique.words import BATCH, batches, mixed, words
@@ -24,7 +25,7 @@ WAVE = 8  # bands whose candidates are verified before the next bands are looked
 REACH = 32  # neighbours in a bucket that each document is compared with
 PAIRS = 4096  # of one task of verification
 HELD = 1 << 24  # shingles held at once while pairs are verified: 128 MB
-GATHERED = 1 << 15  # pairs whose signatures are held at once: 25 MB
+GATHERED = 1 << 15  # pairs whose signatures are held at once: 40 MB
 DOUBT = 4  # standard errors below the threshold from which on an estimate is taken at its word
 
 
@@ -38,8 +39,8 @@ class Near:
 
     threshold: float = 0.45
     shingle: int = 3
-    recall: float = 0.95
-    permutations: int = 128
+    recall: float = 0.99
+    permutations: int = 160
     seed: int = 0
 
     def __post_init__(self):
@@ -228,13 +229,9 @@ def representatives(roots: np.ndarray, lengths: np.ndarray, keep: Literal["first
     return longest[roots]
 
 
-def _rensa() -> Any:
-    try:
-        import rensa
-
-        return rensa
-    except ImportError:
-        raise ValueError("near duplicates need rensa, which is not installed: pip install 'fledge[data]'") from None
+def _rensa():
+    purpose = "finding near duplicates"
+    return extra("rensa", purpose)
 
 
 def _fetched(text_of: Callable[[int], str], numbers: np.ndarray) -> Iterator[tuple[list[str], list[int]]]:

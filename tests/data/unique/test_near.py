@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -198,16 +199,23 @@ def test_pairs_of_long_texts_are_verified_with_few_held_at_once(monkeypatch):
 
 def test_bands_and_rows_follow_from_the_recall():
     near = Near()
-    assert (near.bands, near.rows) == (32, 3)
-    assert near.found(0.45) >= 0.95
-    assert (
-        "3-word shingles, exact Jaccard similarity of 0.45 or more; MinHash with 32 bands × 3 rows, which finds 95.30% at 0.45"
-        in near.said()
+    assert (near.bands, near.rows) == (49, 3)
+    assert near.found(0.45) >= 0.99
+    said = (
+        "3-word shingles, exact Jaccard similarity of 0.45 or more; MinHash with 49 bands × 3 rows, which finds 99.07% at 0.45, 100.00% at"
     )
-    assert Near(permutations=288).rows == 4
+    assert said in near.said()
+    assert Near(permutations=440).rows == 4
+    assert (Near(recall=0.95).bands, Near(recall=0.95).rows) == (32, 3)
     with pytest.raises(
-        ValueError, match=r"4 permutations do not find 95% of pairs of similarity 0\.45: take 6 or more, or a smaller recall"
+        ValueError, match=r"4 permutations do not find 99% of pairs of similarity 0\.45: take 8 or more, or a smaller recall"
     ):
         Near(permutations=4)
     with pytest.raises(ValueError, match=r"the threshold of near duplicates is 1\.5, but it lies between 0 and 1"):
         Near(threshold=1.5)
+
+
+def test_without_rensa_what_to_type_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    with pytest.raises(ValueError, match=r"finding near duplicates needs rensa, which is not installed: pip install 'fledge\[data\]'"):
+        Near().signatures(["some text"])
