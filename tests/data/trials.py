@@ -27,7 +27,7 @@ from fledge.text.tokenizer import Tokenizer
 from tests.faults import flip, swap, truncate
 from tests.train.trials import Trial
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 300.0  # seconds
 WORDS = ("river", "stone", "lamp", "winter", "bread", "harbour", "letter", "violin", "orchard", "mirror", "copper", "meadow")
 
 
