@@ -305,7 +305,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, name: str | Path) -> "Tokenizer":
-        """A tokenizer from a folder, a `tokenizer.json`, GPT-2's pair of files (`encoder.json`, `vocab.bpe`), or a name on the hub.
+        """A tokenizer from a folder, a name on the hub, or one file, as `fledge.text.published` reads them.
 
         Raises `FileNotFoundError` with the files that are needed and where to put them, `ValueError` for files that are no
         tokenizer or one in which text could spell a control token.

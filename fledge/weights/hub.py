@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fledge.text.files import HUB
 
-NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.bpe", "*.model"]
+NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.bpe", "*.model", "*.spm", "*.tiktoken"]
 
 
 def resolve(name: str | Path) -> Path:
