@@ -47,7 +47,9 @@ Tell = Callable[[Any], None]
 def different(one: Path, other: Path, step: int) -> int:
     """The bits in which the weights and optimiser states of two runs differ after `step` steps."""
     bits, places = 0, [folder / "run" / f"step-{step}" for folder in (one, other)]
-    for name in {path.name for place in places for path in place.glob("*.safetensors")}:
+    names = {path.name for place in places for path in place.glob("*.safetensors")}
+    assert names, f"there is no checkpoint of step {step}"
+    for name in names:
         a, b = (np.fromfile(place / name, np.uint8) for place in places)
         bits += 8 * abs(a.size - b.size) if a.size != b.size else int(np.bitwise_count(a ^ b).sum())
     return bits
