@@ -614,6 +614,7 @@ class _Run:
             self.done += more
             self.progress(stage, self.done, total)
 
+        self.progress(stage, done, total)
         return self.engine.map(task, orders, report)
 
     def looked(self, inputs: list[Input]) -> tuple[list[Piece], dict[str, list[int] | None]]:
@@ -674,6 +675,7 @@ class _Run:
     def fates(self, staged: list[Staged]) -> tuple[list[Staged], Fates]:
         """What becomes of each document; the pieces again, without repeated paragraphs if those are to go."""
         recipe, parts = self.recipe, [part for stage in staged for part in stage.parts]
+        self.progress("unique", 0, 1)
         hashes = Rows(tuple(part.array("hashes") for part in parts))
         pairs = exact_duplicates(hashes) if parts else np.zeros((0, 2), np.int64)
         fates = Fates([np.where(kept, TRAIN, DUPLICATE).astype(np.uint8) for kept in kept_masks(pairs, hashes)])

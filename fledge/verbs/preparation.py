@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 NAMELESS = "what has no name"  # a group, in sentences
 STAGES = {
-    "look": "looking for changes", "read": "reading", "compare": "comparing with evaluation files", "near": "looking for near duplicates",
-    "paragraphs": "taking out repeated paragraphs", "tokenizer": "learning a tokenizer", "tokenize": "tokenizing",
+    "look": "looking for changes", "read": "reading", "unique": "looking for duplicates", "compare": "comparing with evaluation files",
+    "near": "looking for near duplicates", "paragraphs": "taking out repeated paragraphs", "tokenizer": "learning a tokenizer",
+    "tokenize": "tokenizing",
 }  # fmt: skip
 
 
