@@ -145,7 +145,7 @@ def _write_part(path: Path, tensors: Mapping[str, Tensor], spread: Alone) -> tup
     mine = {name: spread.begins(owner(name), tensor) for name, tensor in tensors.items()}
     held = {name: tensors[name].detach().cpu().contiguous() for name, begins in mine.items() if begins is not None}
     whole = {name: [spread.cuts[owner(name)].shape if mine[name] else [], mine[name]] for name in held} if spread.size > 1 else {}
-    save_file(held, path, {"parts": json.dumps(whole)} if whole else None)
+    save_file(held, path, {"parts": json.dumps(whole, sort_keys=True)} if whole else None)
     return _told(path)
 
 
