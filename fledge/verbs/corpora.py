@@ -14,7 +14,7 @@ from fledge.arch.record import from_json, to_json
 from fledge.data.tables import counted
 from fledge.report import Example
 from fledge.verbs import terminal
-from fledge.verbs.sections import Examples, Facts, Section, Shown, Table, draw, lines_of, markdown
+from fledge.verbs.sections import Content, Examples, Facts, Section, Table, draw, lines_of, markdown
 
 if TYPE_CHECKING:
     from fledge.data.corpus import Corpus
@@ -109,7 +109,7 @@ class Described:
 
     def sources(self) -> Section:
         grouped = any(tally.group for tally in self.profile.tallies)
-        parts: list[Shown] = [self._by("group")] if grouped else []
+        parts: list[Content] = [self._by("group")] if grouped else []
         parts.append(self._by("source"))
         name = "group" if grouped else "source"
         kept = [tally for tally in self._kept(name)[:12] if tally.tokens]
@@ -181,7 +181,7 @@ class Described:
         own = Rate(f"this corpus's ({corpus.tokenizer.kind})", corpus.tokenizer.size, whole.bytes, whole.characters, whole.words,
                    whole.tokens - ends)  # fmt: skip
         columns = ("tokenizer", "vocabulary", "tokens", "tokens per byte", "tokens per word", "bytes per token")
-        parts: list[Shown] = [
+        parts: list[Content] = [
             Table("The split", ("", "documents", "bytes", "tokens"), splits),
             Table("All of the text", columns, [rate.row() for rate in (own, *plain_rates(own))]),
         ]
@@ -201,7 +201,7 @@ class Described:
     def cleaning(self) -> Section:
         found, shortened = self.facts["cleaning"], self.profile.shortened
         changed = sorted(found["changed"].items(), key=lambda item: (-abs(item[1]["bytes"]), item[0]))
-        parts: list[Shown] = []
+        parts: list[Content] = []
         if changed:
             rows = [(rule, count["documents"], count["times"], count["bytes"]) for rule, count in changed]
             parts.append(Table("What each rule changed", ("rule", "documents", "times", "bytes"), rows))
@@ -227,7 +227,7 @@ class Described:
         exact, near = self.profile.exact, self.profile.near
         by_reason = {tally.reason: tally.documents for tally in self.profile.sums("reason")}
         said = "Equal are documents that differ in white space or Unicode composition at most; the first of each group is kept."
-        parts: list[Shown] = [
+        parts: list[Content] = [
             f"Exact duplicates: {by_reason.get('duplicate', 0):,} left out. {said}", *copies("Exact duplicates", exact)
         ]  # fmt: skip
         settings = self.facts["settings"]["near"]
@@ -259,7 +259,7 @@ class Described:
             said = "No evaluation files were given: --without FILE leaves out documents that share 13 words in a row with them."
             return Section("Contamination by evaluations", (said,))
         count = sum(leaks.values())
-        parts: list[Shown] = [
+        parts: list[Content] = [
             f"{counted(count, 'document')} left out for 13 words in a row that stand in {counted(len(given), 'evaluation file')} too, "
             "or for a whole text of them that has fewer."
         ]
@@ -276,7 +276,7 @@ class Described:
             "How strange a document is, is measured in tokens for each byte, by this corpus's tokenizer, where it has 256 bytes or more: "
         )
         told += "many are needed for text unlike the rest (another language, code, noise), few for what repeats itself or is commonplace."
-        parts: list[Shown] = [seen_as("The longest documents", profile.longest)]
+        parts: list[Content] = [seen_as("The longest documents", profile.longest)]
         if dense:
             parts += [told, seen_as("The strangest: most tokens per byte", dense)]
         if sparse:

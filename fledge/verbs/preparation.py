@@ -82,7 +82,8 @@ def prepare(
     The same command again goes on where it was stopped, and brings a finished corpus up to date when the text has changed.
 
     Args:
-        source: files, folders or globs of text and tables, plain or compressed; general=wiki/ names a group of documents.
+        source: files, folders, globs, URLs or hub ids of text, tables, HTML, PDF, Word, EPUB, e-mail or crawls, plain, compressed or in
+            archives; general=wiki/ names a group of documents.
         out: the corpus folder.
         vocab: train a byte-level BPE of this many ids; by default about the square root of the text's bytes.
         tokenizer: with --vocab another kind, wordpiece or unigram; instead of training one: bytes, characters, gpt2, a hub id, or a

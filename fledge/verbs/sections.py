@@ -43,7 +43,7 @@ class Facts:
 
 Drawn = Callable[["Page"], None]
 """A chart, which stands on a page only: its numbers are those of a table beside it."""
-Shown = str | Facts | Table | Examples | Drawn
+Content = str | Facts | Table | Examples | Drawn
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Section:
     """A heading and what stands under it."""
 
     title: str
-    parts: tuple[Shown, ...]
+    parts: tuple[Content, ...]
 
 
 def draw(page: Page, sections: Sequence[Section]) -> None:
