@@ -18,7 +18,11 @@ from pathlib import Path
 import numpy as np
 from record import arguments
 
-PINNED = ("torch==2.13.0", "transformers==5.3.0", "accelerate==1.15.0", "litgpt==0.5.13", "tensorboard==2.21.0")
+PINNED = (
+    "torch==2.13.0", "transformers==5.3.0", "accelerate==1.15.0", "litgpt==0.5.13", "tensorboard==2.21.0", "datasets==5.0.1",
+    "tiktoken==0.14.0", "litdata==0.2.61",
+)  # fmt: skip
+UNWANTED = "torchvision"  # which litdata brings; made for another torch than the CPU's it ends every import of litgpt
 NANOGPT = ("https://github.com/karpathy/nanoGPT", "3adf61e154c3fe3fca428ad6bc3818b27a3b8291")
 WORKERS = Path(__file__).parent / "workers"
 
@@ -133,6 +137,7 @@ def main() -> None:
     place = Path(options.folder)
     venv.create(place / "env", with_pip=True)
     subprocess.run([place / "env/bin/python", "-m", "pip", "install", "-q", *PINNED], check=True)
+    subprocess.run([place / "env/bin/python", "-m", "pip", "uninstall", "-q", "-y", UNWANTED], check=True)
     if not (place / "nanoGPT").exists():
         subprocess.run(["git", "clone", "-q", NANOGPT[0], place / "nanoGPT"], check=True)
     subprocess.run(["git", "checkout", "-q", NANOGPT[1]], check=True, cwd=place / "nanoGPT")

@@ -1,4 +1,4 @@
-"""nanoGPT's own preparation of OpenWebText, its text unchanged but for where the documents come from; run by the peers' own Python."""
+"""nanoGPT's own preparation of OpenWebText but for where the documents come from and that they may be few; run by the peers' own Python."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from tiktoken_ext.openai_public import r50k_pat_str as _pattern
 enc = tiktoken.Encoding("gpt2", pat_str=_pattern, mergeable_ranks=_ranks(*{files!r}), special_tokens={{"<|endoftext|>": 50256}})
 """
 for was, becomes in (
+    ("total_batches = 1024", "total_batches = min(1024, len(dset))"),  # it has no way for fewer documents
     ("num_proc = 8", f"num_proc = {task['processes']}"),
     ('load_dataset("openwebtext", ', ours),
     ('enc = tiktoken.get_encoding("gpt2")', encoding),
