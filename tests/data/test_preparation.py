@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fledge.data import preparation
 from fledge.data.cleaning import LIGHT, Privacy
 from fledge.data.corpus import Corpus
 from fledge.data.documents import Document, Rejected
 from fledge.data.engine import Processes
-from fledge.data.preparation import Recipe, prepare
+from fledge.data.preparation import Recipe, Work, prepare, stages, writing
 from fledge.data.profile import Profile
 from fledge.data.sources import find
 from fledge.data.unique.near import Near
@@ -119,7 +118,7 @@ def test_another_corpus_is_replaced_if_asked(tmp_path):
 
 def test_a_failure_leaves_what_was_finished_and_the_next_run_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(preparation, "seal", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        patched.setattr(writing, "seal", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             prepare(documents(20), tmp_path / "c", Recipe(512))
     assert [path.name for path in tmp_path.iterdir()] == [".c.work"]
@@ -155,14 +154,14 @@ def test_shards_are_the_same_for_any_number_of_workers(tmp_path):
 def test_an_added_file_costs_little_more_than_itself(tmp_path, monkeypatch):
     folder, tasks = notes(tmp_path / "notes"), list[str]()
     for name in ("read_piece", "tokenize_part"):
-        work = getattr(preparation, name)
+        work = getattr(stages, name)
 
         def spied(order, report, work=work, name=name):
             stood = name == "tokenize_part" and order.folder.exists()
             tasks.extend([] if stood else [name])
             return work(order, report)
 
-        monkeypatch.setattr(preparation, name, spied)
+        monkeypatch.setattr(stages, name, spied)
 
     def made(name: str, keep: bool = True) -> Corpus:
         tasks.clear()
@@ -204,7 +203,7 @@ def test_a_damaged_corpus_is_made_again_from_what_is_kept(tmp_path):
 
 
 def test_only_one_run_prepares_a_corpus(tmp_path):
-    with preparation.Work(tmp_path / "c").used(False), pytest.raises(ValueError, match="another process"):
+    with Work(tmp_path / "c").used(False), pytest.raises(ValueError, match="another process"):
         prepare(documents(20), tmp_path / "c")
 
 
