@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fledge.verbs import terminal
-from fledge.verbs.finetune import Classified, ClassifierJob, Instructed, InstructJob
+from fledge.verbs.finetune.classifying import Classified, ClassifierJob
+from fledge.verbs.finetune.instructing import Instructed, InstructJob
 from fledge.verbs.machine import look
 from fledge.verbs.preparation import corpus_of
 from fledge.verbs.pretraining import Budget, Pretrained, Validation, planned, raise_model

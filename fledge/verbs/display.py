@@ -120,7 +120,7 @@ def show_conversations(name: str, model: Name, rows: int) -> Shown:
     """The loss lens: the tokens of conversations, those that are trained on in brackets (green in a terminal)."""
     from fledge.data.instructions import lint, read_instructions, tokenized
     from fledge.text import FORMATS
-    from fledge.verbs.finetune import default_format
+    from fledge.verbs.finetune.instructing import default_format
     from fledge.verbs.session import open_parent
 
     parent = open_parent(model)

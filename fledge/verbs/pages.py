@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from fledge.report import Page
     from fledge.train.loop import State
     from fledge.verbs.demonstration import Demonstrated
-    from fledge.verbs.finetune import Classified, Instructed, InstructJob
-    from fledge.verbs.pairing import Paired
+    from fledge.verbs.finetune.classifying import Classified
+    from fledge.verbs.finetune.instructing import Instructed, InstructJob
+    from fledge.verbs.finetune.pairing import Paired
     from fledge.verbs.pretraining import Pretrained
 
 LIVE_EVERY = 5.0  # seconds between two writings of a live page, at least

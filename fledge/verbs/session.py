@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -177,6 +178,11 @@ def refuse_unknown(value: str, kind: Any, flag: str) -> None:
     """Raise `ValueError` for a value that is none of a `Literal`'s; the command line has asked before, Python has not."""
     if value not in get_args(kind):
         raise ValueError(f"{flag} {value!r} is unknown{did_you_mean(value, get_args(kind))}")
+
+
+def fingerprint(rows: Any) -> str:
+    """SHA-256 of all that is learned from, in its order, as JSON."""
+    return hashlib.sha256(json.dumps(to_json(rows)).encode()).hexdigest()
 
 
 def refuse_other_data(out: Path, begun: Run, fingerprint: str) -> None:

@@ -9,7 +9,7 @@ import transformers
 
 import fledge
 from fledge.data import parallel
-from fledge.verbs.pairing import EXAMPLES, PairsJob
+from fledge.verbs.finetune.pairing import EXAMPLES, PairsJob
 from fledge.verbs.session import open_worded
 
 SMALL = ["arch.width=48", "arch.heads=4", "arch.depth=1", "arch.dropout=0.0"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +29,7 @@ from fledge.verbs.session import (
     arch_of,
     asked_of,
     begun_run,
+    fingerprint,
     framing_for,
     open_worded,
     preset_of,
@@ -231,7 +230,7 @@ class PairsJob:
         tokenizer, training, held_out = self.parent.tokenizer, self.training, self.held_out
         begun = begun_run(out, asked)
         run = begun or self.planned(machine, settings)
-        refuse_other_data(out, run, fingerprint(training))
+        refuse_other_data(out, run, fingerprint([training.sources, training.targets]))
         model, start = self.parent.with_arch(run.arch).network, run.arch.start or 0
         context, rows = run.batch.context, run.batch.rows
         batches = Pairs(training.sources, training.targets, tokenizer, start, context, rows, machine.seed, run.batch.accumulate)
@@ -291,8 +290,9 @@ class PairsJob:
         steps = self.epochs * per_epoch
         optimizer = optimizer_for(self.parent.arch) if self.anew else finetuning_optimizer(self.parent.optimizer)
         schedule = InverseRoot(min(4000, max(1, steps // 10))) if self.anew else Stable(min(50, per_epoch), 0.5)
+        data = Data((), fingerprint([self.training.sources, self.training.targets]), "pairs", smoothing=self.smoothing)
         run = Run(
-            self.parent.arch, Data((), fingerprint(self.training), "pairs", smoothing=self.smoothing), Batch(rows, 1, context), optimizer,
+            self.parent.arch, data, Batch(rows, 1, context), optimizer,
             schedule, Plan(steps), Save(evaluate=max(1, per_epoch // 2) if self.seconds is None else 0, patience=6), machine,
         )  # fmt: skip
         return applied(run, settings)
@@ -336,9 +336,3 @@ class PairsJob:
 
         targets = self.held_out.targets[: len(written)]
         return (bleu(written, targets), *rouge(written, targets)) if installed() else ()
-
-
-def fingerprint(data: Parallel) -> str:
-    """SHA-256 of all that is learned from, in its order, as JSON."""
-    rows: Sequence[Any] = [data.sources, data.targets]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,7 @@
+"""`finetune`: a copy of a model becomes a classifier, an assistant, a translator; one module for each."""
+
+from fledge.verbs.finetune.classifying import classify
+from fledge.verbs.finetune.instructing import instruct
+from fledge.verbs.finetune.pairing import pairs
+
+__all__ = ["classify", "instruct", "pairs"]
