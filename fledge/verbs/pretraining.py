@@ -406,11 +406,10 @@ def raise_model(
     from fledge.data.batches import first_tokens, seed_of
     from fledge.data.mixing import Mixture
     from fledge.data.packing import Packed
-    from fledge.model import Transformer, initialise
+    from fledge.model import Transformer, initialise, shell
     from fledge.train.loop import on_machine
     from fledge.train.objective import PredictTokens
     from fledge.train.parallel import ranks
-    from fledge.train.parallel.engine import on_meta
     from fledge.train.training import train, validate
     from fledge.verbs.corpora import data_card
 
@@ -426,7 +425,7 @@ def raise_model(
     if parent is not None:
         model = parent.with_arch(run.arch).network
     else:
-        model = on_meta(run.arch) if ranks.ranks() > 1 else initialise(Transformer(run.arch), run.machine.seed)
+        model = shell(run.arch) if ranks.ranks() > 1 else initialise(Transformer(run.arch), run.machine.seed)
     tokenizer = parent.tokenizer if parent is not None else framing_for(tuple(run.arch.stacks), corpus.tokenizer)
     start, accumulate = run.arch.start or 0, run.batch.accumulate
     seeds = {name: seed_of(run.machine.seed, name) if mix else run.machine.seed for name in texts}

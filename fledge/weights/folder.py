@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fledge.arch import Arch, Words
 from fledge.arch.record import did_you_mean, differences
-from fledge.model import Transformer
+from fledge.model import Transformer, shell
 from fledge.text.chat import FORMATS
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.families import FAMILIES, Family, family_name, family_of, plain
@@ -19,7 +19,6 @@ from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read
 from fledge.weights.hub import resolve
 from fledge.weights.rules import claim, read, write
 from fledge.weights.sentences import LIMIT, MODULES, POOLING, read_sentences, write_sentences
-from fledge.weights.shell import shell
 from fledge.weights.staging import finish, replacing
 
 CONFIG, FACTS, GENERATION, TEMPLATE, CARD = "config.json", "fledge.json", "generation_config.json", "chat_template.jinja", "README.md"

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from fledge.arch import Arch, Classes, parameter_count
-from fledge.model import Transformer, initialise, starting_weights
+from fledge.model import Transformer, initialise, shell, starting_weights
 from fledge.presets import gpt2
 from fledge.presets.shapes import gemma3, modernbert, qwen3, t5
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
-from fledge.train.parallel.engine import deal, materialise, mesh_of, on_meta, recompute, spread_out
+from fledge.train.parallel.engine import deal, materialise, mesh_of, recompute, spread_out
 from fledge.train.parallel.tracing import Layout, Trace, least_depth, sample, traced, traced_whole
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
 from tests.train.families import CONTEXT, FAMILIES
@@ -39,7 +39,7 @@ def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
         if layout.ranks > 1:
             spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
             materialise(model, "cpu")
-            deal(model, starting_weights(on_meta(arch)))
+            deal(model, starting_weights(shell(arch)))
         if layout.recompute:
             recompute(model)
         state = State(0, Plan(3), model, Optimizer(model, recipe))

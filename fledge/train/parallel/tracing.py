@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fledge.arch import Arch, Words
 from fledge.data.batches import IGNORED, Batch, Source
-from fledge.model import Transformer
+from fledge.model import Transformer, shell
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Muon as OurMuon
 from fledge.train.optimizer import Optimizer
-from fledge.train.parallel.engine import materialise, mesh_of, on_meta, recompute, spread_out
+from fledge.train.parallel.engine import materialise, mesh_of, recompute, spread_out
 from fledge.train.parallel.ledger import KINDS, Kind, Ledger
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
 
@@ -116,7 +116,7 @@ def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon,
     """The same by tracing all layers."""
     with alone_among(layout.ranks), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of norms: it is about speed
-        model = on_meta(arch)
+        model = shell(arch)
         if layout.ranks > 1:
             spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
         if layout.recompute:
