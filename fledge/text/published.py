@@ -1,6 +1,6 @@
 """Tokenizers as others publish them: each kind of file as a `tokenizers` object with the ids that its makers' code gives."""
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +9,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
-from fledge.text.files import Files
+from fledge.text.files import Files, content_of, read_object
 from fledge.text.ranks import END, read_ranks
-from fledge.text.sentencepiece import CONTROL, UNKNOWN, Piece, SentencePiece, with_rounded_scores
+from fledge.text.sentencepiece import CONTROL, SPACE, UNKNOWN, Piece, SentencePiece, with_rounded_scores
 from fledge.text.wordpiece import read_vocabulary
 
 Read = tuple[tokenizers.Tokenizer, dict[str, Any]]
@@ -46,6 +46,7 @@ CLASSES = {
     "spiece.model": "T5", "tokenizer.model": "Llama", "sentencepiece.bpe.model": "XLMRoberta",
 }  # fmt: skip
 BERTS = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "LayoutLM", "Funnel", "SqueezeBert", "RetriBert", "Lxmert")
+SENTINEL = re.compile(f"{SPACE}?<extra_id_[0-9]+>")  # mT5's are pieces, each with a blank before it (vocabularies.py of google/seqio)
 KEPT = ("additional_special_tokens", "chat_template", "model_max_length")
 
 
@@ -54,14 +55,8 @@ def read_published(files: Files) -> Read:
 
     Raises `ValueError` with what is wrong about a file, or `OSError`.
     """
-    config = _object(files.config) if files.config else {}
+    config = read_object(files.config) if files.config else {}
     first = files.model[0]
-    if len(files.model) == 3:
-        raise ValueError(
-            f"{first.parent} holds Marian's two vocabularies, {' and '.join(path.name for path in files.model[:2])}: one for what is read, "
-            "one for what is written, but a model of fledge has one tokenizer for both. Train a translator with one: "
-            "fledge finetune pairs DATA --arch transformer-base"
-        )
     if len(files.model) == 2:
         return byte_pairs(*files.model), config
     if first.suffix == ".json":
@@ -98,7 +93,8 @@ def _sentence_pieces(model: SentencePiece, frame: Frame, config: Mapping[str, An
     names |= _kept(config)
     later = {int(number): token for number, token in config.get("added_tokens_decoder", {}).items()}
     special = [token["content"] for token in later.values() if token.get("special")]
-    backend = model.backend({*special, *map(_text, config.get("additional_special_tokens") or [])} - {""})
+    special += [piece.text for piece in model.pieces if SENTINEL.fullmatch(piece.text)]
+    backend = model.backend({*special, *map(content_of, config.get("additional_special_tokens") or [])} - {""})
     sentinels = config.get("extra_ids", frame.sentinels) if frame.sentinels else 0
     backend.add_special_tokens([f"<extra_id_{n}>" for n in reversed(range(sentinels))])
     for number, token in sorted(later.items()):
@@ -106,8 +102,8 @@ def _sentence_pieces(model: SentencePiece, frame: Frame, config: Mapping[str, An
             backend.add_tokens([AddedToken(token["content"], special=bool(token.get("special")), normalized=False)])
         if (given := backend.token_to_id(token["content"])) != number:
             raise ValueError(f"tokenizer_config.json says that {token['content']!r} is token {number}, but it follows as {given}")
-    before = [_text(names.get("bos_token"))] if frame.opening and config.get("add_bos_token", True) else []
-    after = [_text(names.get("eos_token"))] if config.get("add_eos_token", frame.closing) else []
+    before = [content_of(names.get("bos_token"))] if frame.opening and config.get("add_bos_token", True) else []
+    after = [content_of(names.get("eos_token"))] if config.get("add_eos_token", frame.closing) else []
     ids = [(name, backend.token_to_id(name)) for name in dict.fromkeys(before + after)]
     if any(number is None for _, number in ids):
         raise ValueError(f"{' or '.join(name or 'a token' for name, number in ids if number is None)} is to frame a text, but is no piece")
@@ -129,7 +125,7 @@ def _class(files: Files, config: Mapping[str, Any]) -> str | None:
         plain = named.removesuffix("Fast").removesuffix("Tokenizer")
         if plain not in ("PreTrained", "TokenizersBackend"):
             return plain
-    kind = _object(files.described).get("model_type") if files.described else None
+    kind = read_object(files.described).get("model_type") if files.described else None
     return CLASSES.get(kind or "") or CLASSES.get(files.model[0].name)
 
 
@@ -137,14 +133,3 @@ def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """Names of tokens and what goes with the text: the rest stands in tokenizer.json once it is written."""
     named = {name: value for name, value in config.items() if name.endswith("_token") and not name.startswith("add_") and value}
     return named | {name: config[name] for name in KEPT if config.get(name)}
-
-
-def _text(entry: Any) -> str:
-    return (entry.get("content") if isinstance(entry, dict) else entry) or ""
-
-
-def _object(path: Path) -> dict[str, Any]:
-    read = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} holds a {type(read).__name__}, but a JSON object is needed")
-    return read
