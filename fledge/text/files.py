@@ -19,17 +19,20 @@ MODELS = (
     ("vocab.txt",),  # BERT
     MARIAN,
 )
-TOKENIZER_CONFIG, DESCRIBED = "tokenizer_config.json", "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+BESIDE = (TOKENIZER_CONFIG, "config.json", "added_tokens.json", "special_tokens_map.json")
 HUB = {"gpt2": "openai-community/gpt2"}
 
 
 @dataclass(frozen=True)
 class Files:
-    """`model`: those of one of `MODELS`, or one like them; `config` and `described`: tokenizer_config.json and config.json beside it."""
+    """`model`: those of one of `MODELS`, or one like them; the others: what there is of `BESIDE`, in its order."""
 
     model: tuple[Path, ...]
     config: Path | None = None
     described: Path | None = None
+    added: Path | None = None
+    named: Path | None = None
 
 
 def tokenizer_files(name: str | Path) -> Files:
@@ -70,8 +73,7 @@ def _in_folder(folder: Path) -> Files | None:
 
 
 def _beside(model: tuple[Path, ...]) -> Files:
-    config, described = (model[0].parent / name for name in (TOKENIZER_CONFIG, DESCRIBED))
-    return Files(model, config if config.is_file() else None, described if described.is_file() else None)
+    return Files(model, *(path if path.is_file() else None for path in (model[0].parent / name for name in BESIDE)))
 
 
 def _on_hub(name: str) -> Files | None:
@@ -81,10 +83,11 @@ def _on_hub(name: str) -> Files | None:
     repositories = dict.fromkeys((name, HUB.get(name, name)))
     for repository in repositories:
         for names in MODELS:
-            paths = [try_to_load_from_cache(repository, file) for file in (*names, TOKENIZER_CONFIG, DESCRIBED)]
-            model = tuple(Path(path) for path in paths[:-2] if isinstance(path, str))
+            cached = [try_to_load_from_cache(repository, file) for file in (*names, *BESIDE)]
+            paths = [Path(path) if isinstance(path, str) else None for path in cached]
+            model = tuple(path for path in paths[: len(names)] if path)
             if len(model) == len(names):
-                return Files(model, *(Path(path) if isinstance(path, str) else None for path in paths[-2:]))
+                return Files(model, *paths[len(names) :])
     if constants.HF_HUB_OFFLINE:
         return None
 
@@ -100,7 +103,7 @@ def _on_hub(name: str) -> Files | None:
         for names in MODELS:
             model = tuple(path for path in map(download, names) if path)
             if len(model) == len(names):
-                return Files(model, download(TOKENIZER_CONFIG), download(DESCRIBED))
+                return Files(model, *map(download, BESIDE))
     return None
 
 

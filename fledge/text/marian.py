@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, processors
 
-from fledge.text.files import MARIAN, TOKENIZER_CONFIG, Files, content_of, read_object
+from fledge.text.files import MARIAN, Files, content_of, read_object
 from fledge.text.sentencepiece import CONTROL, MANY, SPACE, UNIGRAM, SentencePiece
 from fledge.text.tokenizer import Tokenizer
 
@@ -51,10 +51,11 @@ class MarianTokenizer(Tokenizer):
             raise ValueError(f"{listed} is to number each piece, from 0 on, and no two alike")
         names = {field: content_of(config.get(field)) or usual for field, usual in SPECIAL.items()}
         added = [content_of(token) for token in config.get("added_tokens_decoder", {}).values()]
+        added += read_object(files.added) if files.added else []
         if missing := [name for name in (*names.values(), *added) if name not in vocabulary]:
             raise ValueError(
                 f"{listed} has no piece {', '.join(dict.fromkeys(missing))}: it needs {', '.join(names.values())}, "
-                f"and what {TOKENIZER_CONFIG} adds"
+                "and what other files of the folder add to it"
             )
         contents = (source.read_bytes(), target.read_bytes())
         read = [_pieces(*side) for side in zip(contents, (source, target), strict=True)]

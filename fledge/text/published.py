@@ -47,6 +47,7 @@ CLASSES = {
 }  # fmt: skip
 BERTS = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "LayoutLM", "Funnel", "SqueezeBert", "RetriBert", "Lxmert")
 SENTINEL = re.compile(f"{SPACE}?<extra_id_[0-9]+>")  # mT5's are pieces, each with a blank before it (vocabularies.py of google/seqio)
+NAMED = (*(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")), "additional_special_tokens")
 KEPT = ("additional_special_tokens", "chat_template", "model_max_length")
 
 
@@ -58,7 +59,7 @@ def read_published(files: Files) -> Read:
     config = read_object(files.config) if files.config else {}
     first = files.model[0]
     if len(files.model) == 2:
-        return byte_pairs(*files.model), config
+        return with_added(byte_pairs(*files.model), _added(files, config)), config
     if first.suffix == ".json":
         return with_rounded_scores(tokenizers.Tokenizer.from_file(str(first))), config
     if first.suffix == ".tiktoken":
@@ -68,13 +69,13 @@ def read_published(files: Files) -> Read:
         if name and name not in BERTS:
             raise ValueError(f"{first}: how a {name}Tokenizer reads a {first.name} is not known: give a folder with its tokenizer.json")
         backend, names = read_vocabulary(first, config)
-        return backend, names | _kept(config)
+        return with_added(backend, _added(files, config)), names | _kept(config)
     if name and name not in FRAMES:
         raise ValueError(
             f"{first}: how a {name}Tokenizer numbers and frames its pieces is not known (known are {', '.join(FRAMES)}): "
             "give a folder with its tokenizer.json"
         )
-    return _sentence_pieces(SentencePiece.read(first), FRAMES[name] if name else Frame(), config)
+    return _sentence_pieces(SentencePiece.read(first), FRAMES[name] if name else Frame(), config, _added(files, config))
 
 
 def byte_pairs(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
@@ -86,22 +87,48 @@ def byte_pairs(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _sentence_pieces(model: SentencePiece, frame: Frame, config: Mapping[str, Any]) -> Read:
+def with_added(backend: tokenizers.Tokenizer, added: Mapping[int, AddedToken]) -> tokenizers.Tokenizer:
+    """`backend` with these tokens behind its own; raises `ValueError` where one would get another id."""
+    there = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for number, token in sorted(added.items()):
+        if token.content not in there:
+            backend.add_tokens([token])
+        if (given := backend.token_to_id(token.content)) != number:
+            raise ValueError(
+                f"{token.content!r} is to be token {number}, but it follows as {given}: this is not the vocabulary it was added to"
+            )
+    return backend
+
+
+def _added(files: Files, config: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """What was added to a vocabulary, by id: in tokenizer_config.json, or in added_tokens.json, where those with a name are special."""
+    if "added_tokens_decoder" in config or files.added is None:
+        told = config.get("added_tokens_decoder", {}).items()
+        return {
+            int(number): AddedToken(token["content"], special=bool(token.get("special")), normalized=bool(token.get("normalized")))
+            for number, token in told
+        }
+    named = read_object(files.named) if files.named else {}
+    values = [of[name] for of in (config, named) for name in NAMED if name in of]
+    special = {content_of(token) for value in values for token in (value if isinstance(value, list) else [value])}
+    return {
+        number: AddedToken(text, special=text in special, normalized=text not in special)
+        for text, number in read_object(files.added).items()
+    }
+
+
+def _sentence_pieces(model: SentencePiece, frame: Frame, config: Mapping[str, Any], added: Mapping[int, AddedToken]) -> Read:
     if frame.fairseq:
         model = _as_fairseq(model)
     names = {f"{name}_token": piece for name, piece in model.special.items()} | ({"mask_token": "<mask>"} if frame.fairseq else {})
     names |= _kept(config)
-    later = {int(number): token for number, token in config.get("added_tokens_decoder", {}).items()}
-    special = [token["content"] for token in later.values() if token.get("special")]
+    special = [token.content for token in added.values() if token.special]
     special += [piece.text for piece in model.pieces if SENTINEL.fullmatch(piece.text)]
     backend = model.backend({*special, *map(content_of, config.get("additional_special_tokens") or [])} - {""})
     sentinels = config.get("extra_ids", frame.sentinels) if frame.sentinels else 0
     backend.add_special_tokens([f"<extra_id_{n}>" for n in reversed(range(sentinels))])
-    for number, token in sorted(later.items()):
-        if backend.token_to_id(token["content"]) is None:
-            backend.add_tokens([AddedToken(token["content"], special=bool(token.get("special")), normalized=False)])
-        if (given := backend.token_to_id(token["content"])) != number:
-            raise ValueError(f"tokenizer_config.json says that {token['content']!r} is token {number}, but it follows as {given}")
+    # As they stand in a text: a normalizer puts a blank before each part.
+    with_added(backend, {number: AddedToken(token.content, special=token.special, normalized=False) for number, token in added.items()})
     before = [content_of(names.get("bos_token"))] if frame.opening and config.get("add_bos_token", True) else []
     after = [content_of(names.get("eos_token"))] if config.get("add_eos_token", frame.closing) else []
     ids = [(name, backend.token_to_id(name)) for name in dict.fromkeys(before + after)]

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,7 +194,7 @@ class Tokenizer:
         first = _steps(json.loads(self.backend.normalizer.__getstate__()))[0]
         if first["type"] != "Precompiled":
             return None
-        return Charsmap(base64.b64decode(first["precompiled_charsmap"]), self._verbatim)
+        return _charsmap(base64.b64decode(first["precompiled_charsmap"]), tuple(self._verbatim))
 
     @property
     def _verbatim(self) -> list[str]:
@@ -375,6 +375,12 @@ class Tokenizer:
 
     def _first(self, *names: str, default: int) -> int:
         return next((self.controls[name] for name in names if name in self.controls), default)
+
+
+@lru_cache(maxsize=4)
+def _charsmap(blob: bytes, kept: tuple[str, ...]) -> Charsmap:
+    """One for all tokenizers with this map, for it takes a second to read; most have the same."""
+    return Charsmap(blob, kept)
 
 
 def _steps(normalizer: dict) -> list[dict]:
