@@ -14,6 +14,7 @@ from fledge.arch.record import from_json
 from fledge.data.documents import remarks
 from fledge.data.files import sync
 from fledge.data.tables import counted
+from fledge.text.files import MARIAN
 from fledge.text.tokenizer import Tokenizer
 
 FORMAT = 3
@@ -336,7 +337,8 @@ def _facts(folder: Path, wanted: dict[str, tuple[str, int]]) -> dict[str, Any]:
     if facts["format"] != FORMAT:
         raise ValueError(f"{folder} has corpus format {facts['format']}, but this fledge reads {FORMAT}: prepare the corpus again")
     shards = [f"{shard}.{ending}" for split in facts["splits"].values() for shard in split for ending in ("bin", "idx")]
-    for name in [*shards, "tokenizer.json", PROFILE]:
+    words = MARIAN if MARIAN[0] in wanted else ("tokenizer.json",)
+    for name in [*shards, *words, PROFILE]:
         if name not in wanted:
             raise ValueError(f"{folder / MANIFEST} does not name {name}: prepare the corpus again")
     return facts

@@ -7,16 +7,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from fledge.text.bulk import BYTES, LLAMA3, bulk_encoder
-from fledge.text.files import tokenizer_files
+from fledge.text.files import MARIAN, content_of, tokenizer_files
 from fledge.text.published import read_published
 from fledge.text.sentencepiece import SPACE, Charsmap, guard, learn_pieces
 from fledge.text.wordpiece import learn_word_pieces
@@ -59,11 +59,11 @@ class Tokenizer:
         self.controls = {token.content: number for number, token in backend.get_added_tokens_decoder().items() if token.special}
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.end_of_text = self._end_of_text()
-        self.pad = self._first("<|pad|>", _token_text(self.config.get("pad_token")), default=self.end_of_text)
-        mask = self._first("<|mask|>", _token_text(self.config.get("mask_token")), "[MASK]", "<mask>", default=-1)
+        self.pad = self._first("<|pad|>", content_of(self.config.get("pad_token")), default=self.end_of_text)
+        mask = self._first("<|mask|>", content_of(self.config.get("mask_token")), "[MASK]", "<mask>", default=-1)
         self.mask = None if mask < 0 else mask
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Tokenizer._from_json, (self.backend.to_str(), self.config)
 
     @classmethod
@@ -90,7 +90,8 @@ class Tokenizer:
     @cached_property
     def sentinels(self) -> list[int]:
         """The control tokens `<extra_id_0>`, `<extra_id_1>`, ... that stand for spans of a text, in this order; none if it has none."""
-        return [number for n in range(100) if (number := self.special(f"<extra_id_{n}>")) is not None]
+        names = (name for n in range(100) for name in (f"<extra_id_{n}>", f"{SPACE}<extra_id_{n}>"))
+        return [number for name in names if (number := self.special(name)) is not None]
 
     @cached_property
     def opening(self) -> list[int]:
@@ -118,7 +119,15 @@ class Tokenizer:
         end = next(name for name, number in self.controls.items() if number == self.end_of_text)
         template = [*([end] if opening else []), "$A", *([end] if closing else [])]
         backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[(end, self.end_of_text)])
+        return self._with(backend)
+
+    def _with(self, backend: tokenizers.Tokenizer) -> "Tokenizer":
         return Tokenizer(backend, self.config)
+
+    @property
+    def target(self) -> "Tokenizer":
+        """What encodes the targets of pairs: the same, unless what is written is cut otherwise than what is read."""
+        return self
 
     def words(self, tokens: Sequence[int]) -> list[int]:
         """The number of the word that each token is a part of; of a control token, and of what is no letter or digit, its own.
@@ -168,6 +177,10 @@ class Tokenizer:
             return self._bulk(texts, threads)
         return [np.array(encoding.ids, np.uint32) for encoding in self._direct.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def named(self, texts: list[str]) -> list[list[str]]:
+        """The tokens of each text by name, of Unigram what is unknown as it stands in the text."""
+        return [encoding.tokens for encoding in self._direct.encode_batch(list(map(self._read, texts)), add_special_tokens=False)]
+
     def _read(self, text: str) -> str:
         """Text as the model below is to see it: Unicode, and in a tokenizer of SentencePiece's mapped as that maps it."""
         text = _unicode(text)
@@ -181,7 +194,7 @@ class Tokenizer:
         first = _steps(json.loads(self.backend.normalizer.__getstate__()))[0]
         if first["type"] != "Precompiled":
             return None
-        return Charsmap(base64.b64decode(first["precompiled_charsmap"]), self._verbatim)
+        return _charsmap(base64.b64decode(first["precompiled_charsmap"]), tuple(self._verbatim))
 
     @property
     def _verbatim(self) -> list[str]:
@@ -231,7 +244,10 @@ class Tokenizer:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def save(self, folder: Path, context: int | None = None) -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json`, as transformers opens them; `context`, in tokens, is `model_max_length`."""
+        """Writes `tokenizer_config.json` and `tokenizer.json` (or what else stands for it), as transformers opens them.
+
+        `context`, in tokens, is `model_max_length`.
+        """
         names = {number: name for name, number in self.controls.items()}
         config = {
             "backend": "tokenizers",
@@ -244,8 +260,12 @@ class Tokenizer:
             **({"model_max_length": context} if context else {}),
         }
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        for name, contents in self._files().items():
+            (Path(folder) / name).write_bytes(contents)
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _files(self) -> dict[str, bytes]:
+        return {"tokenizer.json": self.backend.to_str(pretty=True).encode()}
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int, kind: Kind = "bpe") -> "Tokenizer":
@@ -312,8 +332,12 @@ class Tokenizer:
         """
         files = tokenizer_files(name)
         try:
+            if tuple(path.name for path in files.model) == MARIAN:
+                from fledge.text.marian import MarianTokenizer  # a Tokenizer itself
+
+                return MarianTokenizer.read(files)
             backend, config = read_published(files)
-        except OSError:
+        except (OSError, ValueError):
             raise
         except Exception as reason:  # tokenizers raises bare Exceptions
             raise ValueError(
@@ -341,7 +365,7 @@ class Tokenizer:
         return [name for name in spelled if self.controls[name] != unknown]
 
     def _end_of_text(self) -> int:
-        named = _token_text(self.config.get("eos_token"))
+        named = content_of(self.config.get("eos_token"))
         end = self._first(named, *ENDS, default=-1)
         if end < 0:
             raise ValueError(
@@ -349,8 +373,14 @@ class Tokenizer:
             )
         return end
 
-    def _first(self, *names: str | None, default: int) -> int:
+    def _first(self, *names: str, default: int) -> int:
         return next((self.controls[name] for name in names if name in self.controls), default)
+
+
+@lru_cache(maxsize=4)
+def _charsmap(blob: bytes, kept: tuple[str, ...]) -> Charsmap:
+    """One for all tokenizers with this map, for it takes a second to read; most have the same."""
+    return Charsmap(blob, kept)
 
 
 def _steps(normalizer: dict) -> list[dict]:
@@ -362,11 +392,6 @@ def _in_word(character: str) -> bool:
     """Whether a character of a vocabulary, which of a byte-level one is a byte, is a part of a word."""
     byte = BYTES.get(character)
     return character.isalnum() if byte is None else byte >= 128 or chr(byte).isalnum()
-
-
-def _token_text(entry: str | dict | None) -> str | None:
-    """tokenizer_config.json names a token by its text or as a record with its `content`."""
-    return entry.get("content") if isinstance(entry, dict) else entry
 
 
 def _unicode(text: str) -> str:

@@ -13,6 +13,7 @@ from fledge.arch import Arch, Words
 from fledge.arch.record import did_you_mean, differences
 from fledge.model import Transformer, shell
 from fledge.text.chat import FORMATS
+from fledge.text.files import MARIAN
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.families import FAMILIES, Family, family_name, family_of, plain
 from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, room_for, save_tensors, sha256, write_json
@@ -57,7 +58,7 @@ class ModelFolder:
         tokenizer = Tokenizer.load(path)
         given, stands = facts.get("tokenizer"), tokenizer.fingerprint()
         if given not in (None, stands):
-            raise ValueError(f"{path}: {FACTS} belongs to the tokenizer with fingerprint {given}, but tokenizer.json has {stands}")
+            raise ValueError(f"{path}: {FACTS} belongs to the tokenizer with fingerprint {given}, but the one beside it has {stands}")
         check_vocabulary(arch, tokenizer)
         if (path / GENERATION).is_file():
             facts["generation"] = read_json(path / GENERATION)
@@ -121,7 +122,7 @@ def save_model(
     name = family_name(arch, facts.get("names"))
     rules = FAMILIES[name].table(arch)
     size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-    owned = (WHOLE, INDEX, SHARDS, TEMPLATE, GENERATION, MODULES, LIMIT, POOLING)
+    owned = (WHOLE, INDEX, SHARDS, "tokenizer.json", *MARIAN, TEMPLATE, GENERATION, MODULES, LIMIT, POOLING)
     with replacing(folder, *owned) as stage, room_for("the model", size, folder):
         weights = save_tensors(
             ((name, tensor.detach().to("cpu", dtype)) for name, tensor in write(rules, model.state_dict())), stage, shard_bytes
