@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from fledge import __version__, verbs
 from fledge.verbs import terminal
-from fledge.verbs.session import command
+from fledge.verbs.session import REFUSALS, command
 
 RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
 
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(f"stopped. This goes on:{again}" if goes_on else "stopped.", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError) as bad:
+    except REFUSALS as bad:
         return complain(sentence(bad), 2)
     except (OSError, FloatingPointError) as failed:
         return complain(sentence(failed), 1)

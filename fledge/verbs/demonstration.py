@@ -244,9 +244,10 @@ def pretrained(corpus: Corpus, out: Path, budget: Budget, machine: Machine, aske
 
 def show_rivals(base: Pretrained, rivals: tuple[Rival, ...]) -> None:
     assert isinstance(base.validation, Validation)
-    bits = base.validation.bits_per_byte
+    bits, share = base.validation.bits_per_byte, base.validation.share
     rows = sorted([("this model", bits), *((rival.name, rival.bits_per_byte.value) for rival in rivals)], key=lambda row: row[1])
-    terminal.say("Bits per byte of the held-out modules, each scored whole (less is better):")
+    scored = "each scored whole" if share == 1 else f"of which this model had the time to score {share:.0%}"
+    terminal.say(f"Bits per byte of the held-out modules, {scored} (less is better):")
     terminal.table(
         ["", "bits per byte"], [[name, f"{value:.3f}"] for name, value in rows], best=[name for name, _ in rows].index("this model")
     )

@@ -255,7 +255,7 @@ class Spread(Alone):
         whole = pieces[0].new_empty(self.cuts[name].shape)
         sections = self.sections(name) if self.cuts[name].tensor is not None else self.sections(name)[:1]
         for place, section in enumerate(sections):
-            whole[section] = torch.cat(pieces[place :: self.tensor[1]]).view(_lengths(section))
+            whole[section] = torch.cat(list(pieces[place :: self.tensor[1]])).view(_lengths(section))
         return whole
 
     def parted(self, name: str, whole: Tensor) -> list[Tensor]:
