@@ -107,8 +107,15 @@ class Guessed:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What the plan foresaw, where it can."""
+
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True)
 class Pretrained:
-    """A pretrained model's folder, what it cost, and how good it is."""
+    """A pretrained model's folder, what it cost, how good it is, and how good it was expected to be."""
 
     out: str
     steps: int
@@ -116,6 +123,7 @@ class Pretrained:
     seconds: float
     parameters: int
     validation: Validation | Guessed
+    expected: Expected
 
     def __str__(self) -> str:
         low, high = self.validation.interval
@@ -205,10 +213,7 @@ def pretrain(
         raise ValueError("--arch starts from random weights and --from continues a model: give one of them")
     if from_ is not None and (tokenizer is not None or vocab is not None):
         raise ValueError("--from continues a model with its own tokenizer: leave out --tokenizer and --vocab")
-    if mix is not None and temperature is not None:
-        raise ValueError("--mix and --temperature each say how much to read of each group: give one of them")
-    if epochs_per_source is not None and not epochs_per_source > 0:
-        raise ValueError(f"--epochs-per-source {epochs_per_source:g} reads nothing: give for example 4")
+    refuse_bad_mixing(mix, temperature, epochs_per_source)
     settings = settings_of(set)
     budget = Budget(seconds_of(time or DEFAULT_TIME) if steps is None and tokens is None else None, steps, tokens)
     begun = begun_run(out, asked)
@@ -236,6 +241,14 @@ def pretrain(
             given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer)
         run = mixed(planned(corpus, budget, given, settings, machine, started, objective), corpus, shares, epochs_per_source)
     return raise_model(run, corpus, out, parent, asked, started, prompt, trackers)
+
+
+def refuse_bad_mixing(mix: str | None, temperature: float | None, epochs_per_source: float | None) -> None:
+    """Raise `ValueError` for what says twice how much to read of each group, or says to read nothing."""
+    if mix is not None and temperature is not None:
+        raise ValueError("--mix and --temperature each say how much to read of each group: give one of them")
+    if epochs_per_source is not None and not epochs_per_source > 0:
+        raise ValueError(f"--epochs-per-source {epochs_per_source:g} reads nothing: give for example 4")
 
 
 def wanted_shares(corpus: Corpus, mix: str | None, temperature: float | None) -> dict[str, float]:
@@ -327,6 +340,7 @@ def planned(
 
     Raises `ValueError` for text too short for one context, and for a time too short to learn anything.
     """
+    from fledge.evaluation.difficulty import difficulty_of
     from fledge.train.plan import probe, propose
     from fledge.train.run import FAMILIES, Data, Masks, Run, Save, Spans
 
@@ -341,7 +355,7 @@ def planned(
         if objective != "next-word" and corpus.train.tokens > batch.context:
             tokenizer = framing_for(FAMILIES[objective], corpus.tokenizer)
             sample = stretches(corpus.train, tokenizer, described, batch.context, batch.rows, start=tokenizer.end_of_text).batch_at(0)[0]
-        seconds = max(2.0, PROBE_SHARE * budget.seconds)
+        difficulty, seconds = difficulty_of(corpus), max(2.0, PROBE_SHARE * budget.seconds)
         speed = probe(machine, corpus.tokenizer.size, batch, seconds=seconds, objective=objective, sample=sample)
         spent = clock.monotonic() - started
         left = budget.seconds - spent - tidying(budget.seconds)
@@ -350,9 +364,9 @@ def planned(
             raise ValueError(f"{terminal.duration(budget.seconds)} are over before the first step: give at least --time of {wanted}")
         chosen = batch if any(name.startswith("batch.") for name in settings) else None
         text = corpus.train.tokens, corpus.summary.bytes_per_token, corpus.tokenizer.size
-        proposal = propose(left, *text, speed, arch, chosen, objective)
+        proposal = propose(left, *text, speed, difficulty, arch, chosen, objective)
         scoring = min(SCORED * budget.seconds, scoring_seconds(corpus.validation.tokens, proposal.tokens_per_second, objective))
-        proposal = propose(left - scoring, *text, speed, arch, chosen, objective)
+        proposal = propose(left - scoring, *text, speed, difficulty, arch, chosen, objective)
         terminal.say(f"  {proposal.sentence()}")
         plan = replace(proposal.plan, seconds=budget.seconds, reserve=tidying(budget.seconds) + scoring)
         run = Run(proposal.arch, described, proposal.batch, proposal.optimizer, proposal.schedule, plan, Save(), machine)
@@ -498,7 +512,8 @@ def raise_model(
     with on_machine(run.machine):
         validation = score(best, corpus, until) if next_word else guessed(best, checked or {"": whole}, until)
     writer.save(best, {"validation": to_json(validation)})
-    done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation)
+    expected = Expected(run.plan.expected)
+    done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation, expected)
     pretrained_page(done, out).write(out / "run" / "report.html")
     return done
 

@@ -142,6 +142,7 @@ def test_what_the_time_does_not_allow_is_scored_in_part(tmp_path, command):
     assert 0 < found["share"] < 1
     assert {group["share"] < 1 for group in found["groups"].values()} == {True}
     assert found["interval"][0] <= found["bits_per_byte"] <= found["interval"][1]
+    assert said.json["expected"]["bits_per_byte"] == json.loads((tmp_path / "m" / "run" / "run.json").read_text())["plan"]["expected"] > 0
     assert 0.9 < took / 20 < 1.1
 
 
