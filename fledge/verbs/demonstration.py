@@ -13,7 +13,7 @@ from fledge.verbs.finetune import Classified, ClassifierJob, Instructed, Instruc
 from fledge.verbs.machine import look
 from fledge.verbs.preparation import corpus_of
 from fledge.verbs.pretraining import Budget, Pretrained, Validation, planned, raise_model
-from fledge.verbs.session import begun_run, command, open_parent, seconds_of
+from fledge.verbs.session import begun_run, command, command_began, open_parent, seconds_of
 
 if TYPE_CHECKING:
     from fledge.data.corpus import Corpus
@@ -86,7 +86,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("fledge demo is the work of one process: start it without torchrun")
-    started = clock.monotonic()
+    started = command_began()
     out, budget = Path(out), seconds_of(time)
     report = out / "report.html"
     if report.is_file():

@@ -34,6 +34,7 @@ from fledge.verbs.session import (
     arch_of,
     asked_of,
     begun_run,
+    command_began,
     completing,
     framing_for,
     mending,
@@ -67,7 +68,7 @@ HIDEABLE = re.compile(r"( ?)\b[^\W\d_]{3,15}\b")  # words to show how gaps are f
 WORTH = 4  # epochs that are nearly as good as new text: Muennighoff et al., 2023, arXiv:2305.16264
 PROBE_SHARE = 0.02  # of the time
 SCORED = 0.05  # of the time, at most, for scoring held-out text in the end
-TIDYING = 0.015, 15.0  # of the time, and at most so many seconds, for saving and the report after that
+TIDYING = 0.025, 15.0  # of the time, and at most so many seconds, for saving and the report after that
 FORWARD = 0.4  # of a training step: a forward pass alone, and the loss of each token
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
@@ -200,7 +201,7 @@ def pretrain(
         deterministic: the same bits twice, even where that is slower.
         track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
-    started = clock.monotonic()
+    started = command_began()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track", "prompt"))
     trackers = wanted(track)
     out = Path(out)

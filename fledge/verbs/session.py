@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
@@ -48,7 +49,23 @@ SAMPLE_TOKENS = 48
 AFTER = 0.1  # of a fine-tuning's time, for what comes after the last step
 VALIDATION_TOKENS = 65_536  # scored while training goes on
 REFUSALS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)  # of bad input
+BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)  # of the command line that calls a verb, on `time.monotonic`
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def command_began() -> float:
+    """When the command line began that calls this verb; now, where Python calls it."""
+    began = BEGAN.get()
+    return time.monotonic() if began is None else began
+
+
+def process_began() -> float:
+    """When this process began, before it imported anything; now, where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc_pid_stat(5): starttime
+        return time.monotonic() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return time.monotonic()
 
 
 def together(verb: Callable[Taken, Given]) -> Callable[Taken, Given]:

@@ -113,6 +113,14 @@ def test_the_time_is_enough_for_every_family(base, tmp_path, objective):
     assert isinstance(done.validation, Guessed)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not tell when a process began")
+def test_time_counts_from_the_start_of_the_process():
+    code = "import time; time.sleep(1); from fledge.verbs.session import process_began; print(time.monotonic() - process_began())"
+    before = time.monotonic()
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 1 <= float(said.stdout) <= time.monotonic() - before + 0.02
+
+
 @pytest.mark.parametrize("held_out", [2_000, 900_000])
 def test_the_time_in_the_end_is_kept_as_scoring_needs_it(held_out, tmp_path):
     documents = [
