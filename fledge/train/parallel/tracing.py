@@ -106,7 +106,7 @@ def further(found: Trace, shallow: Trace, deeper: Trace, times: int) -> Trace:
     """`found`, and so many times what the deeper one has more than the shallow one."""
 
     def count(one: Counter, a: Counter, b: Counter) -> Counter:
-        return Counter({key: one[key] + times * (b[key] - a[key]) for key in {*a, *b}})
+        return Counter({key: one[key] + times * (b[key] - a[key]) for key in {**a, **b}})
 
     peaks = {name: count(found.peaks[name], peak, deeper.peaks[name]) for name, peak in shallow.peaks.items()}
     return Trace(peaks, count(found.sent, shallow.sent, deeper.sent), count(found.calls, shallow.calls, deeper.calls))

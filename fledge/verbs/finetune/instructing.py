@@ -25,6 +25,7 @@ from fledge.verbs.session import (
     applied,
     asked_of,
     begun_run,
+    command_began,
     fingerprint,
     open_writer,
     refuse_other_data,
@@ -119,7 +120,7 @@ def instruct(
         deterministic: the same bits twice, even where that is slower.
         track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
-    started = clock.monotonic()
+    started = command_began()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
     trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None

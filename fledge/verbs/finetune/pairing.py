@@ -30,6 +30,7 @@ from fledge.verbs.session import (
     arch_of,
     asked_of,
     begun_run,
+    command_began,
     fingerprint,
     framing_for,
     open_worded,
@@ -138,7 +139,7 @@ def pairs(
         deterministic: the same bits twice, even where that is slower.
         track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
-    started = clock.monotonic()
+    started = command_began()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
     trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
