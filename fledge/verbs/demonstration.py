@@ -132,7 +132,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
             "example": example.prompt,
         }
     }
-    assistant = InstructJob(training, held_out, parent, "chatml", seconds=ends[2] - begun, more=lesson)
+    assistant = InstructJob(training, held_out, held_out, parent, "chatml", seconds=ends[2] - begun, more=lesson)
     answered = assistant.run(out / "assistant", machine, {}, asked, begun)
     show_assistant(answered)
 
@@ -262,7 +262,8 @@ def show_classifier(found: Classified) -> None:
 
 
 def show_assistant(found: Instructed) -> None:
-    terminal.say(f"Perplexity of held-out answers: {found.before:.1f} before, {found.after:.1f} after.")
+    rows = [[name, str(was), str(now)] for name, was, now in found.compared]
+    terminal.table(["held-out questions", "before (95 %)", "after (95 %)"], rows)
     for example in found.examples:
         terminal.say(
             f"\nQuestion: {example.question}\n  its own answer: {example.answer}\n  before: {example.before}\n  after:  {example.after}"

@@ -104,6 +104,29 @@ def test_the_assistant_answers_and_knows_its_format(assistant):
     )
 
 
+def test_answers_are_measured_before_and_after(base, tmp_path, command):
+    """On rows of a file of their own, each said with its name; the card, the page and JSON hold the same numbers."""
+    rows = [{"prompt": f"Say {i}", "completion": "yes"} for i in range(40)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "test.jsonl").write_text("\n".join(json.dumps({"prompt": f"Say {i}", "completion": "yes"}) for i in range(38, 44)))
+    words = ["finetune", "instruct", tmp_path / "rows.json", "--out", tmp_path / "a", "--from", base, "--epochs", 30]
+    said = command(*words, "--test", tmp_path / "test.jsonl", "--set", "optimizer.rate=1e-2", "--json")
+    assert said.code == 0
+    assert "2 of 6 questions" in said.err
+    before, after = said.json["before"], said.json["after"]
+    assert said.json["held_out"] == after["written"] == 6
+    assert after["perplexity"]["value"] < before["perplexity"]["value"] / 2
+    assert before["ended"]["value"] < 1 == after["ended"]["value"]
+    assert [example["after"] for example in said.json["examples"]] == ["yes"] * 5
+    assert {score["measure"]: score["interval"]["value"] for score in after["scores"]}["ROUGE-L"] == 100
+    facts = json.loads((tmp_path / "a" / "fledge.json").read_text())
+    assert facts["scores"]["ROUGE-L of its answers"]["after"] == 100
+    assert "ROUGE-L of its answers" in (tmp_path / "a" / "README.md").read_text()
+    assert "ROUGE-L of its answers" in (tmp_path / "a" / "run" / "report.html").read_text()
+    assert command(*words[:4], tmp_path / "b", *words[5:], "--test", 0.95).code == 2
+    assert not (tmp_path / "b").exists()
+
+
 def test_alpaca_rows_in_the_alpaca_format(base, tmp_path, command):
     rows = [{"instruction": f"Add {i}.", "input": "" if i % 2 else str(i), "output": str(i + i)} for i in range(20)]
     (tmp_path / "rows.json").write_text(json.dumps([*rows, rows[0], {"instruction": "Nothing?", "input": "", "output": ""}]))
@@ -123,7 +146,8 @@ def test_rows_without_an_answer_are_left_out_on_both_sides(base, tmp_path, comma
     words = ["finetune", "instruct", tmp_path / "rows.json", "--from", base, "--epochs", 1, "--validation", 0.4]
     said = command(*words, "--out", tmp_path / "a", "--json")
     assert said.code == 0
-    assert "without a question or an answer, left out" in said.err
+    assert "without an answer, left out" in said.err
+    assert "with an empty question or turn, left out" in said.err
     assert said.json["conversations"] < 20
     assert all(example["question"] and example["answer"] for example in said.json["examples"])
     (tmp_path / "rows.json").write_text(json.dumps(holes))
