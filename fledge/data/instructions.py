@@ -11,6 +11,7 @@ from fledge.data.files import mended
 from fledge.data.tables import Row, Table, counted, table
 from fledge.text.chat import ChatFormat, Message, Turns, check_order
 from fledge.text.messages import as_turns
+from fledge.text.templates import Template
 from fledge.text.tokenizer import Tokenizer
 
 
@@ -235,7 +236,9 @@ def is_whole(conversation: Conversation) -> bool:
     return is_answered(conversation) and all(message.content.strip() for message in conversation.messages)
 
 
-def tokenized(conversations: Sequence[Conversation], form: ChatFormat, tokenizer: Tokenizer, everything: bool = False) -> list[Turns]:
+def tokenized(
+    conversations: Sequence[Conversation], form: ChatFormat | Template, tokenizer: Tokenizer, everything: bool = False
+) -> list[Turns]:
     """The tokens of each conversation, none for those that are not whole; trained on are the answers, or `everything`.
 
     Raises `ValueError` naming the row where messages are out of order, or if the format cannot be used with the tokenizer.

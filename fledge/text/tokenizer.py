@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,26 @@ class Tokenizer:
             return "".join(f"<0x{BYTES[c]:02X}>" for c in name)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).replace(" ", "·")
 
+    def controlled(self, text: str) -> list[int | str]:
+        """The text of a format, which may spell control tokens: their ids, and what stands between them.
+
+        >>> tokenizer.controlled("<|im_start|>user")
+        [3, 'user']
+        """
+        parts = self._control_names.split(text) if self.controls else [text]
+        return [self.controls.get(part, part) for part in parts if part]
+
+    @cached_property
+    def _control_names(self) -> re.Pattern[str]:
+        longest_first = sorted(self.controls, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+    def named(self, names: Sequence[str]) -> dict[str, str]:
+        """The texts of control tokens by the names that tokenizer_config.json has for them, such as `bos_token`, where it has them."""
+        end = next(name for name, number in self.controls.items() if number == self.end_of_text)
+        found = {name: _token_text(self.config.get(name)) for name in names}
+        return {"eos_token": end} | {name: text for name, text in found.items() if text}
+
     def fingerprint(self) -> str:
         """SHA-256 of the canonical tokenizer.json: keys sorted, no white space."""
         return self._fingerprint
@@ -237,7 +258,9 @@ class Tokenizer:
             "backend": "tokenizers",
             "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 5 calls it TokenizersBackend and knows both names
             "clean_up_tokenization_spaces": False,
-            **self.config,
+            **{
+                name: value for name, value in self.config.items() if name != "chat_template"
+            },  # a model's own file, which says which it has
             "eos_token": names[self.end_of_text],
             "pad_token": names[self.pad],
             **({"unk_token": UNKNOWN} if UNKNOWN in self.controls else {}),

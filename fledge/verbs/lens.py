@@ -76,14 +76,14 @@ def lens_on(
     Raises `ValueError` as it would: for rows that cannot be read, and for a set in which no end of a turn would be learned.
     """
     from fledge.data.instructions import lint, read_instructions, tokenized
-    from fledge.text import FORMATS
+    from fledge.text import chat_format
     from fledge.weights import ModelFolder
 
     if format is not None:
         refuse_unknown(format, Format, "--format")
     folder = ModelFolder.at(model)
     tokenizer, length = folder.tokenizer, context or row_length(folder.arch)
-    form = FORMATS[format or chosen_chat(folder.facts, tokenizer)]
+    form = chat_format(format or chosen_chat(folder.facts, tokenizer), tokenizer)
     whole = read_instructions(name, prompt_column, answer_column)
     turns = tokenized(whole.conversations, form, tokenizer, everything)
     checked = lint(whole.conversations, turns, length, form.stop_tokens(tokenizer), folder.arch.context)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fledge.arch import Arch, Reads
     from fledge.generation import Completion, Engine, Request
     from fledge.model import Transformer
-    from fledge.text import ChatFormat, Tokenizer
+    from fledge.text import ChatFormat, Template, Tokenizer
 
 MAX_TOKENS = 100
 AT_ONCE = 32  # requests side by side
@@ -80,11 +80,12 @@ class Model:
         return self.network.arch
 
     @property
-    def chat_format(self) -> ChatFormat | None:
-        """The format that this model was trained to converse in, if it was."""
-        from fledge.text import FORMATS
+    def chat_format(self) -> ChatFormat | Template | None:
+        """The format that this model was trained to converse in, if it was: one of ours, or its folder's own template."""
+        from fledge.text import chat_format
 
-        return FORMATS.get(self.facts.get("chat") or "")
+        chat = self.facts.get("chat") or self.facts.get("chat_template")
+        return None if chat is None else chat_format(chat, self.tokenizer)
 
     @overload
     def generate(self, prompt: str, **settings: Unpack[Settings]) -> str: ...
@@ -262,6 +263,7 @@ class Model:
 
     def _request(self, tokens: list[int], settings: Settings) -> Request:
         from fledge.generation import Request, Sampling
+        from fledge.weights.folder import stops
 
         for name in settings:
             if name not in Settings.__annotations__:
@@ -269,7 +271,7 @@ class Model:
         given = {name: value for name, value in settings.items() if value is not None and name not in ("beams", "length_penalty")}
         merged: dict[str, Any] = {**self._defaults(), **given}
         form = self.chat_format
-        ends = form.stop_tokens(self.tokenizer) if form is not None else [self.tokenizer.end_of_text]
+        ends = stops(self.facts.get("chat") or self.facts.get("chat_template"), self.tokenizer)
         stop = merged.pop("stop", ())
         stop = [stop] if isinstance(stop, str) else stop  # one text is no list of its letters
         stops = (*stop, *(form.stop_strings if form is not None else ()))

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from fledge.evaluation.statistics import Interval
     from fledge.generation import Completion
     from fledge.model import Transformer
-    from fledge.text import ChatFormat, Tokenizer
+    from fledge.text import ChatFormat, Template, Tokenizer
     from fledge.train.run import Machine, Run
 
 Format = Literal["chatml", "llama3", "alpaca", "plain"]
@@ -148,7 +148,8 @@ def instruct(
             prompts and answers; the layout is guessed and said. fledge show DATA --from MODEL tells what would be trained on.
         out: the assistant's folder.
         from_: the pretrained model to start from.
-        format: how turns are written: chatml, llama3, alpaca or plain; by default chatml where the tokenizer has its tokens, else alpaca.
+        format: how turns are written: chatml, llama3, alpaca or plain; by default as the model's own chat template does, where it has one,
+            else chatml where the tokenizer has its tokens, else alpaca.
         everything: train on the questions too, not on the answers alone.
         prompt_column: the column of the questions, where the guess is wrong.
         answer_column: the column of the answers.
@@ -213,8 +214,8 @@ def parted(
 
 
 def chosen_chat(facts: Mapping[str, Any], tokenizer: Tokenizer) -> str:
-    """The chat format that the model converses in, else chatml where its tokenizer has the tokens, else alpaca."""
-    return facts.get("chat") or ("chatml" if tokenizer.special("<|im_start|>") is not None else "alpaca")
+    """The chat format or the template that the model converses in, else chatml where its tokenizer has the tokens, else alpaca."""
+    return facts.get("chat") or facts.get("chat_template") or ("chatml" if tokenizer.special("<|im_start|>") is not None else "alpaca")
 
 
 def row_length(arch: Arch) -> int:
@@ -224,7 +225,8 @@ def row_length(arch: Arch) -> int:
 
 @dataclass(frozen=True)
 class InstructJob:
-    """Conversations to learn from, to check on and to measure with, and the model that learns to answer in a chat format."""
+    """Conversations to learn from, to check on and to measure with, and the model that learns to answer; `chat` names a format or is a
+    template."""
 
     training: Sequence[Conversation]
     held_out: Sequence[Conversation]
@@ -237,10 +239,10 @@ class InstructJob:
     more: dict[str, Any] | None = None
 
     @property
-    def form(self) -> ChatFormat:
-        from fledge.text import FORMATS
+    def form(self) -> ChatFormat | Template:
+        from fledge.text import chat_format
 
-        return FORMATS[self.chat]
+        return chat_format(self.chat, self.parent.tokenizer)
 
     def run(
         self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
@@ -323,9 +325,9 @@ class InstructJob:
         """Conversations as batches whose labels are the answers."""
         from fledge.data.batches import Conversations
         from fledge.data.instructions import tokenized
-        from fledge.text import FORMATS
+        from fledge.text import chat_format
 
-        turns = tokenized(conversations, FORMATS[chat], self.parent.tokenizer)
+        turns = tokenized(conversations, chat_format(chat, self.parent.tokenizer), self.parent.tokenizer)
         return list(Conversations(turns, run.batch.context, run.batch.rows).in_order())
 
     def perplexity(self, model: Transformer, chat: str, run: Run) -> Interval:
