@@ -40,7 +40,7 @@ LAYOUTS: dict[str, Layout] = {  # a file is in the first whose columns it has
     "Alpaca": Asked("instruction", "output", more="input"),  # Taori et al., 2023
     "Dolly": Asked("instruction", "response", more="context"),  # Conover et al., 2023
     "OpenOrca": Asked("question", "response", system="system_prompt"),  # Lian et al., 2023
-    "GSM8K": Asked("question", "answer"),  # Cobbe et al., 2021
+    "GSM8K (question and answer)": Asked("question", "answer"),  # Cobbe et al., 2021
     "prompt and completion": Asked("prompt", "completion"),
     "prompt and response": Asked("prompt", "response"),
     "prompt and answer": Asked("prompt", "answer"),

@@ -15,7 +15,7 @@ from fledge.text import rendering
 from fledge.text.chat import FORMATS, ChatFormat, Message, Turns, check_order
 from fledge.text.tokenizer import Tokenizer
 
-OWN, ELSE = "the model's own chat template", "choose another format with --format"
+OWN, ELSE = "the model's own chat template", "choose another format with finetune instruct --format"
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")  # control tokens that templates know by these names
 
 

@@ -262,8 +262,9 @@ def show_classifier(found: Classified) -> None:
 
 
 def show_assistant(found: Instructed) -> None:
-    rows = [[name, str(was), str(now)] for name, was, now in found.compared]
-    terminal.table(["held-out questions", "before (95 %)", "after (95 %)"], rows)
+    before, after = found.before, found.after
+    terminal.say(f"Perplexity of held-out answers: {before.perplexity.value:.1f} before, {after.perplexity.value:.1f} after.")
+    terminal.say(f"Of {after.written:,} answers {after.ended.value:.0%} end by themselves, before {before.ended.value:.0%}.")
     for example in found.examples:
         terminal.say(
             f"\nQuestion: {example.question}\n  its own answer: {example.answer}\n  before: {example.before}\n  after:  {example.after}"

@@ -67,7 +67,7 @@ TOOLS = [
         ),
         ({"prompt": "p", "completion": "c", "id": "4"}, "prompt and completion", [("user", "p"), ("assistant", "c")]),
         ({"Prompt": "p", "Answer": "c"}, "prompt and answer", [("user", "p"), ("assistant", "c")]),
-        ({"question": "q", "answer": "a\n#### 4"}, "GSM8K", [("user", "q"), ("assistant", "a\n#### 4")]),
+        ({"question": "q", "answer": "a\n#### 4"}, "GSM8K (question and answer)", [("user", "q"), ("assistant", "a\n#### 4")]),
         (
             {"messages": [{"role": "system", "content": " "}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]},
             "messages",
@@ -110,7 +110,11 @@ def test_layouts_are_told_apart(tmp_path, name, row, layout, said):
 def test_columns_that_fit_twice_are_said_and_others_can_be_named(tmp_path):
     path = write(tmp_path, [{"question": "q", "answer": "a", "prompt": "p", "completion": "c", "title": "t"}])
     found = read_instructions(path)
-    assert (found.layout, found.columns, found.others) == ("GSM8K", ("question", "answer"), ("prompt and completion",))
+    assert (found.layout, found.columns, found.others) == (
+        "GSM8K (question and answer)",
+        ("question", "answer"),
+        ("prompt and completion",),
+    )
     assert "prompt and completion" in found.said()[1]
     chosen = read_instructions(path, "title", "completion")
     assert chosen.conversations[0].messages == talk("t", "c").messages

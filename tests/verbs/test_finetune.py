@@ -1,6 +1,7 @@
 """`finetune classify` and `finetune instruct` on a person's own rows."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -125,6 +126,45 @@ def test_answers_are_measured_before_and_after(base, tmp_path, command):
     assert "ROUGE-L of its answers" in (tmp_path / "a" / "run" / "report.html").read_text()
     assert command(*words[:4], tmp_path / "b", *words[5:], "--test", 0.95).code == 2
     assert not (tmp_path / "b").exists()
+
+
+TURNS = "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ ': ' ~ CONTENT ~ '<|im_end|>' }}{% endfor %}"
+OPENING = "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+
+
+def with_template(base, folder, content: str):
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("run"))
+    template = TURNS.replace("CONTENT", content) + OPENING
+    (folder / "chat_template.jinja").write_text(template)
+    return template
+
+
+def test_an_imported_template_is_learned_and_kept(base, tmp_path, questions, command):
+    template = with_template(base, tmp_path / "theirs", "m.content")
+    words = ["finetune", "instruct", questions, "--from", tmp_path / "theirs", "--epochs", 1, "--set", "batch.context=128"]
+    said = command(*words, "--out", tmp_path / "a", "--json")
+    assert said.code == 0
+    assert said.json["format"] == "the model's own chat template"
+    assert (tmp_path / "a" / "chat_template.jinja").read_text() == template
+    model = fledge.load(tmp_path / "a")
+    assert model.tokenizer.special("<|im_end|>") in json.loads((tmp_path / "a" / "generation_config.json").read_text())["eos_token_id"]
+    assert model.chat([{"role": "user", "content": "Repeat 3."}], max_tokens=4, seed=0) is not None
+    shown = command("show", questions, "--from", tmp_path / "a", "--rows", 1)
+    assert "<|im_start|>assistant: ⟦0!<|im_end|>⟧" in shown.out
+
+
+def test_a_template_that_alters_contents_is_refused_where_it_would_be_used(base, tmp_path, questions, command):
+    with_template(base, tmp_path / "theirs", "m.content | replace('Repeat', 'Say')")
+    words = ["finetune", "instruct", questions, "--from", tmp_path / "theirs", "--epochs", 1, "--set", "batch.context=128"]
+    said = command(*words, "--out", tmp_path / "a")
+    assert said.code == 2
+    assert "alters what message 1 (user) says: choose another format with finetune instruct --format" in said.err
+    assert not (tmp_path / "a").exists()
+    assert command(*words, "--out", tmp_path / "b", "--format", "chatml").code == 0
+    assert fledge.load(tmp_path / "b").facts["chat"] == "chatml"
+    with pytest.raises(ValueError, match="alters what message 1"):
+        fledge.load(tmp_path / "theirs").chat([{"role": "user", "content": "Repeat 3."}])
+    assert command("generate", tmp_path / "theirs", "Repeat", "--max-tokens", 2).code == 0
 
 
 def test_alpaca_rows_in_the_alpaca_format(base, tmp_path, command):
