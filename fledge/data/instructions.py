@@ -109,7 +109,7 @@ def read_instructions(path: str, prompt_column: str | None = None, answer_column
     A question is what stands in its columns, a blank line between them; messages are read by `as_turns`.
 
     Raises `ValueError` naming file and row for rows that cannot be read or do not fit the layout of the file, and for messages out of
-    order.
+    order; and for a file in which nothing is both asked and answered.
     """
     named = [name for name in (prompt_column, answer_column) if name is not None]
     whole = table(path, {*named, *(name for layout in LAYOUTS.values() for name in _needed(layout))})
@@ -126,6 +126,8 @@ def read_instructions(path: str, prompt_column: str | None = None, answer_column
             raise ValueError(f"{path}, {where}: {complaint}") from None
         found.append(conversation)
         replaced += row.replaced
+    if not any(map(is_whole, found)):
+        raise ValueError(f"{path}: none of {counted(len(found), 'conversation')} has both a question and an answer, from row 1 on")
     present = (name for name in _columns(layout) if name in whole.columns)
     return Instructions(tuple(found), name, tuple(present), others, replaced)
 
@@ -292,7 +294,7 @@ def lint(conversations: Sequence[Conversation], turns: Sequence[Turns], context:
             f"in none of {len(turns)} conversations an end of turn is trained on within {context} tokens, so the model would never stop: "
             + (
                 "use a larger context, or answers that are shorter"
-                if endable or not any(turn.tokens for turn in turns)
+                if endable
                 else "this chat format ends no answer with a token of its own, choose another with --format"
             )
         )

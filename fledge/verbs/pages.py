@@ -191,7 +191,7 @@ def instructed_page(done: Instructed, job: InstructJob, out: Path) -> Page:
     """The report of `fledge finetune instruct`."""
     from fledge.report import Page
 
-    page = Page(f"Assistant {Path(done.out).name}", str(done))
+    page = Page(f"Assistant {Path(done.out).name}", str(done).partition("\n")[0])
     page.heading("Result")
     instructed_parts(page, done, job)
     page.heading("Curves")

@@ -193,7 +193,7 @@ def test_rows_without_an_answer_are_left_out_on_both_sides(base, tmp_path, comma
     (tmp_path / "rows.json").write_text(json.dumps(holes))
     nothing = command(*words, "--out", tmp_path / "b")
     assert nothing.code == 2
-    assert "give more of them" in nothing.err
+    assert "none of 40 conversations has both a question and an answer" in nothing.err
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_rows_without_an_answer_are_left_out_on_both_sides(base, tmp_path, comma
         ('{"instruction": "a", "output": "b"}\n{"instruction": oops}\n', "line 2"),
         ('{"messages": [{"role": "userr", "content": "b"}]}\n', "userr"),
         ('{"a": 1}\n', "instruction"),
-        ('{"instruction": "a", "output": "b"}\n', "at least two"),
+        ('{"instruction": "a", "output": "b"}\n', "at least 3"),
     ],
 )
 def test_bad_conversations_are_one_sentence(base, tmp_path, command, content, words):

@@ -56,7 +56,8 @@ Part = Annotated[float | Path | str, Parameter(metavar="SHARE|FILE")]  # of conv
 ANSWERING = {"do_sample": True, "temperature": 0.3, "top_p": 0.9, "repetition_penalty": 1.15}
 EXAMPLES = 5
 MEASURED = 200  # held-out questions that are answered at most, before and after
-WRITING = 0.04  # of the time at most goes into answering them before; to do it again is about as much
+WRITING = 0.05  # of the time, about, goes into answering them before; to do it again is as much at most
+TOGETHER = 16  # are answered first, from which follows for how many more there is time
 LONGEST = 256  # tokens of such an answer at most
 
 
@@ -195,6 +196,9 @@ def parted(
     for line in whole.said():
         terminal.say(f"  {line}")
     training, left = list(whole.conversations), 1.0
+    parts = 1 + sum(isinstance(part, float | int) and part > 0 for part in (test, validation))
+    if (different := len({conversation.prompt for conversation in training})) < parts:
+        raise ValueError(f"{data} asks {different} different things, but to learn from some and hold out others it needs at least {parts}")
     held: dict[str, list[Conversation]] = {}
     for name, part in (("test", test), ("validation", validation)):
         if isinstance(part, float | int):
@@ -209,7 +213,9 @@ def parted(
                 terminal.say(f"  {again:,} of {len(held[name]):,} questions of {part} are asked in {data} too")
     found = {name: [conversation for conversation in rows if is_whole(conversation)] for name, rows in held.items()}
     if not found["validation"]:
-        raise ValueError(f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more of them")
+        raise ValueError(
+            f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more, or a larger --validation"
+        )
     return training, found["validation"], found["test"] or found["validation"]
 
 
@@ -351,7 +357,7 @@ class InstructJob:
         limit = min(LONGEST, 1 + longest, max(1, model.arch.context // 2))
         asked = [[asdict(message) for message in conversation.asked] for conversation in self.asked[:most]]
         found: list[Completion] = []
-        until, size = clock.monotonic() + (seconds or 0), len(asked) if seconds is None else EXAMPLES
+        until, size = clock.monotonic() + (seconds or 0), len(asked) if seconds is None else TOGETHER
         while size and len(found) < len(asked):
             part, began = asked[len(found) : len(found) + size], clock.monotonic()
             found += speaker.answers(part, max_tokens=limit, seed=0)
