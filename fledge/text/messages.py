@@ -41,7 +41,7 @@ def as_turns(given: Sequence[Any]) -> tuple[Message, ...]:
     turns: list[Message] = []
     for from_tool, group in groupby(read, key=lambda turn: turn[0] == "tool"):
         if from_tool:
-            turns.append(Message("user", "\n".join(_marked(RESPONSE, content) for _, content in group)))
+            turns.append(Message("user", "\n".join(marked(RESPONSE, content) for _, content in group)))
         else:
             turns += [Message(role, content) for role, content in group]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
@@ -55,9 +55,9 @@ def _read(number: int, message: Any) -> tuple[str, str]:
         raise ValueError(f"message {number} has the role {named!r}, but a role is one of system, user, assistant and tool")
     role, content = ROLES[named], _content(number, message.get("content", message.get("value")), loose=ROLES[named] == "tool")
     if named == "function_call":
-        content = _marked(CALL, content)
+        content = marked(CALL, content)
     calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
-    return role, "\n".join(part for part in (content, *(_marked(CALL, _called(number, call)) for call in calls)) if part)
+    return role, "\n".join(part for part in (content, *(marked(CALL, _called(number, call)) for call in calls)) if part)
 
 
 def _content(number: int, content: Any, loose: bool) -> str:
@@ -88,6 +88,12 @@ def _called(number: int, call: Any) -> str:
     return json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
 
 
-def _marked(mark: str, content: str) -> str:
+def is_response(content: str) -> bool:
+    """Whether this is all a tool's."""
+    return content.startswith(f"<{RESPONSE}>") and content.endswith(f"</{RESPONSE}>")
+
+
+def marked(mark: str, content: str) -> str:
+    """Content between `<mark>` and `</mark>`, unless it stands there already."""
     stripped = content.strip()
     return stripped if stripped.startswith(f"<{mark}>") else f"<{mark}>\n{stripped}\n</{mark}>"

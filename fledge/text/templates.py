@@ -13,6 +13,7 @@ from typing import Any
 from fledge.arch.record import did_you_mean
 from fledge.text import rendering
 from fledge.text.chat import FORMATS, ChatFormat, Message, Turns, check_order
+from fledge.text.messages import RESPONSE, is_response, marked
 from fledge.text.tokenizer import Tokenizer
 
 OWN, ELSE = "the model's own chat template", "choose another format with finetune instruct --format"
@@ -85,7 +86,7 @@ class Template:
         """As `ChatFormat.encode`. Raises `ValueError` with the reason for messages that the template refuses, leaves out or alters."""
         check_order(messages, answer)
         roles, contents = tuple(message.role for message in messages), [message.content.strip() for message in messages]
-        pieces = self._around(roles, answer)
+        pieces = self._around(roles, answer, tuple(map(is_response, contents)))
         self._compare(roles, contents, pieces, answer)
         turns = Turns([], [])
 
@@ -93,7 +94,7 @@ class Template:
             turns.tokens.extend(tokens)
             turns.trained.extend([trained or everything] * len(tokens))
 
-        ending, opening = self._ending(tokenizer), self._around(("user",), True)[-1]
+        ending, opening = self._ending(tokenizer), self._around(("user",), True, (False,))[-1]
         for number, piece in enumerate(pieces):
             if number and roles[number - 1] == "assistant" and ending and piece.startswith(ending):
                 add(_written(tokenizer, ending), trained=True)
@@ -122,15 +123,19 @@ class Template:
     def _ending(self, tokenizer: Tokenizer) -> str:
         """What the template writes after the content of an answer, up to the first control token; empty if there is none."""
         before = ""
-        for part in tokenizer.controlled(self._around(("user", "assistant"), False)[-1]):
+        for part in tokenizer.controlled(self._around(("user", "assistant"), False, (False, False))[-1]):
             if isinstance(part, int):
                 return before + tokenizer.piece(part)
             before += part
         return ""
 
-    def _pieces(self, roles: tuple[str, ...], answer: bool) -> list[str]:
-        """What the template writes before the content of each message, and after the last one."""
+    def _pieces(self, roles: tuple[str, ...], answer: bool, responses: tuple[bool, ...]) -> list[str]:
+        """What the template writes before the content of each message, and after the last one.
+
+        The place of what a tool has said (`responses`) is marked as that is, for Qwen 3's template looks for the last question.
+        """
         marks = [f"{self._mark}x{number}x" for number in range(len(roles))]
+        marks = [marked(RESPONSE, mark) if response else mark for mark, response in zip(marks, responses, strict=True)]
         rest, pieces = self._whole(roles, marks, answer), []
         for number, mark in enumerate(marks, 1):
             if rest.count(mark) != 1:

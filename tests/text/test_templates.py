@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.text import FORMATS, Message, Template, Tokenizer, chat_format
+from fledge.text.messages import as_turns
 from fledge.text.templates import OWN
 
 TOKENIZER = Tokenizer.train(["user assistant system\n", "the cat sat on the mat; 3 dogs\n\n", "Yes. No! <b>"] * 3, 448)
@@ -31,6 +32,13 @@ THEIRS = {
     + "{% set ns.n = ns.n + 1 %}{{ ns.n ~ '. ' ~ message.role ~ ': ' ~ message.content ~ '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ ns.n + 1 }}. assistant: {% endif %}",
 }
+LAST_QUESTION = (  # as Qwen 3 looks for it: thoughts are written after it alone
+    "{% set ns = namespace(last=0) %}" + LOOP + "{% if message.role == 'user' and not (message.content.startswith('<tool_response>')"
+    " and message.content.endswith('</tool_response>')) %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    + LOOP + "{{ '<|im_start|>' + message.role + '\n' }}{% if message.role == 'assistant' and loop.index0 > ns.last %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ message.content.split('</think>')[-1].lstrip('\n') + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)  # fmt: skip
 contents = st.text(min_size=1).filter(lambda text: text.strip() and "<|" not in text and "<extra" not in text)
 
 
@@ -94,6 +102,23 @@ def test_trained_is_what_the_model_has_to_say_itself(name, trained):
     assert one.tokens[: len(prompt.tokens)] == prompt.tokens
     assert all(one.trained[len(prompt.tokens) : one.tokens.index(form.stop_tokens(TOKENIZER)[0], len(prompt.tokens)) + 1])
     assert trained[0].endswith(TOKENIZER.piece(form.stop_tokens(TOKENIZER)[0]))
+
+
+def test_what_tools_say_is_known_by_its_marks():
+    form = template(LAST_QUESTION)
+    asked = [
+        {"role": "user", "content": "2 + 3?"},
+        {"role": "assistant", "tool_calls": [{"name": "add"}]},
+        {"role": "tool", "content": "5"},
+    ]
+    turns = form.encode(TOKENIZER, list(as_turns([*asked, {"role": "assistant", "content": "5."}])))
+    text = TOKENIZER.decode(turns.tokens, specials=True)
+    assert text.count("<think>") == 2  # both answers stand after the one question
+    assert "<|im_start|>user\n<tool_response>\n5\n</tool_response><|im_end|>" in text
+    trained = TOKENIZER.decode([token for token, on in zip(turns.tokens, turns.trained, strict=True) if on], specials=True)
+    assert trained.endswith("<think>\n\n</think>\n\n5.<|im_end|>")
+    with pytest.raises(ValueError, match=r"alters what message 2 \(assistant\)"):
+        form.encode(TOKENIZER, talk("a", "<think>well</think>b"))
 
 
 def test_contents_give_no_control_tokens():

@@ -213,9 +213,7 @@ def parted(
                 terminal.say(f"  {again:,} of {len(held[name]):,} questions of {part} are asked in {data} too")
     found = {name: [conversation for conversation in rows if is_whole(conversation)] for name, rows in held.items()}
     if not found["validation"]:
-        raise ValueError(
-            f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more, or a larger --validation"
-        )
+        raise ValueError(f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more of them")
     return training, found["validation"], found["test"] or found["validation"]
 
 
