@@ -5,14 +5,14 @@ import gzip
 import itertools
 import json
 import os
-from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
 from fledge.data.batches import IGNORED, Conversations
 from fledge.data.instructions import Conversation, lint, read_instructions, split, tokenized
-from fledge.text.chat import FORMATS, Message, Turns
+from fledge.text.chat import FORMATS, Message
+from fledge.text.templates import chat_format
 from fledge.text.tokenizer import Tokenizer
 
 TOKENIZER, CHATML = Tokenizer.bytes(), FORMATS["chatml"]
@@ -174,9 +174,9 @@ def test_lint_counts_every_fault_with_its_lines():
     assert "1 longer than the model's" not in said
     with pytest.raises(ValueError, match=r"in none of 7 conversations an end of turn is trained on within 5 tokens, .* larger context"):
         lint(rows, turns, 5, ENDS, 400)
-    endless = [Turns(turn.tokens, [on and token not in ENDS for token, on in zip(*astuple(turn), strict=True)]) for turn in turns]
+    endless = chat_format("{% for message in messages %}{{ message.role ~ ': ' ~ message.content ~ '\n' }}{% endfor %}", TOKENIZER)
     with pytest.raises(ValueError, match="ends no answer with a token of its own"):
-        lint(rows, endless, 400, ENDS, 400)
+        lint(rows, tokenized(rows, endless, TOKENIZER), 400, endless.stop_tokens(TOKENIZER), 400)
 
 
 def test_end_of_turn_is_the_last_label_of_every_answer():
