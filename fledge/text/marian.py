@@ -87,7 +87,7 @@ class MarianTokenizer(Tokenizer):
 
     def encode_arrays(self, texts: list[str], threads: int = 1) -> list[np.ndarray]:
         parts = list(map(_without_tag, texts))
-        read = self._reads.named([text for _, text in parts])
+        read = self._reads.pieces([text for _, text in parts])
         return [
             np.array([self._ids.get(name, self._unknown) for name in (*tag, *names)], np.uint32)
             for (tag, _), names in zip(parts, read, strict=True)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ class Tokenizer:
             return self._bulk(texts, threads)
         return [np.array(encoding.ids, np.uint32) for encoding in self._direct.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def named(self, texts: list[str]) -> list[list[str]]:
+    def pieces(self, texts: list[str]) -> list[list[str]]:
         """The tokens of each text by name, of Unigram what is unknown as it stands in the text."""
         return [encoding.tokens for encoding in self._direct.encode_batch(list(map(self._read, texts)), add_special_tokens=False)]
 
@@ -234,6 +235,26 @@ class Tokenizer:
             return "".join(f"<0x{BYTES[c]:02X}>" for c in name)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).replace(" ", "·")
 
+    def controlled(self, text: str) -> list[int | str]:
+        """The text of a format, which may spell control tokens: their ids, and what stands between them.
+
+        >>> tokenizer.controlled("<|im_start|>user")
+        [3, 'user']
+        """
+        parts = self._control_names.split(text) if self.controls else [text]
+        return [self.controls.get(part, part) for part in parts if part]
+
+    @cached_property
+    def _control_names(self) -> re.Pattern[str]:
+        longest_first = sorted(self.controls, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+    def named(self, names: Sequence[str]) -> dict[str, str]:
+        """The texts of control tokens by the names that tokenizer_config.json has for them, such as `bos_token`, where it has them."""
+        end = next(name for name, number in self.controls.items() if number == self.end_of_text)
+        found = {name: content_of(self.config.get(name)) for name in names}
+        return {"eos_token": end} | {name: text for name, text in found.items() if text}
+
     def fingerprint(self) -> str:
         """SHA-256 of the canonical tokenizer.json: keys sorted, no white space."""
         return self._fingerprint
@@ -253,7 +274,9 @@ class Tokenizer:
             "backend": "tokenizers",
             "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 5 calls it TokenizersBackend and knows both names
             "clean_up_tokenization_spaces": False,
-            **self.config,
+            **{
+                name: value for name, value in self.config.items() if name != "chat_template"
+            },  # a model's own file, which says which it has
             "eos_token": names[self.end_of_text],
             "pad_token": names[self.pad],
             **({"unk_token": UNKNOWN} if UNKNOWN in self.controls else {}),

@@ -132,7 +132,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
             "example": example.prompt,
         }
     }
-    assistant = InstructJob(training, held_out, parent, "chatml", seconds=ends[2] - begun, more=lesson)
+    assistant = InstructJob(training, held_out, held_out, parent, "chatml", seconds=ends[2] - begun, more=lesson)
     answered = assistant.run(out / "assistant", machine, {}, asked, begun)
     show_assistant(answered)
 
@@ -263,7 +263,9 @@ def show_classifier(found: Classified) -> None:
 
 
 def show_assistant(found: Instructed) -> None:
-    terminal.say(f"Perplexity of held-out answers: {found.before:.1f} before, {found.after:.1f} after.")
+    before, after = found.before, found.after
+    terminal.say(f"Perplexity of held-out answers: {before.perplexity.value:.1f} before, {after.perplexity.value:.1f} after.")
+    terminal.say(f"Of {after.written:,} answers {after.ended.value:.0%} end by themselves, before {before.ended.value:.0%}.")
     for example in found.examples:
         terminal.say(
             f"\nQuestion: {example.question}\n  its own answer: {example.answer}\n  before: {example.before}\n  after:  {example.after}"

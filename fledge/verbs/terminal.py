@@ -30,6 +30,18 @@ def plain(text: str) -> str:
     return text.replace("\r\n", "\n").translate(PICTURES)
 
 
+def lit(text: str, on: bool = True) -> str:
+    """Text for standard output that stands out if it is `on`: green in a terminal with colours, else between ⟦ and ⟧."""
+    from rich.console import Console
+
+    text, console = plain(text), Console()
+    if not on:
+        return text
+    if console.color_system is None or console.no_color:
+        return f"⟦{text}⟧"
+    return "\n".join(f"\x1b[1;32m{line}\x1b[0m" if line else "" for line in text.split("\n"))
+
+
 def say(line: str = "") -> None:
     """Print a line of plain text (nothing in it is read as markup)."""
     _say(_console(), line)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fledge.arch.record import did_you_mean, differences
 from fledge.model import Transformer, shell
 from fledge.text.chat import FORMATS
 from fledge.text.files import MARIAN
+from fledge.text.templates import chat_format, is_template
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.families import FAMILIES, Family, family_name, family_of, plain
 from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, room_for, save_tensors, sha256, write_json
@@ -66,6 +68,8 @@ class ModelFolder:
             facts["embedding"] = told
         if (path / TEMPLATE).is_file():
             facts["chat_template"] = (path / TEMPLATE).read_text(encoding="utf-8")
+        elif isinstance(older := tokenizer.config.get("chat_template"), str):
+            facts["chat_template"] = older
         if facts.get("chat") is not None and chat_template(facts["chat"], tokenizer) != facts.get("chat_template"):
             raise ValueError(f"{path}: {FACTS} says that the chat format is {facts['chat']}, but {TEMPLATE} is missing or another")
         return cls(path, arch, tokenizer, facts)
@@ -140,8 +144,7 @@ def save_model(
         if template is not None:
             (stage / TEMPLATE).write_text(template, encoding="utf-8")
         if isinstance(arch.head, Words) and arch.decoder is not None:
-            stops = [tokenizer.end_of_text, *(FORMATS[chat].stop_tokens(tokenizer) if chat in FORMATS else [])]
-            write_json(stage / GENERATION, {**ids, "eos_token_id": list(dict.fromkeys(stops)), **(generation or {})})
+            write_json(stage / GENERATION, {**ids, "eos_token_id": stops(chat, tokenizer), **(generation or {})})
         if "embedding" in facts:
             write_sentences(stage, facts["embedding"], arch.trunk.width, arch.context)
         (stage / CARD).write_text(card + (OWN_NAMES if name == "fledge" else ""), encoding="utf-8")
@@ -177,12 +180,20 @@ def chat_template(chat: str, tokenizer: Tokenizer) -> str:
 
     Raises `ValueError` for an unknown name, and for a tokenizer without the format's control tokens.
     """
-    if "{{" in chat or "{%" in chat:
+    if is_template(chat):
         return chat
     if chat not in FORMATS:
         raise ValueError(f"chat format {chat!r} is unknown{did_you_mean(chat, FORMATS)}")
     FORMATS[chat].usable_with(tokenizer)
     return FORMATS[chat].template()
+
+
+def stops(chat: str | None, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end what a model writes; of a template that cannot be used, the end of a text alone."""
+    ends = [tokenizer.end_of_text]
+    with suppress(ValueError):
+        ends += chat_format(chat, tokenizer).stop_tokens(tokenizer) if chat is not None else []
+    return list(dict.fromkeys(ends))
 
 
 def _again(name: str, stored: Stored, family: Family) -> bool:
