@@ -1,7 +1,8 @@
 """Pieces of the input, and the staged files that keep what came of reading and cleaning them.
 
 A working folder holds finished things only, each under a key: the hash of all that decides what it is. Whatever is
-made lies under another name until it is whole and on disk; so a run that was killed goes on from what is there.
+made lies under another name until it is whole; so a run that was killed goes on from what is there. Nothing waits for
+the disk: whatever stands is used again only after its files were found as they were written.
 """
 
 import hashlib
@@ -10,11 +11,11 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from fledge.arch.record import from_json, to_json
 from fledge.data.cleaning.changes import Changes
 from fledge.data.corpus import content_hash
 from fledge.data.documents import EXAMPLES, SHOWN, Document, Rejected
-from fledge.data.files import sync
+from fledge.data.files import sha256
 from fledge.data.sources import Input
 from fledge.data.unique.exact import digests
 from fledge.data.unique.near import Near
@@ -32,8 +33,8 @@ from fledge.data.unique.paragraphs import paragraph_digests
 BATCH = 1 << 21  # characters whose signatures are made together
 FEW = 1 << 11  # bytes whose words are counted at once by splitting them
 BLOCK = 1 << 20
-BLANKS = np.isin(np.arange(256), list(b" \t\n\v\f\r"))
-UNFINISHED = ".unfinished"
+BLANKS = bytes(byte in b" \t\n\v\f\r" for byte in range(256))
+UNFINISHED, MADE = ".unfinished", "made.json"
 NONE = np.zeros((0, 2), "<u8")
 # What is known of each document of a staged part: `bytes` of its text here, and `before` it was cleaned; `words` are what white space
 # (of ASCII) separates; where it comes
@@ -179,25 +180,38 @@ def replacing(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def building(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` once it is whole and on disk; if another was faster, that one stays."""
+def building(folder: Path, digests: Mapping[str, str] = MappingProxyType({})) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` once it is whole; if another was faster, that one stays.
+
+    `digests`: the SHA-256 of files in it, by their names, as far as they were found while these were written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=UNFINISHED))
     try:
         yield made
-        for path in made.iterdir():
-            sync(path)
-        sync(made)
+        files = {path.name: digests.get(path.name) or sha256(path) for path in made.iterdir()}
+        (made / MADE).write_text(json.dumps(files), encoding="utf-8")
         try:
             os.rename(made, folder)
         except OSError:
             if not folder.is_dir():
                 raise
             shutil.rmtree(made)
-        sync(folder.parent)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+def stands(folder: Path) -> bool:
+    """Whether a folder was built and its files are what they were then; if not, it is removed."""
+    try:
+        files: dict[str, str] = json.loads((folder / MADE).read_text(encoding="utf-8"))
+        if all(sha256(folder / name) == digest for name, digest in files.items()):
+            return True
+    except (OSError, ValueError):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
 
 
 @dataclass(frozen=True)
@@ -206,7 +220,7 @@ class Part:
 
     `.text` holds the texts one after another, `.documents` a record of each, `.json` the names that these number, `.hashes.npy` the
     `content_hash` of each, and, where they were asked for, `.signatures.npy` and `.paragraphs.npy` what near duplicates and repeated
-    paragraphs are found by. `content` is the SHA-256 of the texts and their lengths.
+    paragraphs are found by. `content` is a hash of the texts and their lengths.
     """
 
     path: str
@@ -266,14 +280,9 @@ class Staged:
 
     @classmethod
     def open(cls, folder: Path) -> "Staged":
-        """What stands in a folder; raises `OSError` or `ValueError` when it is not whole."""
+        """What stands in a folder."""
         facts: dict[str, Any] = json.loads((folder / "piece.json").read_text(encoding="utf-8"))
         parts = tuple(Part(str(folder / name), *rest) for name, *rest in facts.pop("parts"))
-        for part in parts:
-            if os.path.getsize(f"{part.path}.text") != part.bytes:
-                raise ValueError(f"{part.path}.text is not as long as it was")
-            if os.path.getsize(f"{part.path}.documents") != part.documents * RECORD.itemsize:
-                raise ValueError(f"{part.path}.documents is not as long as it was")
         changes = from_json(Changes, facts.pop("changes"), "changes")
         facts["examples"] = tuple(facts["examples"])
         return cls(folder, **facts, changes=changes, parts=parts)
@@ -282,10 +291,21 @@ class Staged:
 class Staging:
     """Documents and rejections on their way into the files of a piece; use it in a `with`.
 
-    `near`: by what near duplicates will be found, if they are; `paragraphs`: whether repeated ones will be.
+    `digests` gets the SHA-256 of each of its files of texts. `near`: by what near duplicates will be found, if they are; `paragraphs`:
+    whether repeated ones will be.
     """
 
-    def __init__(self, folder: Path, limit: int, origin: str = "", group: str = "", near: Near | None = None, paragraphs: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        limit: int,
+        digests: dict[str, str],
+        origin: str = "",
+        group: str = "",
+        near: Near | None = None,
+        paragraphs: bool = False,
+    ):
+        self.digests = digests
         self.folder, self.origin, self.group, self.limit, self.near, self.paragraphs = folder, origin, group, limit, near, paragraphs
         self.changes = Changes()
         self.parts: list[list[Any]] = []
@@ -344,7 +364,7 @@ class Staging:
         self.text.write(raw)
         self.content.update(raw)
         self.size += len(raw)
-        self.hashes.append(content_hash(item.text))
+        self.hashes.append(content_hash(item.text, raw))
         found = paragraph_digests(item.text) if self.paragraphs else NONE
         if len(found):
             self.found.append(found)
@@ -407,13 +427,18 @@ class Staging:
             np.save(self.folder / f"{name}.paragraphs.npy", np.concatenate([NONE, *self.found]))
         names = json.dumps({"sources": list(self.sources), "languages": list(self.languages)})
         (self.folder / f"{name}.json").write_text(names, encoding="utf-8")
-        self.content.update(records["bytes"].tobytes())
-        self.parts.append([name, len(records), self.size, self.content.hexdigest()])
+        self.digests[f"{name}.text"] = self.content.hexdigest()
+        self.parts.append([name, len(records), self.size, content_of(self.content, records)])
         self.whole.update(records.tobytes() + names.encode() + self.content.digest())
 
     def key(self) -> str:
         """The hash of all that was taken."""
         return key_of(self.whole.hexdigest(), self.rejected, self.examples, self.replaced)
+
+
+def content_of(texts: "hashlib._Hash", records: np.ndarray) -> str:
+    """The `content` of a part, by the SHA-256 of its texts and their records."""
+    return key_of(texts.hexdigest(), hashlib.sha256(records["bytes"].tobytes()).hexdigest())
 
 
 def word_count(raw: bytes) -> int:
@@ -426,8 +451,8 @@ def word_count(raw: bytes) -> int:
         return len(raw.split())
     count, blank = 0, True
     for start in range(0, len(raw), BLOCK):
-        block = BLANKS[np.frombuffer(raw, np.uint8, min(BLOCK, len(raw) - start), start)]
-        count += int(np.count_nonzero(block[:-1] & ~block[1:])) + int(blank and not block[0])
+        block = np.frombuffer(raw[start : start + BLOCK].translate(BLANKS), bool)
+        count += int(np.count_nonzero(block[:-1] > block[1:])) + int(blank and not block[0])
         blank = bool(block[-1])
     return count
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from fledge.arch.record import did_you_mean
 from fledge.data.documents import Document, Item, Rejected
-from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, shown
+from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, sha256, shown
 from fledge.data.reading.hub import PREFIX, SPLITS, DataSet, data_set, newest, saved
 from fledge.data.reading.kinds import items_of
 from fledge.data.reading.part import LIMIT, Part
@@ -62,8 +62,7 @@ class Input:
         if self.problem or self.place != "file":
             return hashlib.sha256(repr((self.path, self.version, self.problem, self.detail)).encode()).hexdigest()
         try:
-            with open(self.path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256(self.path)
         except OSError as error:
             return hashlib.sha256(str(error.errno).encode()).hexdigest()
 
@@ -154,6 +153,7 @@ def find(sources: Sequence[str]) -> list[Input]:
     if not sources:
         raise ValueError("no text was given: name files, folders or globs")
     found: dict[str, Input] = {}
+    real = RealPaths()
     for source in sources:
         group, path = grouped(source)
         path = os.path.expanduser(path.removeprefix("file://"))
@@ -161,10 +161,25 @@ def find(sources: Sequence[str]) -> list[Input]:
         if not inputs:
             raise ValueError(f"{path} holds no files")
         for one in inputs:
-            key = os.path.realpath(one.path) if one.place == "file" and not one.problem else one.path
+            key = real(one.path) if one.place == "file" and not one.problem else one.path
             known = found.get(key)
             found[key] = replace(known, named=known.named or one.named) if known else replace(one, origin=source)
     return list(found.values())
+
+
+class RealPaths:
+    """`os.path.realpath` of many files, of which each folder is looked at once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        if not name or name in (os.curdir, os.pardir) or os.path.islink(path):
+            return os.path.realpath(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], name)
 
 
 def grouped(source: str) -> tuple[str, str]:

@@ -56,6 +56,7 @@ class Tokenizer:
         backend.no_padding()
         self.backend = backend
         self.config = config or {}
+        self._known: str | None = None  # fingerprint
         self.controls = {token.content: number for number, token in backend.get_added_tokens_decoder().items() if token.special}
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.end_of_text = self._end_of_text()
@@ -227,6 +228,8 @@ class Tokenizer:
 
     @cached_property
     def _fingerprint(self) -> str:
+        if self._known is not None:
+            return self._known
         canonical = json.dumps(json.loads(self.backend.to_str()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -304,9 +307,10 @@ class Tokenizer:
         return cls(_with_spares(backend, UNKNOWN))
 
     @classmethod
-    def load(cls, name: str | Path) -> "Tokenizer":
+    def load(cls, name: str | Path, fingerprint: str | None = None) -> "Tokenizer":
         """A tokenizer from a folder, a name on the hub, or one file, as `fledge.text.published` reads them.
 
+        `fingerprint`: the one that it has, where that is known: finding it takes as long as all the rest.
         Raises `FileNotFoundError` with the files that are needed and where to put them, `ValueError` for files that are no
         tokenizer or one in which text could spell a control token.
         """
@@ -328,6 +332,7 @@ class Tokenizer:
                 f"{name}: the text {control!r} would become the control token {tokenizer.controls[control]} in this tokenizer "
                 f"({type(backend.model).__name__}): use a byte-level BPE"
             )
+        tokenizer._known = fingerprint
         return tokenizer
 
     def _spelled(self) -> list[str]:

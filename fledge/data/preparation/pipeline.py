@@ -21,7 +21,7 @@ from fledge.data.preparation.stages import Stages
 from fledge.data.preparation.work import Work
 from fledge.data.preparation.writing import write, write_log
 from fledge.data.profile import profiled
-from fledge.data.sources import Input
+from fledge.data.sources import Input, RealPaths
 from fledge.text.tokenizer import Tokenizer
 
 Standing = Literal["refuse", "update", "replace"]
@@ -102,11 +102,10 @@ def _as_inputs(source: Iterable[Any], out: Path) -> list[Input] | None:
     """
     if not (isinstance(source, (list, tuple)) and source and all(isinstance(item, Input) for item in source)):
         return None
-    own = os.path.join(os.path.realpath(out), "")
-    inputs = [given for given in source if given.place != "file" or not os.path.realpath(given.path).startswith(own)]
-    for given in inputs:
-        if not given.problem:
-            require(given.source, given.format)
+    own, real = os.path.join(os.path.realpath(out), ""), RealPaths()
+    inputs = [given for given in source if given.place != "file" or not real(given.path).startswith(own)]
+    for form, given in {given.format: given for given in reversed(inputs) if not given.problem}.items():
+        require(given.source, form)
     return inputs
 
 

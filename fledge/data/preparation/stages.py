@@ -25,6 +25,7 @@ from fledge.data.pieces import (
     building,
     key_of,
     pieces_of,
+    stands,
 )
 from fledge.data.preparation.recipe import Recipe, vocabulary_for
 from fledge.data.preparation.shards import Shard, Tokenizing, tokenize_part
@@ -40,7 +41,6 @@ from fledge.data.preparation.tasks import (
     look_at,
     read_piece,
     shorten_part,
-    staged_in,
     take,
 )
 from fledge.data.preparation.work import Work
@@ -66,15 +66,15 @@ class Stages:
     done: int = field(default=0, init=False)
     news: str = field(default="", init=False)
 
-    def _mapped(self, stage: str, task: Any, orders: Sequence[Any], total: int, done: int = 0) -> Iterator[Any]:
+    def _mapped(self, stage: str, task: Any, orders: Sequence[Any], total: int) -> Iterator[Any]:
         """The results of a task, with the progress told in bytes."""
-        self.done = done
+        self.done = 0
 
         def report(more: int) -> None:
             self.done += more
             self.progress(stage, self.done, total)
 
-        self.progress(stage, done, total)
+        self.progress(stage, 0, total)
         return self.engine.map(task, orders, report)
 
     def looked(self, inputs: list[Input]) -> tuple[list[Piece], dict[str, list[int] | None]]:
@@ -98,16 +98,13 @@ class Stages:
         recipe = replace(self.recipe, tokenizer=None, validation=0.1)  # which a piece does not depend on
         settings = [recipe.reading(), self.piece_bytes]
         folders = [self.work.place("pieces", piece.key(settings)) for piece in pieces]
-        standing = [staged_in(folder) for folder in folders]
         orders = [
             Reading(piece, tuple(looks[given.path] for given in piece.inputs), folder, recipe, self.strict, self.piece_bytes)
-            for piece, folder, stands in zip(pieces, folders, standing, strict=True)
-            if stands is None
+            for piece, folder in zip(pieces, folders, strict=True)
         ]
-        total, left = sum(piece.size for piece in pieces), sum(order.piece.size for order in orders)
-        for _ in self._mapped("read", read_piece, orders, total, total - left):
+        for _ in self._mapped("read", read_piece, orders, sum(piece.size for piece in pieces)):
             pass
-        return [Staged.open(folder) if stands is None else stands for folder, stands in zip(folders, standing, strict=True)]
+        return [Staged.open(folder) for folder in folders]
 
     def taken(self, items: Iterable[Item]) -> list[Staged]:
         """Documents in memory in staged pieces, each of one group and named by what it holds."""
@@ -117,8 +114,9 @@ class Stages:
         item = next(source, None)
         while item is not None:
             group = item.group if isinstance(item, Document) else ""
-            with building(self.work.folder / "pieces" / "taken") as folder:
-                with Staging(folder, self.piece_bytes, "", group, recipe.near, recipe.paragraphs) as staging:
+            digests: dict[str, str] = {}
+            with building(self.work.folder / "pieces" / "taken", digests) as folder:
+                with Staging(folder, self.piece_bytes, digests, "", group, recipe.near, recipe.paragraphs) as staging:
                     while item is not None and staging.size < self.piece_bytes:
                         if isinstance(item, Document) and item.group != group:
                             break
@@ -244,7 +242,7 @@ class Stages:
         rate = 1.0 if wanted == "characters" else min(1.0, SAMPLE_BYTES / max(1, size))
         sample = _Sample(parts, fates, rate)
         folder = self.work.place("tokenizers", key_of(to_json(wanted) if isinstance(wanted, Training) else wanted, sample.key()))
-        if not folder.is_dir():
+        if not stands(folder):
             self.progress("tokenizer", 0, 1)
             made = Tokenizer.learned(sample.texts(), wanted)
             with building(folder) as place:
@@ -256,7 +254,7 @@ class Stages:
         """The shards of each part."""
         fingerprint = tokenizer.fingerprint()
         folder = self.work.place("tokenizers", fingerprint)
-        if not folder.is_dir():
+        if not stands(folder):
             with building(folder) as place:
                 tokenizer.save(place)
         parts = [part for stage in staged for part in stage.parts]

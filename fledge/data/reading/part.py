@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from fledge.data.documents import Document, Item, Rejected
-from fledge.data.files import as_utf8, decoded, mended
+from fledge.data.files import as_utf8, decoded, mended, with_line_ends
 
 LIMIT = 32 << 20
 PIECE = 1 << 20
@@ -63,13 +63,14 @@ def _cut(
         raw += more
         end = len(raw) if ended else _break(raw, limit)
         text, invalid = decoded(raw[:end])
-        text, halves = mended(text)
+        text = with_line_ends(text)
         at = row if row is not None else None if ended and line == 1 else line
         if text.strip():
-            yield Document(text, source, at, column, replaced + invalid + halves)
+            yield Document(text, source, at, column, replaced + invalid)
         elif end:
             yield Rejected("empty file" if at is None else "empty text", source, at, bytes=end)
-        line, raw, replaced = line + raw.count(b"\n", 0, end), raw[end:], 0
+        if not ended:
+            line, raw, replaced = line + raw.count(b"\n", 0, end), raw[end:], 0
 
 
 def _break(raw: bytes, limit: int) -> int:
