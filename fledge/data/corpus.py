@@ -198,7 +198,7 @@ class Corpus:
         summary = from_json(Summary, facts["summary"], "summary")
         return cls(
             folder, Tokenizer.load(folder, facts["tokenizer"]), splits["train"], splits["validation"], summary, facts["settings"],
-            facts["contents"],            {group: of(group) for group in facts["sizes"]}, facts["mix"], {folder.resolve().name: folder},
+            facts["contents"], {group: of(group) for group in facts["sizes"]}, facts["mix"], {folder.resolve().name: folder},
         )  # fmt: skip
 
     @classmethod

@@ -124,6 +124,19 @@ class _Whole(io.RawIOBase):
         return self.raw.read(size)
 
 
+class Until(_Whole):
+    """The next `left` bytes of a stream."""
+
+    def __init__(self, raw: IO[bytes], left: int):
+        super().__init__(raw)
+        self.left = left
+
+    def _next(self, size: int) -> bytes:
+        data = self.raw.read(min(size, self.left))
+        self.left -= len(data)
+        return data
+
+
 STEP = 1 << 20  # decompressed bytes that are asked for at once
 XZ_MEMORY = 1 << 27
 

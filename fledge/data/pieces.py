@@ -12,8 +12,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -25,6 +25,8 @@ from fledge.data.cleaning.changes import Changes
 from fledge.data.corpus import content_hash
 from fledge.data.documents import EXAMPLES, SHOWN, Document, Rejected
 from fledge.data.files import sha256
+from fledge.data.reading.part import Span
+from fledge.data.reading.spans import spans
 from fledge.data.sources import Input
 from fledge.data.unique.exact import digests
 from fledge.data.unique.near import Near
@@ -113,8 +115,43 @@ def key_of(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True)
+class Look:
+    """What looking at an input found: how its file looks, a hash of what it holds, and the spans in which it is read, if not as a whole."""
+
+    file: list[int] | None
+    content: str
+    spans: tuple[Span, ...] = ()
+
+    @classmethod
+    def at(cls, given: Input, size: int) -> "Look":
+        """Look at an input that is to be read in pieces of about `size` bytes."""
+        file = look_of(given)
+        if file is not None:
+            with suppress(OSError):
+                if found := spans(given.path, given.format, given.size, size):
+                    return cls(file, key_of([span.content for span in found]), found)
+        return cls(file, given.fingerprint())
+
+
+def parted(inputs: Sequence[Input], looks: Mapping[str, Look]) -> tuple[list[Input], list[str]]:
+    """The inputs, and for each span of one its own, with the contents that `pieces_of` needs.
+
+    How a span is read depends on where the file begins, too.
+    """
+    found: list[tuple[Input, str]] = []
+    for given in inputs:
+        look = looks[given.path]
+        for span in look.spans:
+            told = key_of(look.spans[0].content, span.start, span.line, span.content)
+            found.append((replace(given, size=span.end - span.start, span=span), told))
+        if not look.spans:
+            found.append((given, look.content))
+    return [given for given, _ in found], [content for _, content in found]
+
+
 class Contents:
-    """The SHA-256 of files, remembered by path, size, inode and times as long as those stay the same.
+    """What looks at files found, remembered by path, size, inode and times as long as those stay the same.
 
     A change of the same size whose modification time was set back is noticed by the time of change, which nobody sets; a file
     that was written within the last seconds is read again next time, for its clock may be too coarse to tell.
@@ -122,23 +159,26 @@ class Contents:
 
     SETTLED = 3_000_000_000  # nanoseconds
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, size: int):
+        """`size`: bytes of a piece, by which large files are taken apart."""
+        self.path, self.size = path, size
         try:
             self.known: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self.known = {}
         self.seen: dict[str, list[Any]] = {}
 
-    def known_of(self, given: Input) -> tuple[list[int] | None, str] | None:
-        """How a file looks that is as it was when it was last read, and its hash."""
+    def known_of(self, given: Input) -> Look | None:
+        """What the last look at a file found that is as it was then."""
         known = self.known.get(given.path)
-        return (known[0], known[1]) if known is not None and known[0] is not None and known[0] == look_of(given) else None
+        if known is None or known[0] is None or known[0] != look_of(given) or known[2] != self.size:
+            return None
+        return Look(known[0], known[1], tuple(Span(*span) for span in known[3]))
 
-    def note(self, path: str, look: list[int] | None, content: str, now: int) -> None:
-        """Remember what a file held when it looked like this, unless it was written a moment before `now` (nanoseconds)."""
-        settled = look is not None and now - max(look[2:4]) > self.SETTLED
-        self.seen[path] = [look if settled else None, content]
+    def note(self, path: str, look: Look, now: int) -> None:
+        """Remember what a look found, unless the file was written a moment before `now` (nanoseconds)."""
+        settled = look.file is not None and now - max(look.file[2:4]) > self.SETTLED
+        self.seen[path] = [look.file if settled else None, look.content, self.size, [list(astuple(span)) for span in look.spans]]
 
     def news(self) -> str:
         """What is new since the last time, as people say it."""

@@ -4,21 +4,23 @@ import errno
 import fnmatch
 import glob
 import hashlib
+import io
 import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from fledge.arch.record import did_you_mean
 from fledge.data.documents import Document, Item, Rejected
-from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, sha256, shown
+from fledge.data.files import BUFFER, Progress, Until, decompressed, extra, format_of, require, sha256, shown
 from fledge.data.reading.hub import PREFIX, SPLITS, DataSet, data_set, newest, saved
 from fledge.data.reading.kinds import items_of
-from fledge.data.reading.part import LIMIT, Part
+from fledge.data.reading.part import LIMIT, WHOLE, Part, Span
 from fledge.data.reading.remote import is_url, listed, opened_url
 
 
@@ -35,6 +37,7 @@ class Input:
         version: of what is not here, by which a change is noticed.
         origin: the source that it was found by, as it was given.
         problem: the reason why it cannot be read, known already, and `detail` to it; else "".
+        span: which of its bytes are to be read, if not all of them; `size` is then theirs.
     """
 
     path: str
@@ -46,6 +49,7 @@ class Input:
     origin: str = ""
     problem: str = ""
     detail: str = ""
+    span: Span = WHOLE
 
     @property
     def source(self) -> str:
@@ -139,8 +143,13 @@ def _items(source: Input, text_column: str | None, limit: int) -> Iterator[Item]
     except OSError as error:
         yield Rejected("unreadable", source.source, detail=error.strerror or str(error), bytes=source.size)
         return
+    size, span = source.size, source.span
     with raw as file, decompressed(file, compression, source.source) as stream:
-        yield from items_of(Part(stream, source.source, kind, source.size, text_column, limit))
+        if span != WHOLE:
+            size = size if span.start else os.path.getsize(source.path)  # what is wrong with the whole of it is told once
+            file.seek(span.start)
+            stream = io.BufferedReader(Until(file, span.end - span.start), BUFFER)
+        yield from items_of(Part(stream, source.source, kind, size, text_column, limit, span=span, begun=partial(open, source.path, "rb")))
 
 
 def find(sources: Sequence[str]) -> list[Input]:

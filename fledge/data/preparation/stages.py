@@ -18,12 +18,14 @@ from fledge.data.fates import CONTAMINATED, CUT, DUPLICATE, NEAR, REPEATED, TRAI
 from fledge.data.files import Progress
 from fledge.data.pieces import (
     Contents,
+    Look,
     Part,
     Piece,
     Staged,
     Staging,
     building,
     key_of,
+    parted,
     pieces_of,
     stands,
 )
@@ -77,23 +79,22 @@ class Stages:
         self.progress(stage, 0, total)
         return self.engine.map(task, orders, report)
 
-    def looked(self, inputs: list[Input]) -> tuple[list[Piece], dict[str, list[int] | None]]:
-        """The pieces of the inputs, whose contents are hashed, as far as they are not known; and how each looked."""
-        contents = Contents(self.work.folder / "contents.json")
+    def looked(self, inputs: list[Input]) -> tuple[list[Piece], dict[str, Look]]:
+        """The pieces of the inputs, which are looked at, as far as they are not known; and what was found."""
+        contents = Contents(self.work.folder / "contents.json", self.piece_bytes)
         found = {given.path: known for given in inputs if (known := contents.known_of(given)) is not None}
         unknown = [given for given in inputs if given.path not in found]
-        orders = [Looking(piece.inputs) for piece in pieces_of(unknown, [""] * len(unknown), self.piece_bytes)]
+        orders = [Looking(piece.inputs, self.piece_bytes) for piece in pieces_of(unknown, [""] * len(unknown), self.piece_bytes)]
         now, total = time_ns(), sum(given.size for given in unknown)
         for order, seen in zip(orders, self._mapped("look", look_at, orders, total), strict=True):
             found |= zip((given.path for given in order.inputs), seen, strict=True)
-        for path, (look, content) in found.items():
-            contents.note(path, look, content, now)
+        for path, look in found.items():
+            contents.note(path, look, now)
         self.news = contents.news()
         contents.save()
-        looks = {path: look for path, (look, _) in found.items()}
-        return pieces_of(inputs, [found[given.path][1] for given in inputs], self.piece_bytes), looks
+        return pieces_of(*parted(inputs, found), self.piece_bytes), found
 
-    def read(self, pieces: list[Piece], looks: dict[str, list[int] | None]) -> list[Staged]:
+    def read(self, pieces: list[Piece], looks: dict[str, Look]) -> list[Staged]:
         """Each piece in its staged parts; those that stand are not read again."""
         recipe = replace(self.recipe, tokenizer=None, validation=0.1)  # which a piece does not depend on
         settings = [recipe.reading(), self.piece_bytes]

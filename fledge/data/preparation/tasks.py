@@ -18,6 +18,7 @@ from fledge.data.documents import Document, Item, Rejected
 from fledge.data.engine import Report
 from fledge.data.fates import TRAIN
 from fledge.data.pieces import (
+    Look,
     Part,
     Piece,
     Staging,
@@ -38,10 +39,10 @@ REPORTED = 1 << 20  # characters after which a reader tells how far it is
 
 @dataclass(frozen=True)
 class Reading:
-    """The order to read a piece into `folder`; `looks`: how its files looked when their contents were hashed."""
+    """The order to read a piece into `folder`; `looks`: what looking at its files found."""
 
     piece: Piece
-    looks: tuple[list[int] | None, ...]
+    looks: tuple[Look, ...]
     folder: Path
     recipe: Recipe
     strict: bool
@@ -63,6 +64,8 @@ def read_piece(order: Reading, report: Report) -> None:
         building(order.folder, digests) as folder,
         Staging(folder, order.limit, digests, first.origin, first.group, recipe.near, recipe.paragraphs) as staging,
     ):
+        if first.span.start:
+            staging.source = first.source  # whose beginning lies in another piece
         for given, look in zip(order.piece.inputs, order.looks, strict=True):
             left, waiting = given.size, 0
             for item in read_input(given, recipe.text_column):
@@ -74,7 +77,7 @@ def read_piece(order: Reading, report: Report) -> None:
                         left, waiting = left - done, 0
                         report(done)
             report(left)
-            if look is not None and look_of(given) != look:
+            if look.file is not None and look_of(given) != look.file:
                 raise ValueError(f"{given.source} was changed while it was read: give the same command again")
 
 
@@ -95,19 +98,20 @@ def cleaner_of(settings: Cleaning) -> Cleaner | None:
 
 @dataclass(frozen=True)
 class Looking:
-    """The order to hash files."""
+    """The order to look at files that are read in pieces of about `size` bytes."""
 
     inputs: tuple[Input, ...]
+    size: int
 
     def __str__(self) -> str:
         return self.inputs[0].source
 
 
-def look_at(order: Looking, report: Report) -> list[tuple[list[int] | None, str]]:
-    """How each file looks, and what it holds."""
+def look_at(order: Looking, report: Report) -> list[Look]:
+    """What each file holds."""
     found = []
     for given in order.inputs:
-        found.append((look_of(given), given.fingerprint()))
+        found.append(Look.at(given, order.size))
         report(given.size)
     return found
 

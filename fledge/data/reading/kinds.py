@@ -54,7 +54,15 @@ def items_of(part: Part) -> Iterator[Item]:
         yield replace(part, size=0 if begun else part.size).rejected(reason, detail.strip().splitlines()[0][:500])
 
 
+def is_text(kind: str) -> bool:
+    """Whether files of this kind are read as the text that they are."""
+    return kind not in UNTOLD and kind not in OTHERS and READERS.get(kind, whole_text) is whole_text
+
+
 def _items(part: Part) -> Iterator[Item]:
+    if part.span.start:  # of what was looked at where it begins
+        yield from READERS.get(part.kind, whole_text)(part)
+        return
     head = part.stream.peek(SNIFFED)[:SNIFFED]
     if part.kind in UNTOLD:
         page = re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE)
