@@ -124,9 +124,12 @@ class _Whole(io.RawIOBase):
         return self.raw.read(size)
 
 
-class Until(_Whole):
+def upto(raw: IO[bytes], left: int) -> io.BufferedReader:
     """The next `left` bytes of a stream."""
+    return io.BufferedReader(_UpTo(raw, left), BUFFER)
 
+
+class _UpTo(_Whole):
     def __init__(self, raw: IO[bytes], left: int):
         super().__init__(raw)
         self.left = left

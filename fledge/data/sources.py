@@ -4,7 +4,6 @@ import errno
 import fnmatch
 import glob
 import hashlib
-import io
 import os
 import re
 import stat
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 from fledge.arch.record import did_you_mean
 from fledge.data.documents import Document, Item, Rejected
-from fledge.data.files import BUFFER, Progress, Until, decompressed, extra, format_of, require, sha256, shown
+from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, sha256, shown, upto
 from fledge.data.reading.hub import PREFIX, SPLITS, DataSet, data_set, newest, saved
 from fledge.data.reading.kinds import items_of
 from fledge.data.reading.part import LIMIT, WHOLE, Part, Span
@@ -144,11 +143,12 @@ def _items(source: Input, text_column: str | None, limit: int) -> Iterator[Item]
         yield Rejected("unreadable", source.source, detail=error.strerror or str(error), bytes=source.size)
         return
     size, span = source.size, source.span
-    with raw as file, decompressed(file, compression, source.source) as stream:
+    with raw as file, decompressed(file, compression, source.source) as whole:
+        stream = whole
         if span != WHOLE:
             size = size if span.start else os.path.getsize(source.path)  # what is wrong with the whole of it is told once
             file.seek(span.start)
-            stream = io.BufferedReader(Until(file, span.end - span.start), BUFFER)
+            stream = upto(file, span.end - span.start)
         yield from items_of(Part(stream, source.source, kind, size, text_column, limit, span=span, begun=partial(open, source.path, "rb")))
 
 

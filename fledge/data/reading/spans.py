@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 
-from fledge.data.files import SNIFFED, as_utf8
+from fledge.data.files import SNIFFED, as_utf8, decompressed
 from fledge.data.reading.kinds import is_text
 from fledge.data.reading.part import LIMIT, Span, runs
 
@@ -21,7 +21,7 @@ def spans(path: str, form: tuple[str, str], size: int, span: int) -> tuple[Span,
     kind, compression = form
     if compression or size <= (2 * span if kind in LINES else LIMIT) or not (kind in LINES or is_text(kind)):
         return ()
-    with open(path, "rb", BLOCK) as stream:
+    with open(path, "rb", BLOCK) as raw, decompressed(raw, "", path) as stream:
         binary = b"\0" in stream.peek(SNIFFED)[:SNIFFED]
         as_utf8(stream)
         if binary or stream.tell():  # a byte order mark was read
