@@ -277,8 +277,11 @@ def mended(text: str) -> tuple[str, int]:
 
 def sha256(path: Path | str) -> str:
     """The SHA-256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with open(path, "rb", 0) as stream:
+        found = hashlib.sha256()
+        while data := stream.read(STEP):
+            found.update(data)
+        return found.hexdigest()
 
 
 def sync(path: Path) -> None:

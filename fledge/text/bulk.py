@@ -28,6 +28,7 @@ _SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _UNSEEN = [byte for byte in range(256) if byte not in _SEEN]
 # The printable character that stands for each byte in a byte-level vocabulary, as in GPT-2's encoder.py: "Ġ" is 32.
 BYTES = {**{chr(byte): byte for byte in _SEEN}, **{chr(256 + n): byte for n, byte in enumerate(_UNSEEN)}}
+_TO_LATIN = {ord(c): byte for c, byte in BYTES.items()}
 
 # What matches the same in tiktoken's engine, twice as fast, for it does not remember how to give a letter back.
 QUICK = {
@@ -104,9 +105,9 @@ def _by_tiktoken(spec: dict, pieces: dict[str, int], plain: Callable[[str], list
     except ImportError:
         return None
     pattern = _pattern(spec["pre_tokenizer"])
-    if pattern is None or not BYTES.keys() <= pieces.keys() or not all(c in BYTES for piece in pieces for c in piece):
+    if pattern is None or not BYTES.keys() <= pieces.keys() or not BYTES.keys() >= set("".join(pieces)):
         return None
-    ranks = {bytes(BYTES[c] for c in piece): number for piece, number in pieces.items()}
+    ranks = {piece.translate(_TO_LATIN).encode("latin-1"): number for piece, number in pieces.items()}
     unused = {"<|fledge|>": max(ranks.values()) + 1}  # it is allowed nowhere; without any, each place of a text is looked at for it
 
     def encoder(pattern: str) -> Callable[[str], np.ndarray]:

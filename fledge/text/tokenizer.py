@@ -164,9 +164,12 @@ class Tokenizer:
 
     def encode_arrays(self, texts: list[str], threads: int = 1) -> list[np.ndarray]:
         """The same as arrays (length,) of unsigned integers, which costs less where the tokens go to disk, by so many threads."""
+        if self._bulk is not None:  # none that maps characters is encoded in bulk
+            try:
+                return self._bulk(texts, threads)
+            except UnicodeEncodeError:
+                return self._bulk([_unicode(text) for text in texts], threads)
         texts = [self._read(text) for text in texts]
-        if self._bulk is not None:
-            return self._bulk(texts, threads)
         return [np.array(encoding.ids, np.uint32) for encoding in self._direct.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _read(self, text: str) -> str:

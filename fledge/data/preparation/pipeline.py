@@ -54,8 +54,6 @@ def prepare(
     (with the differences); nothing else is overwritten. Whatever happens, `out` is either whole or not there.
     """
     out, recipe = Path(out), recipe or Recipe()
-    told = recipe.told()
-    found = _standing(out, told, recipe, standing)
     work = Work(out)
     given = _as_inputs(source, out)
     if mix and given is not None:
@@ -66,7 +64,9 @@ def prepare(
     if not workers:
         most = os.cpu_count() or 1
         workers = most if given is None else max(1, min(most, -(-total // piece_bytes)))
-    with work.used(keep), engine_of(engine, workers) as does:
+    with work.used(keep), engine_of(engine, workers, ("fledge.data.preparation",)) as does:
+        told = recipe.told()
+        found = _standing(out, told, recipe, standing)
         run = Stages(work, recipe, does, strict, piece_bytes, progress or (lambda *_: None))
         if given is not None:
             pieces, looks = run.looked(given)

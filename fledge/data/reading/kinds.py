@@ -73,7 +73,8 @@ def _items(part: Part) -> Iterator[Item]:
     elif part.kind in OTHERS:
         yield part.rejected("no reader", OTHERS[part.kind])
     elif reader is whole_text or part.kind in TEXTUAL:
-        part = replace(part, stream=as_utf8(part.stream))
+        if (stream := as_utf8(part.stream)) is not part.stream:
+            part = replace(part, stream=stream)
         if b"\0" in part.stream.peek(SNIFFED)[:SNIFFED]:
             yield part.rejected("binary", "it holds NUL bytes")
         else:

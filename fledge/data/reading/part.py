@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from fledge.data.documents import Document, Item, Rejected
-from fledge.data.files import as_utf8, decoded, mended, with_line_ends
+from fledge.data.files import BUFFER, as_utf8, decoded, mended, with_line_ends
 
 LIMIT = 32 << 20
 PIECE = 1 << 20
@@ -78,13 +78,19 @@ def runs(stream: io.BufferedReader, limit: int, line: int = 1) -> Iterator[tuple
     """The bytes of a text that begins in `line` in runs of at most `limit`: the line in which each begins, and whether it is the last."""
     raw, ended = b"", False
     while not ended:
-        more = stream.read(limit + 1 - len(raw))
+        more = _filled(stream, limit + 1 - len(raw))
         ended = len(raw) + len(more) <= limit
-        raw += more
+        raw = raw + more if raw else more
         end = len(raw) if ended else _break(raw, limit)
         yield line, raw[:end], ended
         if not ended:
             line, raw = line + raw.count(b"\n", 0, end), raw[end:]
+
+
+def _filled(stream: io.BufferedReader, size: int) -> bytes:
+    """The next `size` bytes; little room is made for a stream that has few."""
+    found = stream.read(min(size, BUFFER))
+    return found if len(found) < BUFFER else found + stream.read(size - len(found))
 
 
 def _run(raw: bytes, source: str, line: int | None, column: str | None = None, replaced: int = 0) -> Iterator[Item]:
