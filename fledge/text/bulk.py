@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -44,6 +44,8 @@ SPARSE = 1000  # characters for each cut: where there are more, cutting costs as
 # blanks: texts with words this long are left to `tokenizers`.
 LONGEST = 500
 _LONG_RUN = re.compile(rf"[^\W_]{{{LONGEST}}}|[\W_]{{{LONGEST}}}")  # no pattern has words over this border that go on and on
+BLOCK = 1 << 20  # characters of a text that are encoded at once, so that a long one takes little memory
+_BORDER = re.compile(r"(?<=\S) (?=\S)")
 WORD, LINE_END, SPACE = range(3)  # the kinds of a unit of UTF-16
 _KINDS = np.zeros(1 << 16, np.uint8)
 _KINDS[[9, 11, 12, 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]] = SPACE  # Unicode's White_Space
@@ -118,6 +120,9 @@ def _by_tiktoken(spec: dict, pieces: dict[str, int], plain: Callable[[str], list
     cut = encoder(CUT[pattern]) if pattern in CUT else None
 
     def one(text: str) -> np.ndarray:
+        return some(text) if len(text) <= BLOCK else np.concatenate([some(block) for block in _blocks(text)])
+
+    def some(text: str) -> np.ndarray:
         if len(text) < LONGEST:
             return whole(text)
         units = _units(text)
@@ -138,6 +143,15 @@ def _by_tiktoken(spec: dict, pieces: dict[str, int], plain: Callable[[str], list
             return list(pool.map(one, texts))
 
     return encode
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """A text in blocks of about BLOCK characters, which end before a blank between two words: there every pattern has a border."""
+    start = 0
+    while len(text) - start > BLOCK and (found := _BORDER.search(text, start + BLOCK)):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
 
 
 def _units(text: str) -> np.ndarray:

@@ -117,7 +117,7 @@ class _ShardWriter:
         self.starts += [np.array([self.tokens]), ends[:-1]]
         self.sizes += sizes
         self.tokens = int(ends[-1])
-        tokens = np.concatenate([part for tokens in encoded for part in (tokens, self.end)]).astype(self.dtype)
+        tokens = np.concatenate([part for tokens in encoded for part in (tokens, self.end)], dtype=self.dtype, casting="unsafe")
         self.file.write(tokens.data)
         self.hash.update(tokens.data)
 
