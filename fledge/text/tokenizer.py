@@ -57,6 +57,7 @@ class Tokenizer:
         backend.no_padding()
         self.backend = backend
         self.config = config or {}
+        self._known: str | None = None  # fingerprint
         self.controls = {token.content: number for number, token in backend.get_added_tokens_decoder().items() if token.special}
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.end_of_text = self._end_of_text()
@@ -173,9 +174,12 @@ class Tokenizer:
 
     def encode_arrays(self, texts: list[str], threads: int = 1) -> list[np.ndarray]:
         """The same as arrays (length,) of unsigned integers, which costs less where the tokens go to disk, by so many threads."""
+        if self._bulk is not None:  # none that maps characters is encoded in bulk
+            try:
+                return self._bulk(texts, threads)
+            except UnicodeEncodeError:
+                return self._bulk([_unicode(text) for text in texts], threads)
         texts = [self._read(text) for text in texts]
-        if self._bulk is not None:
-            return self._bulk(texts, threads)
         return [np.array(encoding.ids, np.uint32) for encoding in self._direct.encode_batch_fast(texts, add_special_tokens=False)]
 
     def pieces(self, texts: list[str]) -> list[list[str]]:
@@ -261,6 +265,8 @@ class Tokenizer:
 
     @cached_property
     def _fingerprint(self) -> str:
+        if self._known is not None:
+            return self._known
         canonical = json.dumps(json.loads(self.backend.to_str()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -347,9 +353,10 @@ class Tokenizer:
         return cls(_with_spares(backend, UNKNOWN))
 
     @classmethod
-    def load(cls, name: str | Path) -> "Tokenizer":
+    def load(cls, name: str | Path, fingerprint: str | None = None) -> "Tokenizer":
         """A tokenizer from a folder, a name on the hub, or one file, as `fledge.text.published` reads them.
 
+        `fingerprint`: the one that it has, where that is known: finding it takes as long as all the rest.
         Raises `FileNotFoundError` with the files that are needed and where to put them, `ValueError` for files that are no
         tokenizer or one in which text could spell a control token.
         """
@@ -375,6 +382,7 @@ class Tokenizer:
                 f"{name}: the text {control!r} would become the control token {tokenizer.controls[control]} in this tokenizer "
                 f"({type(backend.model).__name__}): use a byte-level BPE"
             )
+        tokenizer._known = fingerprint
         return tokenizer
 
     def _spelled(self) -> list[str]:

@@ -75,6 +75,12 @@ class Bar:
             self._printed = time.monotonic()
             say(f"{self.title}: {self.done / max(self.total, 1e-9):.0%}{_left(self)}  {note}".rstrip())
 
+    def begin(self, total: float) -> None:
+        """Another stage, of another pace: the time left is told by its own."""
+        self.done, self.total, self._begun = 0.0, total, time.monotonic()
+        if self._live is not None:
+            self._live.reset(self._live.task_ids[0], total=total)
+
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         _say(_console() if self._live is None else self._live.console, line)
