@@ -16,11 +16,12 @@ from record import arguments, scratch, write
 from texts import TEXTS, corpus_of
 
 import fledge
-from fledge.train.plan import LADDER
+from fledge.train.plan import CONTEXT, LADDER
 from fledge.verbs.session import seconds_of
 
 BUDGETS = ("2m", "5m")
 CHARACTERS, VOCABULARY = 8_000_000, 2048
+DIALS = ("width", "depth", "context")
 WORSE, SHARE, AROUND = 0.03, 0.1, 0.1  # of the bits per byte; of the time for finding out; of the time at the end
 OFF = {120: 0.1, 300: 0.1, 600: 0.05}  # how far the expected bits per byte may be off, by seconds
 
@@ -35,7 +36,7 @@ def run(corpus: Path, budget: str, size: tuple[int, int] | None, folder: Path) -
         raise SystemExit(f"{out} is half of a run, which had to be on time: remove it and begin again")
     words = [sys.executable, "-m", "fledge", "pretrain", str(corpus), "--out", str(out), "--time", budget, "--json"]
     if size is not None:
-        words += ["--arch", "fledge-1m", "--set", f"arch.width={size[0]}", "--set", f"arch.depth={size[1]}"]
+        words += ["--arch", "fledge-1m", *(f"--set=arch.{name}={value}" for name, value in zip(DIALS, (*size, CONTEXT), strict=True))]
     began = time.monotonic()
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     seconds, told = time.monotonic() - began, json.loads(done.stdout)

@@ -40,6 +40,7 @@ LADDER = (
     (1024, 16),
 )
 DRIFT = 0.05  # of the steps left: the least change of speed that changes the plan
+CONTEXT = 256  # tokens of a row, where no shape says how many its positions are made for
 FEWEST_STEPS = 40  # below this nothing is learned
 
 # Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, form and exponents of Hoffmann et
@@ -211,7 +212,7 @@ def propose(
 
     Raises `ValueError` with the nearest possible when the text is shorter than a context or the time too short.
     """
-    context = batch.context if batch else min(arch.context if arch else 256, 256)
+    context = batch.context if batch else arch.context if arch else CONTEXT
     if tokens <= context:
         raise ValueError(
             f"the text has {tokens:,} tokens, but one context of {context:,} needs {context + 1:,}: "

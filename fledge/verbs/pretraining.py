@@ -397,9 +397,10 @@ def sources_of(corpus: Corpus) -> tuple[str, ...]:
 
 def trial_batch(settings: dict[str, str], arch: Arch | None) -> Batch:
     """The batch to try or to train with where nothing else decides: 4,096 tokens a step, or as `--set batch.*` says."""
+    from fledge.train.plan import CONTEXT
     from fledge.train.run import Batch
 
-    batch = Batch(context=min(256, arch.context if arch else 256))
+    batch = Batch(context=arch.context if arch else CONTEXT)
     for name, value in settings.items():
         if name.startswith("batch."):
             batch = with_setting(batch, name.removeprefix("batch."), value)
