@@ -1,0 +1,167 @@
+"""The verb: what there is to measure on decides how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fledge.verbs import terminal
+from fledge.verbs.model import Dtype, Model, load
+from fledge.verbs.scoring.labels import classifier_scores
+from fledge.verbs.scoring.questions import Asked, question_scores, scorers_of, shots_of
+from fledge.verbs.scoring.results import Evaluated
+from fledge.verbs.scoring.targets import pair_scores
+from fledge.verbs.scoring.texts import forgotten, held_out_texts, language_scores, own_corpus, parent_of, samples, speeds
+from fledge.verbs.session import Column, Place, texts_of
+
+Counts = Annotated[str, Parameter(metavar="N,...")]
+Names = Annotated[str, Parameter(metavar="NAME,...")]
+Pattern = Annotated[str, Parameter(metavar="PATTERN")]
+Text = Annotated[str, Parameter(metavar="TEXT")]
+
+
+def evaluate(
+    model: Sequence[str],
+    /,
+    *,
+    on: str | None = None,
+    score: Names | None = None,
+    regex: Pattern | None = None,
+    scorer: Place | None = None,
+    shots: Counts = "0",
+    shots_from: Place | None = None,
+    sets: int = 2,
+    orders: int = 2,
+    template: Text | None = None,
+    max_tokens: int | None = None,
+    text_column: Column | None = None,
+    label_column: Column | None = None,
+    source_column: Column | None = None,
+    target_column: Column | None = None,
+    beams: int | None = None,
+    lowercase: bool = False,
+    out: Place | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: Dtype = "float32",
+    threads: int = 0,
+) -> Evaluated:
+    """Measure models: on text they were not trained on, on labelled rows, on pairs, or on a test of one's own.
+
+    Without more: bits per byte and perplexity by source, speed and memory, and samples. Of two models or more the differences are told
+    too, and of a fine-tuned one what it has forgotten of its parent's text.
+
+    Args:
+        model: one or more model folders or hub ids; all are measured on the same data.
+        on: text, a corpus (its held-out part), labelled rows, pairs, or a test: a table with question and answer (or answers, or choices
+            and answer), instruction and output, or messages. By default what the model's own corpus held out.
+        score: of a test or pairs: exact, f1, bleu, chrf, rouge; by default exact,f1 of a test and bleu,chrf,rouge of pairs.
+        regex: of a test: whether what this pattern finds last (its first group) in an answer is what it finds in the accepted one.
+        scorer: of a test: FILE.py with a function score(answer, item) that gives a number, or FILE.py:NAME.
+        shots: how many worked examples stand before each question, such as 0,1,5.
+        shots_from: the test to take them from; by default the same, without the question itself.
+        sets: how often examples are drawn by the seed.
+        orders: in how many orders each set of them is tried.
+        template: how questions stand in plain text, for a model that does not converse: with {question}, and {answer} at its end.
+        max_tokens: of an answer; by default twice as many as the longest accepted one.
+        text_column: the column of the texts of a table; guessed and said when not given.
+        label_column: the column of the labels of a table; guessed and said when not given.
+        source_column: of pairs: the column of the sources, or the ending of their file; by default as the model learned.
+        target_column: of pairs: the column of the targets, or the ending of their file; by default as the model learned.
+        beams: search for targets with that many beams; by default as the model's folder says.
+        lowercase: count BLEU, chrF and exact match on lower-cased text.
+        out: an HTML page to write all of it to.
+        seed: of the examples and samples.
+        device: auto, cpu or cuda.
+        dtype: of the weights and products.
+        threads: CPU threads; 0 leaves the number to torch.
+    """
+    names = texts_of(model)
+    opened = [load(name, device, dtype, threads) for name in names]
+    alike(names, opened)
+    on = str(on) if on is not None else None
+    if opened[0].arch.labels:
+        data = on if on is not None else own_corpus(names[0], opened[0].facts)[0]
+        found = classifier_scores(names, opened, data, text_column, label_column)
+    elif len(opened[0].arch.stacks) == 2:
+        if on is None:
+            raise ValueError("say which pairs to measure on, with --on FILE")
+        found = pair_scores(names, opened, on, source_column, target_column, beams, score or "bleu,chrf,rouge", lowercase)
+    else:
+        asked = any(given is not None for given in (score, regex, scorer, shots_from, template)) or shots != "0"
+        if on is not None and text_column is None and is_test(on, asked):
+            found = own_test(
+                names, opened, on, score, regex, scorer, lowercase, shots, shots_from, sets, orders, template, max_tokens, seed
+            )
+        elif asked:
+            raise ValueError(f"scorers, examples and templates need a test: name one with --on FILE{'' if on is None else f', not {on}'}")
+        else:
+            found = on_text(names, opened, on, text_column, seed)
+        found = replace(found, forgotten=forgotten(names, opened, device))
+    if out is not None:
+        found.write(out)
+    return found
+
+
+def alike(names: Sequence[str], models: Sequence[Model]) -> None:
+    """Raises `ValueError` unless all classify, all write for a source, or all go on from text."""
+    classifiers = [bool(one.arch.labels) for one in models]
+    both = [len(one.arch.stacks) == 2 for one in models]
+    if any(classifiers) != all(classifiers) or any(both) != all(both):
+        raise ValueError("some of these models classify, write, or write for a source, and others do not: evaluate them apart")
+    for name, one in zip(names, models, strict=True):
+        if one.arch.labels:
+            continue
+        if len(one.arch.stacks) == 2 and one.learned == "denoise":
+            raise ValueError(
+                f"{name} learned to fill in gaps and writes no targets: `fledge predict` shows how, and pretrain measures that"
+            )
+        if not one.arch.writes:
+            raise ValueError(
+                f"{name} is an encoder and writes no text: `fledge predict` fills in what is masked, and pretrain measures that"
+            )
+
+
+def is_test(on: str, asked: bool) -> bool:
+    """Whether a file is read as a test: it has the columns of one, or that was asked for."""
+    from fledge.data.tables import is_table
+    from fledge.evaluation.items import asks
+
+    return Path(on).is_file() and is_table(on) and (asked or asks(on))
+
+
+def own_test(
+    names: Sequence[str], models: Sequence[Model], on: str, score: str | None, regex: str | None, scorer: Place | None, lowercase: bool,
+    shots: str, shots_from: Place | None, sets: int, orders: int, template: str | None, max_tokens: int | None, seed: int,
+) -> Evaluated:  # fmt: skip
+    from fledge.evaluation.items import read_items
+    from fledge.evaluation.shots import Template
+
+    test = read_items(on)
+    terminal.say(f"  a test of {len(test.items):,} items in columns {test.layout} (as text: --text-column NAME)")
+    scorers = scorers_of(score, regex, None if scorer is None else str(scorer), lowercase)
+    asked = Asked(
+        scorers, shots_of(shots, sets, orders, seed), Template() if template is None else Template(template.replace("\\n", "\n")),
+        None if shots_from is None else read_items(str(shots_from)).items, max_tokens,
+    )  # fmt: skip
+    return question_scores(names, models, test, asked)
+
+
+def on_text(names: Sequence[str], models: Sequence[Model], on: str | None, text_column: str | None, seed: int) -> Evaluated:
+    """Scores on a text; on what a model's own corpus held out speed and samples too."""
+    if on is not None:
+        return language_scores(names, models, [on], text_column)
+    try:
+        corpus = own_corpus(names[0], models[0].facts)
+    except ValueError as missing:
+        parent = parent_of(names[0], models[0].facts)
+        if parent is None:
+            raise missing from None
+        corpus = parent[1]
+    found = language_scores(names, models, corpus, text_column)
+    texts = [text for group in held_out_texts(corpus, None).values() for text in group]
+    return replace(found, speeds=speeds(names, models, texts[0]), samples=samples(names, models, texts, seed))
