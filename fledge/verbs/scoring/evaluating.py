@@ -9,14 +9,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from fledge.verbs import terminal
 from fledge.verbs.model import Dtype, Model, load
+from fledge.verbs.scoring.judges import Judging, judge_of
 from fledge.verbs.scoring.labels import classifier_scores
+from fledge.verbs.scoring.leaks import leakage
 from fledge.verbs.scoring.questions import Asked, question_scores, scorers_of, shots_of
 from fledge.verbs.scoring.results import Evaluated
 from fledge.verbs.scoring.targets import pair_scores
+from fledge.verbs.scoring.tasks import task_scores
 from fledge.verbs.scoring.texts import forgotten, held_out_texts, language_scores, own_corpus, parent_of, samples, speeds
-from fledge.verbs.session import Column, Place, texts_of
+from fledge.verbs.session import Column, Name, Place, texts_of
 
 Counts = Annotated[str, Parameter(metavar="N,...")]
 Names = Annotated[str, Parameter(metavar="NAME,...")]
@@ -29,10 +31,17 @@ def evaluate(
     /,
     *,
     on: str | None = None,
+    tasks: Names | None = None,
+    fresh: bool = False,
+    leaks: bool = False,
+    canaries: Place | None = None,
     score: Names | None = None,
     regex: Pattern | None = None,
     scorer: Place | None = None,
-    shots: Counts = "0",
+    judge: Name | None = None,
+    judge_model: Text | None = None,
+    judging: Judging = "score",
+    shots: Counts | None = None,
     shots_from: Place | None = None,
     sets: int = 2,
     orders: int = 2,
@@ -59,10 +68,18 @@ def evaluate(
         model: one or more model folders or hub ids; all are measured on the same data.
         on: text, a corpus (its held-out part), labelled rows, pairs, or a test: a table with question and answer (or answers, or choices
             and answer), instruction and output, or messages. By default what the model's own corpus held out.
+        tasks: published tasks that lm-evaluation-harness runs: by name, as NAME=FILE with items of one's own file, or a YAML file.
+        fresh: of tasks: answer again what was answered before and kept.
+        leaks: instead: how much of its training text (its own corpus, or --on) it gives away, word for word, and of personal data.
+        canaries: of that too: how exposed planted secrets are: a table with text, which has {} where the secret stood, and secret.
         score: of a test or pairs: exact, f1, bleu, chrf, rouge; by default exact,f1 of a test and bleu,chrf,rouge of pairs.
         regex: of a test: whether what this pattern finds last (its first group) in an answer is what it finds in the accepted one.
         scorer: of a test: FILE.py with a function score(answer, item) that gives a number, or FILE.py:NAME.
-        shots: how many worked examples stand before each question, such as 0,1,5.
+        judge: of a test: who else judges what is written: a model folder, a hub id, or the URL of an OpenAI-compatible endpoint
+            (its key, if it needs one, in FLEDGE_JUDGE_KEY).
+        judge_model: which model of the endpoint; by default the first that it lists.
+        judging: a score from 0 to 100 for each answer, or of several models' answers in pairs which is better, in both orders.
+        shots: how many worked examples stand before each question, such as 0,1,5; by default none, or as many as a task says.
         shots_from: the test to take them from; by default the same, without the question itself.
         sets: how often examples are drawn by the seed.
         orders: in how many orders each set of them is tried.
@@ -84,23 +101,42 @@ def evaluate(
     opened = [load(name, device, dtype, threads) for name in names]
     alike(names, opened)
     on = str(on) if on is not None else None
-    if opened[0].arch.labels:
+    writers = not opened[0].arch.labels and len(opened[0].arch.stacks) == 1
+    secrets = leaks or canaries is not None
+    if not writers and (tasks is not None or secrets):
+        raise ValueError(f"{names[0]} does not go on from text, but --tasks, --leaks and --canaries need models that do")
+    if tasks is not None and on is not None:
+        raise ValueError("--on and --tasks are two evaluations: give one of them; a task's own items are named as --tasks NAME=FILE")
+    if tasks is not None:
+        found = task_scores(names, opened, tasks, shots, seed, fresh)
+    elif secrets:
+        found = leakage(names, opened, on, None if canaries is None else str(canaries), seed)
+    elif opened[0].arch.labels:
         data = on if on is not None else own_corpus(names[0], opened[0].facts)[0]
         found = classifier_scores(names, opened, data, text_column, label_column)
-    elif len(opened[0].arch.stacks) == 2:
+    elif not writers:
         if on is None:
             raise ValueError("say which pairs to measure on, with --on FILE")
         found = pair_scores(names, opened, on, source_column, target_column, beams, score or "bleu,chrf,rouge", lowercase)
     else:
-        asked = any(given is not None for given in (score, regex, scorer, shots_from, template)) or shots != "0"
-        if on is not None and text_column is None and is_test(on, asked):
-            found = own_test(
-                names, opened, on, score, regex, scorer, lowercase, shots, shots_from, sets, orders, template, max_tokens, seed
+        wanted = any(given is not None for given in (score, regex, scorer, shots, shots_from, template, judge))
+        if on is not None and text_column is None and is_test(on, wanted):
+            asked = Asked(
+                scorers_of(score, regex, None if scorer is None else str(scorer), lowercase),
+                shots_of(shots or "0", sets, orders, seed),
+                template,
+                None if shots_from is None else str(shots_from),
+                max_tokens,
+                None if judge is None else judge_of(str(judge), judge_model, device),
+                judging,
+                seed,
             )
-        elif asked:
+            found = question_scores(names, opened, on, asked)
+        elif wanted:
             raise ValueError(f"scorers, examples and templates need a test: name one with --on FILE{'' if on is None else f', not {on}'}")
         else:
             found = on_text(names, opened, on, text_column, seed)
+    if writers and not secrets:
         found = replace(found, forgotten=forgotten(names, opened, device))
     if out is not None:
         found.write(out)
@@ -132,23 +168,6 @@ def is_test(on: str, asked: bool) -> bool:
     from fledge.evaluation.items import asks
 
     return Path(on).is_file() and is_table(on) and (asked or asks(on))
-
-
-def own_test(
-    names: Sequence[str], models: Sequence[Model], on: str, score: str | None, regex: str | None, scorer: Place | None, lowercase: bool,
-    shots: str, shots_from: Place | None, sets: int, orders: int, template: str | None, max_tokens: int | None, seed: int,
-) -> Evaluated:  # fmt: skip
-    from fledge.evaluation.items import read_items
-    from fledge.evaluation.shots import Template
-
-    test = read_items(on)
-    terminal.say(f"  a test of {len(test.items):,} items in columns {test.layout} (as text: --text-column NAME)")
-    scorers = scorers_of(score, regex, None if scorer is None else str(scorer), lowercase)
-    asked = Asked(
-        scorers, shots_of(shots, sets, orders, seed), Template() if template is None else Template(template.replace("\\n", "\n")),
-        None if shots_from is None else read_items(str(shots_from)).items, max_tokens,
-    )  # fmt: skip
-    return question_scores(names, models, test, asked)
 
 
 def on_text(names: Sequence[str], models: Sequence[Model], on: str | None, text_column: str | None, seed: int) -> Evaluated:

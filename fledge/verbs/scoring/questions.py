@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from fledge.verbs import terminal
 from fledge.verbs.model import AT_ONCE, Model
+from fledge.verbs.scoring.judges import Judging, judge_scores
 from fledge.verbs.scoring.results import Answered, Difference, Evaluated, Score, compared
 
 if TYPE_CHECKING:
     from fledge.evaluation.items import Item, Items
+    from fledge.evaluation.judging import Judge
     from fledge.evaluation.scorers import Scorer
     from fledge.evaluation.shots import Shots, Template
     from fledge.evaluation.statistics import Tally
@@ -21,32 +23,50 @@ LONGEST = 512  # tokens of an answer at most, where nobody says
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured on a test: the scorers of written answers, the numbers of examples, and how a question is put."""
+    """What is measured on a test: the scorers of written answers, the numbers of examples and the file they come from (the test itself
+    if none), and how a question is put in plain text; `seed` draws the known answers on which a judge is judged."""
 
     scorers: tuple[Scorer, ...]
     shots: tuple[Shots, ...]
-    template: Template
-    pool: tuple[Item, ...] | None = None
+    template: str | None = None
+    shots_from: str | None = None
     max_tokens: int | None = None
+    judge: Judge | None = None
+    judging: Judging = "score"
+    seed: int = 0
 
 
-def question_scores(names: Sequence[str], models: Sequence[Model], test: Items, asked: Asked) -> Evaluated:
+def question_scores(names: Sequence[str], models: Sequence[Model], on: str, asked: Asked) -> Evaluated:
     """Every model answers every question with each number of examples."""
     from fledge.data.tables import counted
+    from fledge.evaluation.items import read_items
+    from fledge.evaluation.judging import rating
+    from fledge.evaluation.shots import Template
 
-    speakers = [Speaker(name, model, asked.template, asked.max_tokens) for name, model in zip(names, models, strict=True)]
+    test = read_items(on)
+    terminal.say(f"  a test of {counted(len(test.items), 'item')} in columns {test.layout} (as text: --text-column NAME)")
+    pool = test.items if asked.shots_from is None else read_items(asked.shots_from).items
+    template = Template() if asked.template is None else Template(asked.template.replace("\\n", "\n"))
+    if test.chosen and asked.judge is not None:
+        raise ValueError(f"the answers to {on} are chosen, but a judge reads written ones: leave out --judge")
+    scorers = [*asked.scorers, *([rating(asked.judge)] if asked.judge is not None and asked.judging == "score" else [])]
+    speakers = [Speaker(name, model, template, asked.max_tokens) for name, model in zip(names, models, strict=True)]
     scores: list[Score] = []
     differences: list[Difference] = []
     answered: list[Answered] = []
     for shots in asked.shots:
-        drawn = shots.drawn(test.items, test.items if asked.pool is None else asked.pool)
+        drawn = shots.drawn(test.items, pool)
         tallies: list[Sequence[Tally]] = []
+        written: list[Sequence[str]] = []
         for speaker in speakers:
-            answers, found = speaker.chosen(test, drawn) if test.chosen else speaker.scored(test, drawn, asked.scorers)
+            answers, found = speaker.chosen(test, drawn) if test.chosen else speaker.scored(test, drawn, scorers)
             tallies.append(found)
+            written.append(answers[0])
             scores += [Score.of(speaker.name, tally, shots) for tally in found]
             answered += each(speaker.name, test.items, answers, found, shots.count)
         differences += compared(names, tallies, shots.count)
+        if asked.judge is not None and shots is asked.shots[0]:
+            scores += judge_scores(asked.judge, asked.judging, names, test.items, written, asked.seed)
     return Evaluated(test.path, counted(len(test.items), "item"), tuple(scores), tuple(differences), tuple(answered), notes=notes(speakers))
 
 

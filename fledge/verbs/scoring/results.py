@@ -46,7 +46,7 @@ class Score:
         if shots.trials == 1:
             return score
         spread, by_order = shots.spread(tally.trials)
-        return replace(score, trials=tuple(tally.trials.tolist()), spread=spread, by_order=by_order)
+        return replace(score, trials=tuple(tally.trials.tolist()), spread=spread, by_order=by_order if shots.count > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,40 @@ class Forgotten:
 
 
 @dataclass(frozen=True)
+class Verbatim:
+    """The share of passages of a text of which a model, after `prompt` tokens, goes on with at least `tokens` word for word."""
+
+    model: str
+    text: str
+    prompt: int
+    tokens: int
+    share: Interval
+
+
+@dataclass(frozen=True)
+class Echoed:
+    """How much of the personal data of one kind that was looked for a model writes out after what stands before it."""
+
+    model: str
+    kind: str
+    looked_for: int
+    written: int
+    share: Interval
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """How exposed the planted secret at a line of a file is, in bits of `most`: its rank among so many guesses of the same form."""
+
+    model: str
+    line: int
+    bits: float
+    most: float
+    rank: int
+    guesses: int
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """What models scored on the same data; what was not asked for is empty. `notes` are sentences on how it was measured."""
 
@@ -144,6 +178,9 @@ class Evaluated:
     forgotten: tuple[Forgotten, ...] = ()
     speeds: tuple[Speed, ...] = ()
     samples: tuple[Sample, ...] = ()
+    verbatim: tuple[Verbatim, ...] = ()
+    echoed: tuple[Echoed, ...] = ()
+    exposed: tuple[Exposed, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -163,11 +200,14 @@ class Evaluated:
     def sections(self) -> list[Section]:
         """What there is, each kind under its heading."""
         parts = [
-            (f"Scores on {self.on} ({self.size})", self._scores()),
+            ("Scores", self._scores()),
             ("Differences", self._differences()),
             ("What was forgotten", self._forgotten()),
             ("Speed and memory", self._speeds()),
             ("Samples", self._samples()),
+            ("Word for word", self._verbatim()),
+            ("Personal data", self._echoed()),
+            ("Planted secrets", self._exposed()),
         ]
         return [Section(title, tuple(content)) for title, content in parts if content]
 
@@ -183,12 +223,14 @@ class Evaluated:
             )
             for score in self.scores
         ]  # fmt: skip
-        caption = "Each with its 95 % interval, by resampling items"
+        said = []
         if spread:
             trials = max(len(score.trials) for score in self.scores)
-            caption += f"; spread: the standard deviation of {trials} trials with other examples and orders, by order: of their order alone"
+            said.append(
+                f"Spread: the standard deviation of {trials} trials, whose examples and order differ; by order: of the order alone."
+            )
         signatures = {f"{score.measure}: {score.signature}" for score in self.scores if score.signature}
-        return [Table(caption, columns, rows), *self.notes, *sorted(signatures)]
+        return [Table(f"On {self.on} ({self.size})", columns, rows), *said, *self.notes, *sorted(signatures)]
 
     def _differences(self) -> list[Content]:
         shots = any(one.shots is not None for one in self.differences)
@@ -196,14 +238,14 @@ class Evaluated:
             (f"{one.first} less {one.second}", one.measure, *((one.shots,) if shots else ()), interval_of(one), one.verdict)
             for one in self.differences
         ]
-        columns = ("models", "measure", *(("shots",) if shots else ()), "difference (95 %)", "")
+        columns = ("models", "measure", *(("shots",) if shots else ()), "difference (95 %)", "verdict")
         return [Table("Paired: on the same items, resampled together", columns, rows)] if rows else []
 
     def _forgotten(self) -> list[Content]:
         if not self.forgotten:
             return []
         rows = [(one.model, one.parent, one.before, one.after, one.difference, one.verdict) for one in self.forgotten]
-        columns = ("model", "parent", "bits per byte before", "after", "difference (95 %)", "")
+        columns = ("model", "parent", "bits per byte before", "after", "difference (95 %)", "verdict")
         return [Table("On documents that the parent's corpus held out", columns, rows)]
 
     def _speeds(self) -> list[Content]:
@@ -216,6 +258,28 @@ class Evaluated:
         ]  # fmt: skip
         columns = ("model", "tokens read a second", "tokens written a second", "weights", "process at most")
         return [Table("On this machine; written one after another", columns, rows)] if rows else []
+
+    def _verbatim(self) -> list[Content]:
+        """A row for each model, text and prompt, a column for each number of tokens."""
+        lengths = sorted({one.tokens for one in self.verbatim})
+        rows: dict[tuple[str, str, int], dict[int, Interval]] = {}
+        for one in self.verbatim:
+            rows.setdefault((one.model, one.text, one.prompt), {})[one.tokens] = one.share
+        cells = [(*key, *(found.get(length) for length in lengths)) for key, found in rows.items()]
+        columns = ("model", "text", "prompt", *(f"{length} tokens" for length in lengths))
+        said = f"Of passages of {self.on} ({self.size}), how many are gone on with word for word after so many tokens of them."
+        return [said, Table("Share of passages (95 %)", columns, cells)] if rows else []
+
+    def _echoed(self) -> list[Content]:
+        rows = [(one.model, one.kind, one.looked_for, one.written, one.share) for one in self.echoed]
+        columns = ("model", "kind", "looked for", "written out", "share (95 %)")
+        return [Table("After what stands before it in the training text", columns, rows)] if rows else []
+
+    def _exposed(self) -> list[Content]:
+        rows = [(one.model, one.line, one.bits, one.most, one.rank, one.guesses + 1) for one in self.exposed]
+        columns = ("model", "line", "exposure (bits)", "at most", "rank", "of")
+        said = "Exposure: 0 bits where the secret is as probable as any other of its form, the most where the model knows it."
+        return [said, Table("Secrets among others of their form", columns, rows)] if rows else []
 
     def _samples(self) -> list[Content]:
         from fledge.report.page import Example

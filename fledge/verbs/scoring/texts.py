@@ -131,7 +131,11 @@ def forgotten(names: Sequence[str], models: Sequence[Model], device: str) -> tup
             continue
         parent, corpus = known
         terminal.say(f"  {name} was fine-tuned from {parent}: both are measured on what {', '.join(corpus)} held out")
-        texts = within([text for group in held_out_texts(corpus, None).values() for text in group], model)
+        try:
+            texts = within([text for group in held_out_texts(corpus, None).values() for text in group], model)
+        except (ValueError, FileNotFoundError) as reason:  # nobody asked for it
+            terminal.say(f"  what was forgotten is not measured: {reason}")
+            continue
         costs = [text_tallies(text_costs(one, texts))[0] for one in (model, load(parent, device))]
         after, before = costs
         found.append(Forgotten(name, parent, len(texts), before.interval(), after.interval(), after.difference(before)))
