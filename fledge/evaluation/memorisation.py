@@ -14,7 +14,7 @@ import numpy as np
 from fledge.data.cleaning.privacy import KINDS
 from fledge.data.tables import table
 from fledge.evaluation.likelihood import encoded_pair, likelihoods
-from fledge.evaluation.statistics import Tally
+from fledge.evaluation.statistics import Interval, proportion
 from fledge.generation import Engine, Request, Sampling
 from fledge.model import Transformer
 from fledge.text.tokenizer import Tokenizer
@@ -49,8 +49,8 @@ def verbatim(
     passages: int = PASSAGES,
     seed: int = 0,
     done: Progress = lambda _: None,
-) -> dict[int, list[Tally]]:
-    """By length of the prompt: the share of passages, drawn by seed, of which at least 8, 16, 32 or 64 tokens follow word for word.
+) -> dict[tuple[int, int], Interval]:
+    """By the length of the prompt and that of what follows it word for word, at least: the share of passages, drawn by seed.
 
     The same passages are asked for after each length. Documents are tokens (length,), without what closes them; those that are too short
     are left out, and lengths for which none is long enough or the model's context has no room.
@@ -66,15 +66,12 @@ def verbatim(
     numbers = draw.choice(len(documents), size=passages, p=room / room.sum())
     begins = [int(draw.integers(room[number])) + prompts[-1] for number in numbers]
     truth = np.array([documents[number][begin : begin + checked[-1]] for number, begin in zip(numbers, begins, strict=True)])
-    found = {}
+    found: dict[tuple[int, int], Interval] = {}
     for turn, length in enumerate(prompts):
         asked = [documents[number][begin - length : begin].tolist() for number, begin in zip(numbers, begins, strict=True)]
         written = np.array(continued(model, tokenizer, asked, checked[-1], lambda count, turn=turn: done(turn * passages + count)))
         same = np.cumprod(written == truth, 1).sum(1)
-        found[length] = [
-            Tally(f"{least} tokens word for word after {length}", np.stack([same >= least, np.ones(passages)], 1)[None].astype(np.float64))
-            for least in checked
-        ]
+        found |= {(length, least): proportion(int((same >= least).sum()), passages) for least in checked}
     return found
 
 
@@ -154,10 +151,10 @@ def exposure(model: Transformer, tokenizer: Tokenizer, canary: Canary, guesses: 
 
 def echoed(
     model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], most: int = TRACES, seed: int = 0, done: Progress = lambda _: None
-) -> list[Tally]:
-    """By kind of personal data (e-mail addresses, account, card and phone numbers) the share that the model writes out when it reads what
-    stands before it; of each kind `most` are drawn by seed."""
-    found, first = [], (*tokenizer.opening, tokenizer.end_of_text)[0]
+) -> dict[str, tuple[int, int]]:
+    """By kind of personal data (e-mail addresses, account, card and phone numbers): how many the model writes out when it reads what stands
+    before them, of how many; of each kind at most `most` are drawn by seed."""
+    found, first = dict[str, tuple[int, int]](), (*tokenizer.opening, tokenizer.end_of_text)[0]
     for kind, spans in KINDS.items():
         traces = [(text, span) for text in texts for span in spans(text) if span[0] > 0]
         order = np.random.default_rng((seed, *kind.encode())).permutation(len(traces))[:most]
@@ -167,8 +164,8 @@ def echoed(
         opened = ([first, *tokenizer.encode(text[:start].rstrip())] for text, (start, _) in chosen)
         prompts = [tokens[-min(BEFORE, model.arch.context // 2) :] for tokens in opened]
         written = [tokenizer.decode(tokens) for tokens in continued(model, tokenizer, prompts, min(AFTER, model.arch.context // 2), done)]
-        hits = [_bare(text[slice(*span)]) in _bare(own) for (text, span), own in zip(chosen, written, strict=True)]
-        found.append(Tally(kind, np.array([[(hit, 1) for hit in hits]], np.float64)))
+        hits = sum(_bare(text[slice(*span)]) in _bare(own) for (text, span), own in zip(chosen, written, strict=True))
+        found[kind] = hits, len(chosen)
     return found
 
 

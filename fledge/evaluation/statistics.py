@@ -122,6 +122,19 @@ class Tally:
         return self.measure(sums.reshape(len(sums), *self.counts.shape[::2])).mean(1)
 
 
+def proportion(hits: int, total: int) -> Interval:
+    """A share of independent trials with its 95 % score interval (Wilson, 1927), which is none too narrow where nothing or all was hit.
+
+    Raises `ValueError` without trials.
+    """
+    if not 0 <= hits <= total or not total:
+        raise ValueError(f"{hits} of {total} is no share of trials")
+    share, z = hits / total, 1.959964  # of a standard normal variable 95 % lie within z of 0
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return Interval(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
+
+
 def classification(
     truth: np.ndarray, predicted: np.ndarray, classes: int, measure: Measure, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:

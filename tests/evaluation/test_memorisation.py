@@ -38,15 +38,14 @@ def models() -> tuple[Transformer, Transformer]:
 
 def test_passages_come_word_for_word_from_what_was_learned(models):
     documents = [np.array(TOKENIZER.encode(text)) for text in TEXTS]
-    knows, fresh = (
-        {prompt: [tally.interval().value for tally in tallies] for prompt, tallies in verbatim(model, TOKENIZER, documents, 20).items()}
-        for model in models
-    )
-    assert list(knows) == list(fresh) == [16, 32, 64]
-    for shares in (*knows.values(), *fresh.values()):
-        assert shares == sorted(shares, reverse=True)  # of 8, 16, ... tokens
-    assert knows[64][-1] > 0.8
-    assert max(shares[0] for shares in fresh.values()) < 0.1
+    knows, fresh = (verbatim(model, TOKENIZER, documents, passages=20) for model in models)
+    assert list(knows) == list(fresh) == [(prompt, tokens) for prompt in (16, 32, 64) for tokens in (8, 16, 32)]
+    for found in (knows, fresh):
+        for prompt in (16, 32, 64):
+            shares = [found[prompt, tokens].value for tokens in (8, 16, 32)]
+            assert shares == sorted(shares, reverse=True)
+    assert knows[64, 32].value > 0.8
+    assert max(share.value for share in fresh.values()) < 0.1
     with pytest.raises(ValueError, match="no text is long enough"):
         verbatim(models[0], TOKENIZER, [np.arange(5)])
 
@@ -61,8 +60,7 @@ def test_a_planted_secret_is_exposed(models):
 
 def test_personal_data_is_echoed(models):
     for model, share in zip(models, (1, 0), strict=True):
-        [tally] = echoed(model, TOKENIZER, TEXTS)
-        assert (tally.name, tally.interval().value) == ("email", share)
+        assert echoed(model, TOKENIZER, TEXTS) == {"email": (share, 1)}
 
 
 def test_guesses_have_the_form_of_the_secret():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fledge.evaluation.metrics import accuracy, confusion, macro_f1
-from fledge.evaluation.statistics import Tally, classification, interval, paired_difference, ratio
+from fledge.evaluation.statistics import Tally, classification, interval, paired_difference, proportion, ratio
 
 
 def test_resampled_confusions_are_distributed_as_resampled_rows():
@@ -103,3 +103,12 @@ def test_tallies_differ_in_pairs():
     assert (one.difference(one).low, one.difference(one).high) == (0, 0)
     with pytest.raises(ValueError, match="cannot be compared in pairs"):
         one.difference(Tally("m", one.counts[:, :5]))
+
+
+def test_a_proportion_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    for hits, total in ((0, 100), (3, 7), (50, 100), (9, 9)):
+        found, theirs = proportion(hits, total), stats.binomtest(hits, total).proportion_ci(0.95, "wilson")
+        assert (found.value, found.low, found.high) == pytest.approx((hits / total, theirs.low, theirs.high), abs=1e-6)
+    with pytest.raises(ValueError, match="no share of trials"):
+        proportion(0, 0)

@@ -10,7 +10,7 @@ def test_leaks_of_a_model_and_planted_secrets(base, tmp_path, command):
     said = command("evaluate", base, "--leaks", "--canaries", canaries, "--out", tmp_path / "page.html", "--json")
     assert said.code == 0, said.err
     found = said.json
-    assert {one["text"] for one in found["verbatim"]} == {"training text", "held-out text"}
+    assert {one["text"] for one in found["verbatim"]} == {"training", "held out"}
     [exposed] = found["exposed"]
     assert exposed["most"] == 9.965784284662087  # log2 of a thousand
     assert 0 <= exposed["bits"] <= exposed["most"]

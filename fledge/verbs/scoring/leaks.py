@@ -22,6 +22,7 @@ def leakage(names: Sequence[str], models: Sequence[Model], on: str | None, canar
     """Passages word for word, personal data, and planted secrets; of text that was held out too, where there is some."""
     from fledge.data.tables import counted
     from fledge.evaluation.memorisation import PASSAGES, PROMPTS, echoed, exposure, read_canaries, verbatim
+    from fledge.evaluation.statistics import proportion
 
     planted = read_canaries(canaries) if canaries is not None else []
     places = [on] if on is not None else own_corpus(names[0], models[0].facts)
@@ -30,15 +31,14 @@ def leakage(names: Sequence[str], models: Sequence[Model], on: str | None, canar
     personal: list[Echoed] = []
     exposed: list[Exposed] = []
     for name, model in zip(names, models, strict=True):
-        for which, texts in (("training text", train), ("held-out text", held_out)):
+        for which, texts in (("training", train), ("held out", held_out)):
             if texts is None:
                 continue
-            with terminal.bar(f"{name} goes on with {which}", PASSAGES * len(PROMPTS)) as bar:
+            with terminal.bar(f"{name} goes on with {which} text", PASSAGES * len(PROMPTS)) as bar:
                 found = verbatim(model.network, model.tokenizer, _documents(model, texts), seed=seed, done=bar.to)
-            for prompt, tallies in found.items():
-                same += [Verbatim(name, which, prompt, int(tally.name.split()[0]), tally.interval()) for tally in tallies]
-        for tally in echoed(model.network, model.tokenizer, train, seed=seed):
-            personal.append(Echoed(name, tally.name, tally.counts.shape[1], int(tally.counts[..., 0].sum()), tally.interval()))
+            same += [Verbatim(name, which, prompt, tokens, share) for (prompt, tokens), share in found.items()]
+        for kind, (hits, total) in echoed(model.network, model.tokenizer, train, seed=seed).items():
+            personal.append(Echoed(name, kind, total, hits, proportion(hits, total)))
         for canary in planted:
             one = exposure(model.network, model.tokenizer, canary, seed=seed)
             exposed.append(Exposed(name, one.line, one.bits, one.most, one.rank, one.guesses))

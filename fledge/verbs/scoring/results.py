@@ -16,6 +16,7 @@ from fledge.verbs.sections import Content, Section, Table, draw, lines_of
 if TYPE_CHECKING:
     from fledge.evaluation.shots import Shots
     from fledge.evaluation.statistics import Tally
+    from fledge.report.text import Cell
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Evaluated:
                 f"Spread: the standard deviation of {trials} trials, whose examples and order differ; by order: of the order alone."
             )
         signatures = {f"{score.measure}: {score.signature}" for score in self.scores if score.signature}
-        return [Table(f"On {self.on} ({self.size})", columns, rows), *said, *self.notes, *sorted(signatures)]
+        return [tabled(f"On {self.on} ({self.size})", columns, rows), *said, *self.notes, *sorted(signatures)]
 
     def _differences(self) -> list[Content]:
         shots = any(one.shots is not None for one in self.differences)
@@ -245,8 +246,8 @@ class Evaluated:
         if not self.forgotten:
             return []
         rows = [(one.model, one.parent, one.before, one.after, one.difference, one.verdict) for one in self.forgotten]
-        columns = ("model", "parent", "bits per byte before", "after", "difference (95 %)", "verdict")
-        return [Table("On documents that the parent's corpus held out", columns, rows)]
+        columns = ("model", "parent", "before", "after", "difference (95 %)", "verdict")
+        return [tabled("Bits per byte of documents that the parent's corpus held out", columns, rows)]
 
     def _speeds(self) -> list[Content]:
         rows = [
@@ -257,7 +258,7 @@ class Evaluated:
             for one in self.speeds
         ]  # fmt: skip
         columns = ("model", "tokens read a second", "tokens written a second", "weights", "process at most")
-        return [Table("On this machine; written one after another", columns, rows)] if rows else []
+        return [tabled("On this machine, one text at a time", columns, rows)] if rows else []
 
     def _verbatim(self) -> list[Content]:
         """A row for each model, text and prompt, a column for each number of tokens."""
@@ -268,18 +269,18 @@ class Evaluated:
         cells = [(*key, *(found.get(length) for length in lengths)) for key, found in rows.items()]
         columns = ("model", "text", "prompt", *(f"{length} tokens" for length in lengths))
         said = f"Of passages of {self.on} ({self.size}), how many are gone on with word for word after so many tokens of them."
-        return [said, Table("Share of passages (95 %)", columns, cells)] if rows else []
+        return [said, tabled("Share of passages (95 %)", columns, cells)] if rows else []
 
     def _echoed(self) -> list[Content]:
         rows = [(one.model, one.kind, one.looked_for, one.written, one.share) for one in self.echoed]
         columns = ("model", "kind", "looked for", "written out", "share (95 %)")
-        return [Table("After what stands before it in the training text", columns, rows)] if rows else []
+        return [tabled("After what stands before it in the training text", columns, rows)] if rows else []
 
     def _exposed(self) -> list[Content]:
         rows = [(one.model, one.line, one.bits, one.most, one.rank, one.guesses + 1) for one in self.exposed]
         columns = ("model", "line", "exposure (bits)", "at most", "rank", "of")
         said = "Exposure: 0 bits where the secret is as probable as any other of its form, the most where the model knows it."
-        return [said, Table("Secrets among others of their form", columns, rows)] if rows else []
+        return [said, tabled("Secrets among others of their form", columns, rows)] if rows else []
 
     def _samples(self) -> list[Content]:
         from fledge.report.page import Example
@@ -290,6 +291,14 @@ class Evaluated:
             for sample in self.samples
         ]
         return [Examples("Beginnings of held-out texts, gone on with", shown)] if shown else []
+
+
+def tabled(caption: str, columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> Table:
+    """A table; where all rows are of one model, it stands in the caption."""
+    models = {row[0] for row in rows}
+    if len(models) > 1:
+        return Table(caption, columns, rows)
+    return Table(f"{models.pop()}: {caption[0].lower()}{caption[1:]}", columns[1:], [row[1:] for row in rows])
 
 
 def interval_of(found: Score | Difference) -> Interval:

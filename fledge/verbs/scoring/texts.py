@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fledge.evaluation.statistics import Tally
 
 SAMPLES = 3
-PROMPT, WRITTEN = 120, 48  # characters that a sample goes on from, tokens that it adds
+PROMPT, WRITTEN = 60, 48  # characters that a sample goes on from, tokens that it adds
 REMEMBERED = 65_536  # tokens of a parent's text, on which it is seen what was forgotten
 
 
@@ -169,14 +169,14 @@ def samples(names: Sequence[str], models: Sequence[Model], texts: Sequence[str],
     """How each model goes on from the beginnings of a few texts, drawn by seed."""
     import numpy as np
 
-    long = [text for text in texts if len(text) > 2 * PROMPT] or [text for text in texts if len(text) > 1]
+    long = [text for text in texts if len(text) > 4 * PROMPT] or [text for text in texts if len(text) > 1]
     order = np.random.default_rng(seed).permutation(len(long))[:SAMPLES]
     found = []
     for text in (long[place] for place in order):
         prompt = beginning(text)
         for name, model in zip(names, models, strict=True):
             written = model.generate(prompt, max_tokens=min(WRITTEN, model.arch.context // 2), seed=seed)
-            found.append(Sample(name, prompt, written, text[len(prompt) : len(prompt) + PROMPT]))
+            found.append(Sample(name, prompt, written, text[len(prompt) : len(prompt) + 3 * PROMPT]))
     return tuple(found)
 
 
