@@ -13,6 +13,7 @@ from fledge.text.chat import Message, check_order
 QUESTIONS = ("question", "prompt", "ctx", "query", "context", "instruction", "input")
 CHOICES = ("choices", "endings", "options")
 ANSWERS = ("answers", "answer", "label", "answerKey", "gold", "target", "correct", "completion", "output")
+INSTRUCTIONS = (*((name,) for name in LISTS), ("instruction", "input", "output"), ("instruction", "output"))
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,7 @@ def layout(names: Collection[str]) -> tuple[str, ...] | None:
         return question, choices, answer
     if question and "answers" in names:
         return question, "answers"
-    conversation = next((name for name in LISTS if name in names), None)
-    if conversation:
-        return (conversation,)
-    if {"instruction", "output"} <= set(names):
-        return ("instruction", "input", "output") if "input" in names else ("instruction", "output")
-    return next((pair for pair in PAIRS if set(pair) <= set(names)), None)
+    return next((some for some in (*INSTRUCTIONS, *PAIRS) if set(some) <= set(names)), None)
 
 
 def read_items(path: str) -> Items:
@@ -86,7 +82,7 @@ def read_items(path: str) -> Items:
             f"{path} has columns {', '.join(whole.columns) or 'none'}, but a test needs a question and an answer, or answers, "
             "or choices and the answer among them; or instruction and output, or messages"
         )
-    if found[1:2] in ((), ("input",), ("output",)) or found in PAIRS:
+    if found in INSTRUCTIONS:
         conversations = read_instructions(path).conversations
         items = tuple(_at(path, conversation.line, _of_conversation, conversation) for conversation in conversations)
     else:
@@ -117,7 +113,7 @@ def _of_row(row: Row, names: Sequence[str]) -> Item:
         raise ValueError(f"{names[0]} is {question!r}, but a question is needed")
     question = mended(question)[0]
     if len(names) == 2:
-        return Item(question, _accepted(row.values.get(names[1])), row.line)
+        return Item(question, _accepted(row.values.get(names[1]), names[1]), row.line)
     choices, letters = _choices(row.values.get(names[1]), names[1])
     right = _chosen(row.values.get(names[2]), choices, letters, names[2])
     return Item(question, (choices[right],), row.line, choices)
@@ -128,11 +124,11 @@ def _listed(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]") else value
 
 
-def _accepted(value: Any) -> tuple[str, ...]:
-    value = value.get("text") if isinstance(value, dict) else _listed(value)
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, list) or not given or not all(isinstance(one, str) and one.strip() for one in given):
-        raise ValueError(f"answers is {value!r}, but a list of texts is needed, none of them empty")
+def _accepted(value: Any, name: str) -> tuple[str, ...]:
+    given = value.get("text") if isinstance(value, dict) else _listed(value) if name == "answers" else value
+    given = [str(one) if isinstance(one, int | float) else one for one in (given if isinstance(given, list) else [given])]
+    if not given or not all(isinstance(one, str) and one.strip() for one in given):
+        raise ValueError(f"{name} is {value!r}, but an answer is needed, or a list of them, none of them empty")
     return tuple(dict.fromkeys(mended(one)[0] for one in given))
 
 

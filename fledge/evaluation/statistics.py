@@ -101,8 +101,8 @@ class Tally:
 
     @cached_property
     def items(self) -> np.ndarray:
-        """The value of each item alone, its trials added up: (items,); no number for one that counts nothing."""
-        return self.measure(self.counts.sum(0))
+        """The value of each item alone in each trial, (trials, items); no number for one that counts nothing."""
+        return self.measure(self.counts)
 
     def interval(self, seed: int = 0) -> Interval:
         return of_sums(self._flat, self._mean, seed=seed)

@@ -38,6 +38,8 @@ def test_choices(tmp_path, row):
 def test_answers_and_conversations(tmp_path):
     accepted = written(tmp_path, [{"question": "When?", "answers": ["1905", "in 1905", "1905"]}, {"question": "Q", "answers": ["a"]}])
     assert read_items(accepted).items == (Item("When?", ("1905", "in 1905"), 1), Item("Q", ("a",), 2))
+    number = written(tmp_path, [{"question": "How many?", "answer": 3}])
+    assert read_items(number).items == (Item("How many?", ("3",), 1),)
     squad = written(tmp_path, [{"question": "When?", "answers": {"text": ["1905"], "answer_start": [3]}}])
     assert read_items(squad).items == (Item("When?", ("1905",), 1),)
     csv = written(tmp_path, ["question,answer", "When?,1905"], "test.csv")
@@ -69,12 +71,13 @@ GOOD = {"question": "Q", "choices": ["a", "b"], "answer": 0}
         ([GOOD, GOOD | {"choices": ["a", "a"]}], "line 2: choices holds the same text twice: 'a'"),
         ([GOOD, GOOD | {"question": " "}], "line 2: question is ' ', but a question is needed"),
         ([{"question": "Q", "answers": ["a"]}, {"question": "Q", "answers": []}], "line 2: answers is"),
-        ([{"question": "Q", "answer": "A"}, {"question": "Q", "answer": " "}], "line 2: the answer is empty"),
-        ([{"question": "Q", "answer": "A"}, {"question": "", "answer": "A"}], r"line 2: message 1 \(user\) is empty"),
+        ([{"question": "Q", "answer": "A"}, {"question": "Q", "answer": " "}], "line 2: answer is ' ', but an answer is needed"),
+        ([{"question": "Q", "answer": "A"}, {"question": "", "answer": "A"}], "line 2: question is '', but a question is needed"),
         (
             [turns("user", "assistant"), turns("assistant", "user", "assistant")],
             "line 2: message 1 is the assistant's, but it is the user's",
         ),
+        ([{"instruction": "Add.", "output": "3"}, {"instruction": "Add.", "output": ""}], "line 2: the answer is empty"),
         ([turns("user", "assistant"), turns("user")], "line 2: the last message is the user's"),
     ],
 )

@@ -60,7 +60,7 @@ def test_f1_and_exact_match_are_scikit_learns(seed):
     [exact] = named("exact").tallies([written], items)
     hits = [text in item.answers for text, item in zip(written, items, strict=True)]
     assert exact.interval().value == metrics.accuracy_score([True] * len(items), hits)
-    assert exact.items.tolist() == list(map(float, hits))
+    assert exact.items.tolist() == [list(map(float, hits))]
 
 
 def value(scorer, answer: str, *accepted: str) -> float:

@@ -74,12 +74,14 @@ def test_the_choice_is_the_most_probable(base, assistant, endings, command):
         assert picked[line]["scores"]["accuracy"] == (sums.index(max(sums)) == row["label"])
 
 
-def test_what_does_not_fit_is_a_sentence(base, sums, text, tmp_path, command):
+def test_what_does_not_fit_is_a_sentence(base, sums, endings, text, tmp_path, command):
     (tmp_path / "wrong.csv").write_text("id,story\n1,Once\n")
     (tmp_path / "long.jsonl").write_text(json.dumps({"question": "x" * 300, "answer": "y"}))
     for words, sentence in (
         (("--on", tmp_path / "wrong.csv", "--score", "exact"), "has columns id, story, but a test needs"),
         (("--on", tmp_path / "long.jsonl"), "line 1: the question has"),
+        (("--on", endings, "--score", "exact"), "are chosen, which gives an accuracy"),
+        (("--on", endings, "--judge", base), "a judge reads written ones"),
         (("--on", sums, "--shots", "12"), "only 11 rows that ask something else"),
         (("--on", sums, "--shots", "many"), "is no list of numbers"),
         (("--on", text, "--score", "exact"), "scorers, examples and templates need a test"),

@@ -129,6 +129,7 @@ def evaluate(
                 max_tokens,
                 None if judge is None else judge_of(str(judge), judge_model, device),
                 judging,
+                lowercase,
                 seed,
             )
             found = question_scores(names, opened, on, asked)

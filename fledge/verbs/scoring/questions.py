@@ -23,8 +23,11 @@ LONGEST = 512  # tokens of an answer at most, where nobody says
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured on a test: the scorers of written answers, the numbers of examples and the file they come from (the test itself
-    if none), and how a question is put in plain text; `seed` draws the known answers on which a judge is judged."""
+    """What is measured on a test, and how a question is put.
+
+    `scorers` of written answers: exact match and F1 if none, with small letters only where `lowercase`. Examples come from `shots_from`, else
+    from the test itself. `seed` draws the known answers on which a judge is judged.
+    """
 
     scorers: tuple[Scorer, ...]
     shots: tuple[Shots, ...]
@@ -33,6 +36,7 @@ class Asked:
     max_tokens: int | None = None
     judge: Judge | None = None
     judging: Judging = "score"
+    lowercase: bool = False
     seed: int = 0
 
 
@@ -41,6 +45,7 @@ def question_scores(names: Sequence[str], models: Sequence[Model], on: str, aske
     from fledge.data.tables import counted
     from fledge.evaluation.items import read_items
     from fledge.evaluation.judging import rating
+    from fledge.evaluation.scorers import named
     from fledge.evaluation.shots import Template
 
     test = read_items(on)
@@ -49,7 +54,12 @@ def question_scores(names: Sequence[str], models: Sequence[Model], on: str, aske
     template = Template() if asked.template is None else Template(asked.template.replace("\\n", "\n"))
     if test.chosen and asked.judge is not None:
         raise ValueError(f"the answers to {on} are chosen, but a judge reads written ones: leave out --judge")
-    scorers = [*asked.scorers, *([rating(asked.judge)] if asked.judge is not None and asked.judging == "score" else [])]
+    if test.chosen and asked.scorers:
+        raise ValueError(f"the answers to {on} are chosen, which gives an accuracy: leave out --score, --regex and --scorer")
+    scorers = [
+        *(asked.scorers or (named("exact", asked.lowercase), named("f1"))),
+        *([rating(asked.judge)] if asked.judge is not None and asked.judging == "score" else []),
+    ]
     speakers = [Speaker(name, model, template, asked.max_tokens) for name, model in zip(names, models, strict=True)]
     scores: list[Score] = []
     differences: list[Difference] = []
@@ -81,7 +91,7 @@ def each(name: str, items: Sequence[Item], answers: Sequence[Sequence[str]], tal
     """What was answered to each item in each trial, with its value by every measure."""
     import numpy as np
 
-    values = {tally.name: tally.measure(tally.counts) for tally in tallies}
+    values = {tally.name: tally.items for tally in tallies}
     return [
         Answered(
             name, item.line, answers[trial][number],
@@ -219,10 +229,10 @@ def shots_of(text: str, sets: int, orders: int, seed: int) -> tuple[Shots, ...]:
 
 
 def scorers_of(names: str | None, regex: str | None, python: str | None, lowercase: bool) -> tuple[Scorer, ...]:
-    """The scorers by their names, and those of a pattern and of a file; exact match and F1 where nothing is said."""
+    """The scorers by their names, and those of a pattern and of a file."""
     from fledge.evaluation.scorers import from_python, matching, named
 
     chosen = [named(name, lowercase) for name in names.split(",")] if names else []
     make: list[tuple[Callable[[str], Scorer], str | None]] = [(matching, regex), (from_python, python)]
     chosen += [made(given) for made, given in make if given is not None]
-    return tuple(chosen) or (named("exact", lowercase), named("f1"))
+    return tuple(chosen)
