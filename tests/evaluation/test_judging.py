@@ -1,11 +1,6 @@
 """Judges: what they say is read as it stands, and those that cannot be trusted are found out."""
 
-import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -14,6 +9,7 @@ from fledge.evaluation import endpoint
 from fledge.evaluation.endpoint import Endpoint
 from fledge.evaluation.items import Item
 from fledge.evaluation.judging import Judge, number_in, preference, rating, trust_in_choices, trust_in_ratings
+from tests.evaluation.serving import serving
 
 ITEMS = [Item(f"What is {n}+1? {{answer}}", (str(n + 1),), n + 1) for n in range(10)]
 RIGHT = [item.answers[0] for item in ITEMS]
@@ -81,50 +77,9 @@ def test_what_is_no_reply_is_left_out_or_refused():
     assert np.isnan([number_in(reply) for reply in ("101", "none", "-3")]).all()
 
 
-@contextmanager
-def serving(refusals: int = 0) -> Iterator[tuple[str, list[dict]]]:
-    """A server that speaks OpenAI's form: `knowing` behind it, after so many refusals; and what it was sent."""
-    seen: list[dict] = []
-    left = [refusals]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self._send(200, {"object": "list", "data": [{"id": "first"}, {"id": "second"}]})
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append({**body, "path": self.path, "key": self.headers.get("Authorization")})
-            if left[0]:
-                left[0] -= 1
-                self._send(503, {"error": {"message": "busy"}})
-            else:
-                message = {"role": "assistant", "content": knowing(body["messages"][0]["content"])}
-                self._send(200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
-
-        def _send(self, code: int, told: dict):
-            data = json.dumps(told).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *arguments: object):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def test_an_endpoint_is_spoken_to_in_openais_form(monkeypatch):
     monkeypatch.setenv("FLEDGE_JUDGE_KEY", "sesame")
-    with serving() as (url, seen):
+    with serving(knowing) as (url, seen):
         judge = Judge("j", Endpoint(url).ask)
         assert judge.ratings(ITEMS, RIGHT).tolist() == [100] * 10
     assert {(one["path"], one["key"], one["model"], one["temperature"]) for one in seen} == {
@@ -135,14 +90,14 @@ def test_an_endpoint_is_spoken_to_in_openais_form(monkeypatch):
 
 def test_a_busy_endpoint_is_asked_again_and_a_lost_one_named(monkeypatch):
     monkeypatch.setattr(endpoint, "PATIENCE", (0.0, 0.0))
-    with serving(refusals=2) as (url, seen):
+    with serving(knowing, refusals=2) as (url, seen):
         judge = Judge("j", Endpoint(url, "second").ask)
         assert judge.ratings(ITEMS[:1], RIGHT[:1]).tolist() == [100]
         assert len(seen) == 3
         assert seen[0]["key"] is None
     with pytest.raises(OSError, match="cannot be reached"):
         judge.ratings(ITEMS[:1], RIGHT[:1])
-    with serving(refusals=9) as (url, _), pytest.raises(OSError, match=r"refuses with 503: .*busy"):
+    with serving(knowing, refusals=9) as (url, _), pytest.raises(OSError, match=r"refuses with 503: .*busy"):
         Judge("j", Endpoint(url, "m").ask).ratings(ITEMS[:1], RIGHT[:1])
     with pytest.raises(ValueError, match="is no address of an endpoint"):
         Endpoint("ftp://x")

@@ -13,6 +13,7 @@ from fledge.verbs.scoring.results import Score
 if TYPE_CHECKING:
     from fledge.evaluation.items import Item
     from fledge.evaluation.judging import Judge
+    from fledge.evaluation.statistics import Tally
 
 Judging = Literal["score", "pairs"]
 REPLY = 32  # tokens of a local judge's reply
@@ -54,15 +55,16 @@ def judge_of(name: str, model: str | None, device: str) -> Judge:
 
 def judge_scores(
     judge: Judge, judging: Judging, names: Sequence[str], items: Sequence[Item], answers: Sequence[Sequence[str]], seed: int
-) -> list[Score]:
-    """How far the judge can be trusted, and with `pairs` how often it prefers each model's answers (models, items) to each other's."""
+) -> tuple[list[Score], list[Score]]:
+    """With `pairs` how often the judge prefers each model's answers (models, items) to each other's; and how far it can be trusted."""
     from fledge.evaluation.judging import preference, trust_in_choices, trust_in_ratings
 
-    scores = []
+    scores: list[Score] = []
+    known: list[Tally] = []
     if judging == "pairs":
         for a, b in combinations(range(len(names)), 2):
             preferred, swayed = preference(judge, items, answers[a], answers[b])
             scores.append(Score.of(names[a], replace(preferred, name=f"preferred to {names[b]} by the judge")))
-            scores += [Score.of(f"judge {judge.name}", tally) for tally in swayed]
+            known += [replace(tally, name=f"{tally.name}, {names[a]} and {names[b]}") for tally in swayed]
     trust = trust_in_choices if judging == "pairs" else trust_in_ratings
-    return scores + [Score.of(f"judge {judge.name}", tally) for tally in trust(judge, items, seed)]
+    return scores, [Score.of(judge.name, tally) for tally in (*known, *trust(judge, items, seed))]

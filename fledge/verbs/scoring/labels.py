@@ -47,4 +47,4 @@ def classifier_scores(
         for a, b in combinations(range(len(names)), 2)
         for measure, of in (("accuracy", accuracy), ("macro-F1", macro_f1))
     ]
-    return Evaluated(on, f"{len(rows.texts):,} rows", tuple(scores), tuple(differences), tuple(answered))
+    return Evaluated(on, f"{len(rows.texts):,} rows", tuple(scores), tuple(differences), items=tuple(answered))

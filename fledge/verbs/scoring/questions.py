@@ -25,8 +25,8 @@ LONGEST = 512  # tokens of an answer at most, where nobody says
 class Asked:
     """What is measured on a test, and how a question is put.
 
-    `scorers` of written answers: exact match and F1 if none, with small letters only where `lowercase`. Examples come from `shots_from`, else
-    from the test itself. `seed` draws the known answers on which a judge is judged.
+    `scorers` of written answers: exact match and F1 if none, of small letters where `lowercase`. Examples come from `shots_from`, else from
+    the test itself. `seed` draws the known answers on which a judge is judged.
     """
 
     scorers: tuple[Scorer, ...]
@@ -64,6 +64,7 @@ def question_scores(names: Sequence[str], models: Sequence[Model], on: str, aske
     scores: list[Score] = []
     differences: list[Difference] = []
     answered: list[Answered] = []
+    trust: list[Score] = []
     for shots in asked.shots:
         drawn = shots.drawn(test.items, pool)
         tallies: list[Sequence[Tally]] = []
@@ -76,8 +77,11 @@ def question_scores(names: Sequence[str], models: Sequence[Model], on: str, aske
             answered += each(speaker.name, test.items, answers, found, shots.count)
         differences += compared(names, tallies, shots.count)
         if asked.judge is not None and shots is asked.shots[0]:
-            scores += judge_scores(asked.judge, asked.judging, names, test.items, written, asked.seed)
-    return Evaluated(test.path, counted(len(test.items), "item"), tuple(scores), tuple(differences), tuple(answered), notes=notes(speakers))
+            preferred, known = judge_scores(asked.judge, asked.judging, names, test.items, written, asked.seed)
+            scores += preferred
+            trust += known
+    size = counted(len(test.items), "item")
+    return Evaluated(test.path, size, tuple(scores), tuple(differences), tuple(trust), tuple(answered), notes=notes(speakers))
 
 
 def notes(speakers: Sequence[Speaker]) -> tuple[str, ...]:

@@ -169,12 +169,16 @@ class Exposed:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What models scored on the same data; what was not asked for is empty. `notes` are sentences on how it was measured."""
+    """What models scored on the same data; what was not asked for is empty.
+
+    `trust` is what is known of the judge, `notes` are sentences on how it was measured.
+    """
 
     on: str
     size: str
     scores: tuple[Score, ...] = ()
     differences: tuple[Difference, ...] = ()
+    trust: tuple[Score, ...] = ()
     items: tuple[Answered, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
     speeds: tuple[Speed, ...] = ()
@@ -202,6 +206,7 @@ class Evaluated:
         """What there is, each kind under its heading."""
         parts = [
             ("Scores", self._scores()),
+            ("The judge", self._trust()),
             ("Differences", self._differences()),
             ("What was forgotten", self._forgotten()),
             ("Speed and memory", self._speeds()),
@@ -232,6 +237,10 @@ class Evaluated:
             )
         signatures = {f"{score.measure}: {score.signature}" for score in self.scores if score.signature}
         return [tabled(f"On {self.on} ({self.size})", columns, rows), *said, *self.notes, *sorted(signatures)]
+
+    def _trust(self) -> list[Content]:
+        rows = [(score.model, score.measure, interval_of(score)) for score in self.trust]
+        return [tabled("Measured on the same items", ("judge", "measure", "value (95 %)"), rows)] if rows else []
 
     def _differences(self) -> list[Content]:
         shots = any(one.shots is not None for one in self.differences)

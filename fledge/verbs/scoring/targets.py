@@ -46,4 +46,4 @@ def pair_scores(
         tallies.append(found)
     alike = all(pairs.targets == read[0].targets for pairs in read)
     differences = compared(names, tallies) if alike else []  # models of two directions write different texts
-    return Evaluated(on, counted(len(read[0].sources), "pair"), tuple(scores), tuple(differences), tuple(answered))
+    return Evaluated(on, counted(len(read[0].sources), "pair"), tuple(scores), tuple(differences), items=tuple(answered))

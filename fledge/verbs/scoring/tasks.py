@@ -48,7 +48,7 @@ def task_scores(names: Sequence[str], models: Sequence[Model], tasks: str, shots
             every.append(tallies)
         differences += compared(names, [list(tallies.values()) for tallies in every], count)
     note = f"lm-evaluation-harness {version('lm-eval')}."
-    return Evaluated(", ".join(wanted), counted(items, "item"), tuple(scores), tuple(differences), tuple(answered), notes=(note,))
+    return Evaluated(", ".join(wanted), counted(items, "item"), tuple(scores), tuple(differences), items=tuple(answered), notes=(note,))
 
 
 def _run(name: str, model: Model, tasks: Sequence[str], shots: int | None, seed: int) -> dict[str, Any]:

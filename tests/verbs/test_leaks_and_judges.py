@@ -2,6 +2,8 @@
 
 import json
 
+from tests.evaluation.serving import serving
+
 
 def test_leaks_of_a_model_and_planted_secrets(base, tmp_path, command):
     canaries = tmp_path / "canaries.jsonl"
@@ -19,6 +21,24 @@ def test_leaks_of_a_model_and_planted_secrets(base, tmp_path, command):
     assert other.code == 0, other.err
     assert "WORD FOR WORD" in other.out
     assert "email" in other.out
+
+
+def test_what_is_known_of_a_judge_stands_beside_its_scores(base, assistant, tmp_path, command):
+    test = tmp_path / "test.jsonl"
+    test.write_text("\n".join(json.dumps({"question": f"q{n}", "answer": f"a{n}"}) for n in range(3)))
+    with serving(lambda prompt: "A" if "Answer A" in prompt else "70") as (url, _):
+        words = ("evaluate", base, assistant, "--on", test, "--judge", url, "--max-tokens", 2, "--json")
+        rated, paired = command(*words), command(*words, "--judging", "pairs")
+    assert (rated.code, paired.code) == (0, 0), rated.err + paired.err
+    assert [score["value"] for score in rated.json["scores"] if score["measure"] == "judge's score"] == [70, 70]
+    assert {row["scores"]["judge's score"] for row in rated.json["items"]} == {70}
+    assert {score["measure"]: score["value"] for score in rated.json["trust"]} == {
+        "replies understood": 1, "agreement with known answers": 0, "the same again": 1, "difference when asked again": 0,
+    }  # fmt: skip
+    trust = {score["measure"]: score["value"] for score in paired.json["trust"]}
+    assert trust[f"swayed by the order, {base} and {assistant}"] == 1
+    [preferred] = [score for score in paired.json["scores"] if score["measure"] == f"preferred to {assistant} by the judge"]
+    assert (preferred["model"], preferred["value"]) == (str(base), 0.5)
 
 
 def test_a_judge_that_cannot(base, classifier, tmp_path, command):
