@@ -49,6 +49,10 @@ def test_what_does_not_go_together(base, classifier, messages, command):
     for words, sentence in (
         ((base, "--tasks", "hellaswag", "--on", messages), "two evaluations"),
         ((classifier, "--tasks", "hellaswag"), "does not go on from text"),
+        ((classifier, "--on", messages, "--judge", base), "does not go on from text"),
+        ((classifier, "--on", messages, "--score", "exact"), "are for a test"),
+        ((base, "--tasks", "hellaswag", "--regex", "x"), "are for a test"),
+        ((base, "--on", messages, "--judge", base, "--judging", "pairs"), "needs two models or more"),
     ):
         said = command("evaluate", *words)
         assert said.code == 2

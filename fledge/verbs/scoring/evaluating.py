@@ -18,7 +18,7 @@ from fledge.verbs.scoring.results import Evaluated
 from fledge.verbs.scoring.targets import pair_scores
 from fledge.verbs.scoring.tasks import task_scores
 from fledge.verbs.scoring.texts import forgotten, held_out_texts, language_scores, own_corpus, parent_of, samples, speeds
-from fledge.verbs.session import Column, Name, Place, texts_of
+from fledge.verbs.session import Column, Name, Place, refuse_unknown, texts_of
 
 Counts = Annotated[str, Parameter(metavar="N,...")]
 Names = Annotated[str, Parameter(metavar="NAME,...")]
@@ -101,12 +101,20 @@ def evaluate(
     opened = [load(name, device, dtype, threads) for name in names]
     alike(names, opened)
     on = str(on) if on is not None else None
+    refuse_unknown(judging, Judging, "--judging")
     writers = not opened[0].arch.labels and len(opened[0].arch.stacks) == 1
     secrets = leaks or canaries is not None
-    if not writers and (tasks is not None or secrets):
-        raise ValueError(f"{names[0]} does not go on from text, but --tasks, --leaks and --canaries need models that do")
+    tested = any(given is not None for given in (regex, scorer, shots_from, template, judge))
+    if not writers and (tasks is not None or secrets or tested or shots is not None):
+        raise ValueError(f"{names[0]} does not go on from text, as tasks, leaks, and questions with examples, patterns and judges need it")
     if tasks is not None and on is not None:
         raise ValueError("--on and --tasks are two evaluations: give one of them; a task's own items are named as --tasks NAME=FILE")
+    if (tested or score is not None) and (tasks is not None or secrets or opened[0].arch.labels):
+        raise ValueError(
+            "scorers, examples of one's own, templates and judges are for a test: name one with --on FILE, and nothing else to do"
+        )
+    if judge is not None and judging == "pairs" and len(names) < 2:
+        raise ValueError("--judging pairs needs two models or more, whose answers are compared")
     if tasks is not None:
         found = task_scores(names, opened, tasks, shots, seed, fresh)
     elif secrets:
@@ -119,7 +127,7 @@ def evaluate(
             raise ValueError("say which pairs to measure on, with --on FILE")
         found = pair_scores(names, opened, on, source_column, target_column, beams, score or "bleu,chrf,rouge", lowercase)
     else:
-        wanted = any(given is not None for given in (score, regex, scorer, shots, shots_from, template, judge))
+        wanted = tested or score is not None or shots is not None
         if on is not None and text_column is None and is_test(on, wanted):
             asked = Asked(
                 scorers_of(score, regex, None if scorer is None else str(scorer), lowercase),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,9 @@ def leakage(names: Sequence[str], models: Sequence[Model], on: str | None, canar
         for which, texts in (("training", train), ("held out", held_out)):
             if texts is None:
                 continue
-            with terminal.bar(f"{name} goes on with {which} text", PASSAGES * len(PROMPTS)) as bar:
-                found = verbatim(model.network, model.tokenizer, _documents(model, texts), seed=seed, done=bar.to)
+            with terminal.bar("Passages", PASSAGES * len(PROMPTS)) as bar:
+                done = partial(bar.to, note=f"{name}, {which}")
+                found = verbatim(model.network, model.tokenizer, _documents(model, texts), seed=seed, done=done)
             same += [Verbatim(name, which, prompt, tokens, share) for (prompt, tokens), share in found.items()]
         for kind, (hits, total) in echoed(model.network, model.tokenizer, train, seed=seed).items():
             personal.append(Echoed(name, kind, total, hits, proportion(hits, total)))

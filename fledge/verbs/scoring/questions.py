@@ -85,10 +85,13 @@ def question_scores(names: Sequence[str], models: Sequence[Model], on: str, aske
 
 
 def notes(speakers: Sequence[Speaker]) -> tuple[str, ...]:
-    ways = {speaker.way: speaker.name for speaker in speakers}
+    """How questions were put to each model."""
+    ways: dict[str, list[str]] = {}
+    for speaker in speakers:
+        ways.setdefault(speaker.way, []).append(speaker.name)
     if len(ways) == 1:
         return (f"Questions are put {next(iter(ways))}.",)
-    return tuple(f"To {name} questions are put {way}." for way, name in ways.items())
+    return tuple(f"To {', '.join(names)} questions are put {way}." for way, names in ways.items())
 
 
 def each(name: str, items: Sequence[Item], answers: Sequence[Sequence[str]], tallies: Sequence[Tally], shots: int) -> list[Answered]:
@@ -163,12 +166,12 @@ class Speaker:
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # those of like length end at about the same time
         found: dict[int, str] = {}
         stop = [] if self.model.chat_format is not None else [self.template.stop]
-        with terminal.bar(f"{self.name} answers", len(prompts)) as bar:
+        with terminal.bar("Answers", len(prompts)) as bar:
             for start in range(0, len(order), AT_ONCE):
                 part = order[start : start + AT_ONCE]
                 completions = self.model.continued([prompts[number] for number in part], max_tokens=most, temperature=0.0, stop=stop)
                 found.update(zip(part, (completion.text.strip() for completion in completions), strict=True))
-                bar.to(len(found))
+                bar.to(len(found), self.name)
         texts = [found[number] for number in range(len(prompts))]
         return [texts[start : start + len(test.items)] for start in range(0, len(texts), len(test.items))]
 
@@ -195,8 +198,9 @@ class Speaker:
         pairs = [
             pair for trial in drawn for item, shots in zip(test.items, trial, strict=True) for pair in self._choices(test, item, shots)
         ]
-        with terminal.bar(f"{self.name} chooses", len(pairs)) as bar:
-            logprobs = iter([one.logprob for one in likelihoods(self.model.network, pairs, done=bar.to)])
+        with terminal.bar("Choices", len(pairs)) as bar:
+            found = likelihoods(self.model.network, pairs, done=lambda count: bar.to(count, self.name))
+        logprobs = iter([one.logprob for one in found])
         picked: list[list[tuple[int, int]]] = []
         for _ in drawn:
             sums = [np.array([next(logprobs) for _ in item.choices]) for item in test.items]

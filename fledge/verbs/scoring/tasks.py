@@ -56,10 +56,10 @@ def _run(name: str, model: Model, tasks: Sequence[str], shots: int | None, seed:
 
     given = loaded(tasks, shots, seed)
     ends = model.facts.get("generation", {}).get("eos_token_id")
-    with terminal.bar(name, 1) as bar:
+    with terminal.bar("Tasks", 1) as bar:
         backend = Backend(
             model.network, model.tokenizer, [ends] if isinstance(ends, int) else ends, kept_at(name, model),
-            lambda what, done, total: bar.to(done, what, total),
+            lambda what, done, total: bar.to(done, f"{name}: {what}", total),
         )  # fmt: skip
         return run(backend, given)
 
