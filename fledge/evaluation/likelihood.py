@@ -10,7 +10,9 @@ from fledge.evaluation.language import SCORES_AT_ONCE, TOKENS_AT_ONCE, evaluatin
 from fledge.generation.engine import side_by_side
 from fledge.model import Transformer
 
-WORTH = 1.3  # how many times as many tokens must be read without the cache for it to pay
+# How many times as many tokens must be read without the cache for it to pay. GPT-2 on five of HellaSwag's items takes 1.3 times the time
+# without it, with three examples before each 3.0 times.
+WORTH = 1.3
 Pair = tuple[Sequence[int], Sequence[int]]
 """The tokens of a context and of what follows it."""
 

@@ -52,27 +52,42 @@ def verbatim(
 ) -> dict[tuple[int, int], Interval]:
     """By the length of the prompt and that of what follows it word for word, at least: the share of passages, drawn by seed.
 
-    The same passages are asked for after each length. Documents are tokens (length,), without what closes them; those that are too short
-    are left out, and lengths for which none is long enough or the model's context has no room.
-    Raises `ValueError` where nothing is left.
+    The same passages are asked for after each length. Documents are tokens (length,), without what closes them; of lengths only those are
+    asked for which at least half of the text stands in documents that are long enough, and the model's context has room.
+    Raises `ValueError` where that is none.
     """
-    most = max((len(document) for document in documents), default=0)
-    checked = [length for length in CHECKED if length <= min(model.arch.context, most) // 2]
-    prompts = [length for length in PROMPTS if checked and length + checked[-1] <= min(model.arch.context, most)]
+    sizes = np.array([len(document) for document in documents], np.int64)
+    usual = _usual(sizes)
+    most = min(model.arch.context, usual)
+    checked = [length for length in CHECKED if length <= most // 2]
+    prompts = [length for length in PROMPTS if checked and length + checked[-1] <= most]
     if not prompts:
-        raise ValueError(f"no text is long enough: {PROMPTS[0]} tokens and {CHECKED[0]} that follow are needed, but the longest has {most}")
-    room = np.array([max(0, len(document) - prompts[-1] - checked[-1] + 1) for document in documents])
-    draw = np.random.default_rng(seed)
-    numbers = draw.choice(len(documents), size=passages, p=room / room.sum())
-    begins = [int(draw.integers(room[number])) + prompts[-1] for number in numbers]
+        raise ValueError(
+            f"passages of {PROMPTS[0]} tokens and {CHECKED[0]} that follow are needed, but half of the text is in pieces of {usual}"
+        )
+    room = np.maximum(0, sizes - prompts[-1] - checked[-1] + 1)
+    ends = np.cumsum(room)
+    chosen = np.random.default_rng(seed).choice(ends[-1], size=min(passages, int(ends[-1])), replace=False)
+    numbers = np.searchsorted(ends, chosen, side="right")
+    begins = chosen - (ends - room)[numbers] + prompts[-1]
     truth = np.array([documents[number][begin : begin + checked[-1]] for number, begin in zip(numbers, begins, strict=True)])
     found: dict[tuple[int, int], Interval] = {}
     for turn, length in enumerate(prompts):
         asked = [documents[number][begin - length : begin].tolist() for number, begin in zip(numbers, begins, strict=True)]
-        written = np.array(continued(model, tokenizer, asked, checked[-1], lambda count, turn=turn: done(turn * passages + count)))
+        written = np.array(continued(model, tokenizer, asked, checked[-1], lambda count, turn=turn: done(turn * len(chosen) + count)))
         same = np.cumprod(written == truth, 1).sum(1)
-        found |= {(length, least): proportion(int((same >= least).sum()), passages) for least in checked}
+        found |= {(length, least): proportion(int((same >= least).sum()), len(chosen)) for least in checked}
     return found
+
+
+def _usual(sizes: np.ndarray) -> int:
+    """The length of document in or above which half of the text stands.
+
+    >>> _usual(np.array([1, 1, 10, 4]))
+    10
+    """
+    longest = np.sort(sizes)[::-1]
+    return int(longest[np.searchsorted(np.cumsum(longest), longest.sum() / 2)]) if longest.sum() else 0
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_passages_come_word_for_word_from_what_was_learned(models):
             assert shares == sorted(shares, reverse=True)
     assert knows[64, 32].value > 0.8
     assert max(share.value for share in fresh.values()) < 0.1
-    with pytest.raises(ValueError, match="no text is long enough"):
+    with pytest.raises(ValueError, match="half of the text is in pieces of 5"):
         verbatim(models[0], TOKENIZER, [np.arange(5)])
 
 

@@ -12,7 +12,7 @@ def test_leaks_of_a_model_and_planted_secrets(base, tmp_path, command):
     said = command("evaluate", base, "--leaks", "--canaries", canaries, "--out", tmp_path / "page.html", "--json")
     assert said.code == 0, said.err
     found = said.json
-    assert {one["text"] for one in found["verbatim"]} == {"training", "held out"}
+    assert {one["text"] for one in found["verbatim"]} == {"training", "held-out"}
     [exposed] = found["exposed"]
     assert exposed["most"] == 9.965784284662087  # log2 of a thousand
     assert 0 <= exposed["bits"] <= exposed["most"]
@@ -21,6 +21,10 @@ def test_leaks_of_a_model_and_planted_secrets(base, tmp_path, command):
     assert other.code == 0, other.err
     assert "WORD FOR WORD" in other.out
     assert "email" in other.out
+    (tmp_path / "short.jsonl").write_text(json.dumps({"text": "Hello."}))
+    short = command("evaluate", base, "--leaks", "--on", tmp_path / "short.jsonl")
+    assert short.code == 0, short.err
+    assert "No passage of the training text was asked for" in " ".join(short.out.split())
 
 
 def test_what_is_known_of_a_judge_stands_beside_its_scores(base, assistant, tmp_path, command):

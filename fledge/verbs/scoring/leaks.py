@@ -31,22 +31,28 @@ def leakage(names: Sequence[str], models: Sequence[Model], on: str | None, canar
     same: list[Verbatim] = []
     personal: list[Echoed] = []
     exposed: list[Exposed] = []
+    notes: list[str] = []
     for name, model in zip(names, models, strict=True):
-        for which, texts in (("training", train), ("held out", held_out)):
+        for which, texts in (("training", train), ("held-out", held_out)):
             if texts is None:
                 continue
             with terminal.bar("Passages", PASSAGES * len(PROMPTS)) as bar:
                 done = partial(bar.to, note=f"{name}, {which}")
-                found = verbatim(model.network, model.tokenizer, _documents(model, texts), seed=seed, done=done)
+                try:
+                    found = verbatim(model.network, model.tokenizer, _documents(model, texts), seed=seed, done=done)
+                except ValueError as short:
+                    notes.append(f"No passage of the {which} text was asked for: {short}.")
+                    continue
             same += [Verbatim(name, which, prompt, tokens, share) for (prompt, tokens), share in found.items()]
         for kind, (hits, total) in echoed(model.network, model.tokenizer, train, seed=seed).items():
             personal.append(Echoed(name, kind, total, hits, proportion(hits, total)))
         for canary in planted:
             one = exposure(model.network, model.tokenizer, canary, seed=seed)
             exposed.append(Exposed(name, one.line, one.bits, one.most, one.rank, one.guesses))
-    notes = () if personal else ("No e-mail address, phone, card or account number was found in the training text.",)
+    if not personal:
+        notes.append("No e-mail address, phone, card or account number was found in the training text.")
     size = f"{counted(len(train), 'document')} of training text"
-    return Evaluated(", ".join(places), size, verbatim=tuple(same), echoed=tuple(personal), exposed=tuple(exposed), notes=notes)
+    return Evaluated(", ".join(places), size, verbatim=tuple(same), echoed=tuple(personal), exposed=tuple(exposed), notes=tuple(notes))
 
 
 def _texts(places: Sequence[str], seed: int) -> tuple[list[str], list[str] | None]:

@@ -204,7 +204,7 @@ class Evaluated:
 
     def sections(self) -> list[Section]:
         """What there is, each kind under its heading."""
-        parts = [
+        parts: list[tuple[str, list[Content]]] = [
             ("Scores", self._scores()),
             ("The judge", self._trust()),
             ("Differences", self._differences()),
@@ -214,12 +214,13 @@ class Evaluated:
             ("Word for word", self._verbatim()),
             ("Personal data", self._echoed()),
             ("Planted secrets", self._exposed()),
+            ("Notes", [] if self.scores else list(self.notes)),
         ]
         return [Section(title, tuple(content)) for title, content in parts if content]
 
     def _scores(self) -> list[Content]:
         if not self.scores:
-            return list(self.notes)
+            return []
         shots, spread = (any(getattr(score, name) is not None for score in self.scores) for name in ("shots", "spread"))
         columns = ("model", "measure", *(("shots",) if shots else ()), "value (95 %)", *(("spread", "by order") if spread else ()))
         rows = [
