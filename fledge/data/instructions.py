@@ -112,7 +112,7 @@ def read_instructions(path: str, prompt_column: str | None = None, answer_column
     order; and for a file in which nothing is both asked and answered.
     """
     named = [name for name in (prompt_column, answer_column) if name is not None]
-    whole = table(path, {*named, *(name for layout in LAYOUTS.values() for name in _needed(layout))})
+    whole = table(path, {*named, *(name for layout in LAYOUTS.values() for name in needed(layout))})
     fitting = _chosen(whole, prompt_column, answer_column) if named else _fitting(path, whole.columns)
     (name, layout), others = fitting[0], tuple(name for name, _ in fitting[1:])
     found, replaced = [], 0
@@ -132,7 +132,8 @@ def read_instructions(path: str, prompt_column: str | None = None, answer_column
     return Instructions(tuple(found), name, tuple(present), others, replaced)
 
 
-def _needed(layout: Layout) -> tuple[str, ...]:
+def needed(layout: Layout) -> tuple[str, ...]:
+    """The columns without which a file is not in this layout."""
     return (layout.column,) if isinstance(layout, Listed) else (layout.question, layout.answer)
 
 
@@ -154,11 +155,11 @@ def _fitting(path: str, columns: Collection[str]) -> list[tuple[str, Layout]]:
     actual = {name.strip().lower(): name for name in reversed(list(columns))}
     found: dict[str, tuple[str, Layout]] = {}
     for name, layout in LAYOUTS.items():
-        if all(column in actual for column in _needed(layout)):
+        if all(column in actual for column in needed(layout)):
             written = {field: actual.get(column, column) for field, column in asdict(layout).items() if column is not None}
-            found.setdefault(_needed(layout)[-1], (name, type(layout)(**written)))
+            found.setdefault(needed(layout)[-1], (name, type(layout)(**written)))
     if not found:
-        known = "; ".join(f"{' and '.join(_needed(layout))}" for layout in LAYOUTS.values())
+        known = "; ".join(f"{' and '.join(needed(layout))}" for layout in LAYOUTS.values())
         raise ValueError(
             f"{path} has columns {', '.join(columns) or 'none'}, but instructions need one of: {known}; "
             "or name two columns with --prompt-column and --answer-column"

@@ -99,9 +99,12 @@ class Model:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             return []
-        requests = [self._request(self._prompt_tokens(text), settings) for text in prompts]
-        texts = [completion.text for completion in self._written(requests, settings)]
+        texts = [completion.text for completion in self.continued([self._prompt_tokens(text) for text in prompts], **settings)]
         return texts[0] if isinstance(prompt, str) else texts
+
+    def continued(self, prompts: Sequence[Sequence[int]], **settings: Unpack[Settings]) -> list[Completion]:
+        """The completion of each prompt of tokens, made side by side."""
+        return list(self._written([self._request(list(tokens), settings) for tokens in prompts], settings))
 
     def targets(self, sources: Sequence[str], **settings: Unpack[Settings]) -> list[str]:
         """What a model with an encoder and a decoder writes for each source, read up to its context as in training.
