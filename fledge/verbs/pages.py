@@ -169,6 +169,11 @@ def classified_page(done: Classified, out: Path) -> Page:
     page = Page(f"Classifier {Path(done.out).name}", done.verdict)
     page.heading("Result")
     classified_parts(page, done)
+    page.heading("Calibration")
+    calibrated_parts(page, done)
+    if done.costs:
+        page.heading("What mistakes cost")
+        priced_parts(page, done)
     page.heading("Curves")
     curves(page, out / "run")
     return page
@@ -176,15 +181,63 @@ def classified_page(done: Classified, out: Path) -> Page:
 
 def classified_parts(page: Page, done: Classified) -> None:
     page.paragraph(done.verdict)
-    rows = [(m.name, m.score.accuracy, m.score.macro_f1) for m in done.methods]
-    page.table(f"{done.score.rows:,} test rows, the same for each method", ["method", "accuracy", "macro-F1"], rows, best=("macro-F1", max))
-    page.intervals("Macro-F1", [(name, macro) for name, _, macro in rows], "macro-F1", chosen=rows[-1][0])
+    ordinal, several = done.choice == "ordinal", done.choice == "several"
+    right = "all labels right" if several else "accuracy"
+    columns = ["method", right, "macro-F1", "micro-F1", "AUROC", "average precision", *(["ranks off", "kappa"] if ordinal else [])]
+    rows = [
+        (m.name, m.score.accuracy, m.score.macro_f1, m.score.micro_f1, m.score.auroc, m.score.average_precision)
+        + ((m.score.distance, m.score.kappa) if ordinal else ())
+        for m in done.methods
+    ]
+    page.table(f"{done.score.rows:,} test rows, the same for each method", columns, rows, best=("macro-F1", max))
+    macro = [(m.name, m.score.macro_f1) for m in done.methods]
+    page.intervals("Macro-F1", macro, "macro-F1", chosen=done.methods[-1].name)
+    page.facts(
+        [
+            ("macro-F1 above the best baseline's", done.difference),
+            ("chance of such a difference in right rows, were neither better (McNemar)", done.chance),
+        ]
+    )
     page.table(
         "This model, label by label",
-        ["label", "rows", "precision", "recall", "F1"],
-        [(c.label, c.rows, c.precision, c.recall, c.f1) for c in done.score.classes],
+        ["label", "rows", "precision", "recall", "F1", "AUROC", "average precision"],
+        [(c.label, c.rows, c.precision, c.recall, c.f1, c.auroc, c.average_precision) for c in done.score.classes],
     )
-    page.confusion("What it takes for what", done.labels, done.score.confusion)
+    if not several:
+        page.confusion("What it takes for what", done.labels, done.score.confusion)
+
+
+def calibrated_parts(page: Page, done: Classified) -> None:
+    """Whether its probabilities can be believed, before and after the temperature."""
+    from fledge.report import Line
+
+    found = done.calibration
+    page.facts(
+        [
+            ("calibration error as trained", found.error_before), ("at the temperature", found.error_after),
+            ("temperature, chosen on validation rows", found.temperature),
+        ]
+    )  # fmt: skip
+    drawn = [Line("what would be right", [0.0, 1.0], [0.0, 1.0])]
+    for name, bins in (("as trained", found.before), ("at the temperature", found.after)):
+        drawn.append(Line(name, [one.probability for one in bins], [one.share for one in bins]))
+    page.lines("Of what it finds so probable, how much is right", drawn, "probability", "share that is right")
+    page.paragraph(
+        "The weights that are saved are those at the temperature: whoever opens the model reads probabilities as calibrated here."
+    )
+
+
+def priced_parts(page: Page, done: Classified) -> None:
+    """From which probability on a label is said, for several prices of missing it."""
+    page.paragraph(
+        "A label is missed, or said where it is wrong. The threshold at which both together cost least on the validation rows follows from "
+        "how many times dearer a miss is; its cost and its rates are those on the test rows. To choose one: --cost LABEL=COST."
+    )
+    page.table(
+        "Thresholds",
+        ["label", "a miss costs", "said from", "precision", "recall", "cost a row"],
+        [(one.label, f"{one.ratio:g} ×", one.probability, one.precision, one.recall, one.cost) for one in done.costs],
+    )
 
 
 def instructed_page(done: Instructed, job: InstructJob, out: Path) -> Page:

@@ -192,21 +192,18 @@ def held_out_texts(on: list[str], text_column: str | None) -> dict[str, list[str
 
 
 def classifier_scores(names: list[str], models: list[Model], on: str, text_column: str | None, label_column: str | None) -> Evaluated:
-    from fledge.data.labelled import read_labelled
-    from fledge.evaluation.classifier import probabilities
+    from fledge.data.labelled import read_rows
+    from fledge.evaluation.classifier import chosen
     from fledge.evaluation.metrics import classifier_score
 
-    rows = read_labelled(on, text_column, label_column)
-    terminal.say(f"  text: column {rows.text_column!r}, label: column {rows.label_column!r}")
-    scores = []
+    scores, count = [], 0
     for name, model in zip(names, models, strict=True):
-        labels = model.arch.labels
-        strangers = sorted(label for label in rows.names if label not in labels)
-        if strangers:
-            raise ValueError(f"{on} has the label {strangers[0]!r}, which {name} never learned; it knows {', '.join(labels)}")
-        truth = [labels.index(rows.names[label]) for label in rows.labels]
-        guesses = probabilities(model.network, model.tokenizer, rows.texts, model.facts.get("reads")).argmax(1)
-        found = classifier_score(truth, guesses, labels)
+        learned = model.facts.get("data") or {}
+        rows = read_rows(on, model.arch.labels, model.arch.choice, text_column, label_column, learned.get("second_column"))
+        terminal.say(f"  text: column {' and '.join(map(repr, rows.columns.texts))}, label: column {rows.columns.label!r}")
+        chances, count = model.probabilities(rows.texts), len(rows.texts)
+        guesses = chosen(chances, model.arch.choice, model.facts.get("thresholds"))
+        found = classifier_score(rows.truth, guesses, model.arch.labels, model.arch.choice, chances)
         for measure, interval in (("accuracy", found.accuracy), ("macro-F1", found.macro_f1)):
             scores.append(Score(name, measure, interval.value, (interval.low, interval.high)))
-    return Evaluated(on, f"{len(rows.texts):,} rows", tuple(scores))
+    return Evaluated(on, f"{count:,} rows", tuple(scores))

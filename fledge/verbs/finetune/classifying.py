@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time as clock
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fledge.arch.record import to_json
+from cyclopts import Parameter
+
+from fledge.arch import Choice
+from fledge.arch.record import did_you_mean, to_json
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
@@ -45,14 +49,20 @@ from fledge.verbs.session import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from fledge.data.labelled import Labelled
+    from fledge.data.framing import Long
+    from fledge.data.labelled import Labelled, Text
+    from fledge.evaluation.calibration import Calibration, Threshold
     from fledge.evaluation.metrics import ClassifierScore
     from fledge.evaluation.statistics import Interval
     from fledge.model import Transformer
     from fledge.train.run import Machine, Run
 
-Trained = Literal["all", "last-block", "head"]
+Trained = Annotated[str, Parameter(metavar="all|head|last-N")]
 Balance = Literal["labels", "rows"]
+Costs = Annotated[Sequence[str], Parameter(metavar="LABEL=COST")]
+RATIOS = (1.0, 2.0, 5.0, 10.0, 0.5, 0.2)
+"""How much more a miss may cost than a false alarm, in the table of a report."""
+OURS = "this model"
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Classified:
-    """A classifier's folder, how good it is beside the baselines, and which of them to use."""
+    """A classifier's folder, how good it is beside the baselines, and which of them to use.
+
+    `difference` is this model's macro-F1 less that of the best baseline, `chance` how probable such a difference in right rows is if
+    neither is better (McNemar's exact test), `thresholds` what each label is said from.
+    """
 
     out: str
     steps: int
@@ -73,9 +87,14 @@ class Classified:
     seconds: float
     validation: dict[str, float]
     labels: tuple[str, ...]
+    choice: Choice
     methods: tuple[Method, ...]
     difference: Interval
+    chance: float
     verdict: str
+    calibration: Calibration
+    thresholds: tuple[float, ...]
+    costs: tuple[Threshold, ...]
 
     @property
     def score(self) -> ClassifierScore:
@@ -97,9 +116,15 @@ def classify(
     from_: Name | None = None,
     arch: PresetName | None = None,
     text_column: Column | None = None,
+    second_column: Column | None = None,
     label_column: Column | None = None,
+    labels: Choice | None = None,
+    order: Annotated[str | None, Parameter(metavar="LABEL,...")] = None,
+    test: Place | None = None,
     train: Trained = "all",
     balance: Balance = "labels",
+    long: Literal["windows", "cut"] = "windows",
+    cost: Costs | None = None,
     epochs: int = 4,
     time: Duration | None = None,
     set: Settings | None = None,
@@ -110,17 +135,24 @@ def classify(
     deterministic: bool = False,
     track: Trackers | None = None,
 ) -> Classified:
-    """Fine-tune a model to a classifier and measure it beside two baselines on the same held-out rows.
+    """Fine-tune a model to a classifier and measure it beside three baselines on the same held-out rows.
 
     Args:
-        data: a table of texts with labels: .csv .tsv .jsonl .json .parquet, plain or .gz/.zst.
+        data: texts with labels: a table (.csv .tsv .jsonl .json .parquet, plain or .gz/.zst), or a folder that holds a folder of files
+            for each label.
         out: the classifier's folder.
         from_: the pretrained model to start from.
         arch: instead of one: a preset with random weights, over bytes.
         text_column: the column of the texts; guessed and said when not given.
+        second_column: the column of the second text, where pairs of texts are judged.
         label_column: the column of the labels; guessed and said when not given.
-        train: which weights learn: all, last-block (with the final norm and the head) or head.
+        labels: a text has a single label, several (a list, or a|b), or one of an order (ordinal); guessed and said when not given.
+        order: the labels from the least to the most, where they are no numbers, such as bad,fair,good.
+        test: rows to test on, with the same columns; without it some of the data are held out.
+        train: which weights learn: all, head, or last-N, the last N blocks with the final norm and the head.
         balance: what weighs the same while learning: all labels, rare ones too, or all rows.
+        long: a text that is too long is read in windows, or cut.
+        cost: what missing a label costs, beside 1 for the others, such as spam=5; may be given several times.
         epochs: how often each row is seen at most; training ends earlier when validation gets no better.
         time: instead of epochs: how long it may take, such as 5m.
         set: any field of the run, such as optimizer.rate=1e-4 or batch.context=128; may be given several times.
@@ -137,20 +169,62 @@ def classify(
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
     if (from_ is None) == (arch is None):
         raise ValueError("say what to start from: either --from MODEL for a pretrained model, or --arch PRESET for random weights")
-    refuse_unknown(train, Trained, "--train")
+    if not re.fullmatch(r"all|head|last-[1-9]\d*", train):
+        raise ValueError(f"--train {train!r} is unknown: give all, head, or last-N such as last-2")
     refuse_unknown(balance, Balance, "--balance")
+    refuse_unknown(long, Literal["windows", "cut"], "--long")
     begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
     from fledge.data import labelled
     from fledge.train.plan import this_machine
 
-    whole = labelled.read_labelled(str(data), text_column, label_column)
+    whole = labelled.read_labelled(str(data), text_column, label_column, second_column, labels, order.split(",") if order else ())
     for line in whole.said():
         terminal.say(f"  {line}")
+    costs = costs_of(cost, whole)
+    given = whole.columns
+    known = (text_column, label_column, None) if given == labelled.FOLDERS else (given.text, given.label, given.second)
+    tested = labelled.read_rows(str(test), whole.names, whole.choice, *known) if test is not None else None
+    parts = held_out(whole, tested, seed)
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     parent = open_parent(from_) if from_ is not None else fresh_parent(str(arch), settings, seed)
-    job = ClassifierJob(tuple(labelled.split(whole, seed=seed)), parent, train, balance, epochs, seconds)
+    job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs)
     return job.run(out, machine, settings, asked, started, trackers)
+
+
+def costs_of(given: Sequence[str] | None, data: Labelled) -> dict[str, float]:
+    """What missing each label costs, of those given."""
+    found: dict[str, float] = {}
+    for pair in [given] if isinstance(given, str) else given or ():
+        label, _, number = pair.rpartition("=")
+        if label not in data.names:
+            raise ValueError(f"--cost {pair}: {label!r} is no label{did_you_mean(label, data.names)}")
+        try:
+            found[label] = float(number)
+        except ValueError:
+            found[label] = 0.0
+        if not 0 < found[label] < 1e6:
+            raise ValueError(f"--cost {pair}: a cost is a number above 0, for example {label}=5")
+    if found and data.choice == "ordinal":
+        raise ValueError("--cost is of labels without an order: an ordinal label is the median of what is probable, whatever it costs")
+    return found
+
+
+def held_out(data: Labelled, test: Labelled | None, seed: int) -> tuple[Labelled, ...]:
+    """Training, validation and test rows, near duplicates on one side; where test rows are given, of the others only."""
+    import numpy as np
+
+    from fledge.data.labelled import alike, split
+
+    found = alike(data.texts)
+    for line in found.said():
+        terminal.say(f"  {line}")
+    if test is None:
+        return tuple(split(data, seed=seed, roots=found.roots))
+    together = alike((*data.texts, *test.texts))
+    known = np.isin(together.roots[len(data.texts) :], together.roots[: len(data.texts)]).sum()
+    terminal.say(f"  {len(test.texts):,} rows to test on, of which {known:,} are like a row to learn from")
+    return (*split(data, (0.9, 0.1), seed, found.roots), test)
 
 
 @dataclass(frozen=True)
@@ -159,19 +233,28 @@ class ClassifierJob:
 
     parts: tuple[Labelled, ...]
     parent: Parent
-    train: Trained = "all"
+    train: str = "all"
     balance: Balance = "labels"
     epochs: int = 4
     seconds: float | None = None
+    long: Long = "windows"
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        """A tokenizer that puts nothing between two texts learns to, where there are pairs."""
+        tokenizer = self.parent.tokenizer
+        if self.parts[0].paired and not tokenizer.pairing.between:
+            segments = self.parent.arch.embedding.types
+            framing = tokenizer.framing(bool(tokenizer.opening), bool(tokenizer.closing), segments)
+            object.__setattr__(self, "parent", replace(self.parent, tokenizer=framing))
 
     def run(
         self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
     ) -> Classified:
         """Train, keep the best by validation macro-F1, and measure it on the test rows beside the baselines."""
-        import numpy as np
-
-        from fledge.data.batches import LabelledTexts, class_weights
-        from fledge.evaluation.metrics import accuracy, confusion, macro_f1
+        from fledge.data.batches import class_weights
+        from fledge.data.framing import LabelledTexts
+        from fledge.evaluation.metrics import f1_of, right_rows
         from fledge.model import with_new_head
         from fledge.train.loop import on_machine
         from fledge.train.objective import Classify
@@ -179,64 +262,80 @@ class ClassifierJob:
         from fledge.train.training import train, validate
 
         training, validation, test = self.parts
-        names, tokenizer = training.names, self.parent.tokenizer
+        names, choice, truth = training.names, training.choice, validation.truth
         begun = begun_run(out, asked)
         run = begun or self.planned(machine, settings)
-        refuse_other_data(out, run, fingerprint([training.texts, training.labels, training.names]))
-        batches = LabelledTexts(
-            training.texts, training.labels, tokenizer, run.batch.context, run.batch.rows, machine.seed, run.batch.accumulate
-        )
-        if batches.truncated:
-            many = f"{batches.truncated:,} of {len(training.texts):,} texts"
-            terminal.say(f"  {many} are longer than {run.batch.context} tokens and lose their end (--set batch.context=...)")
-        objective = Classify(class_weights(training.labels, len(names)).tolist() if self.balance == "labels" else [1.0] * len(names))
-        checked = list(LabelledTexts(validation.texts, validation.labels, tokenizer, run.batch.context, 2 * run.batch.rows).in_order())
-        truth = np.array(validation.labels)
+        refuse_other_data(out, run, self.fingerprint)
+        frames = self.frames(training, run.batch.context)
+        batches = LabelledTexts(frames, training.truth, run.batch.rows, machine.seed, run.batch.accumulate)
+        if frames.beyond:
+            become = "are read in windows" if self.long == "windows" and not training.paired else "lose their end"
+            many = f"{frames.beyond:,} of {len(training.texts):,} texts"
+            terminal.say(f"  {many} are longer than {run.batch.context} tokens and {become} (--set batch.context=...)")
+        weights = class_weights(training.truth, len(names)).tolist() if self.balance == "labels" else [1.0] * len(names)
+        objective = Classify(weights, choice)
+        checked = list(LabelledTexts(self.frames(validation, run.batch.context), truth, 2 * run.batch.rows).in_order())
 
         def evaluate(model: Transformer) -> dict[str, float]:
-            matrix = confusion(truth, self.predicted(model, validation, run.batch.context), len(names))
+            guesses = self.guesses(self.scores(model, validation, run.batch.context))
             return {
                 **validate(model, objective, checked, machine),
-                "accuracy": float(accuracy(matrix)),
-                "macro_f1": float(macro_f1(matrix)),
+                "accuracy": float(right_rows(truth, guesses).mean()),
+                "macro_f1": f1_of(truth, guesses, len(names)),
             }
 
         trunk = self.parent.with_arch(replace(run.arch, head=self.parent.arch.head)).network
         model = with_new_head(trunk, run.arch.head, machine.seed)
-        freeze(model, self.train)
-        rivals = self.rivals(test)
+        leave_learning(model, self.train)
+        rivals = self.rivals(trunk, run.batch.context)
         if begun is None and self.seconds is not None:
             run = within(self.seconds, AFTER * self.seconds, started, run, model, objective, batches.batch_at)
-        facts = {
-            "text_column": training.text_column,
-            "label_column": training.label_column,
-            "rows": len(training.texts),
-            "labels": ", ".join(names),
-        }
-        writer = ModelWriter(out, tokenizer, run, data=facts, parent=self.parent, more={"reads": run.batch.context})
+        writer = ModelWriter(out, self.parent.tokenizer, run, data=self.facts(), parent=self.parent, more=self.reading(run.batch.context))
         with watched("Classifier", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=evaluate, best_of=badness, export=writer.export,
                 after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
             )  # fmt: skip
         ranks.only_first()
-        best = writer.best(machine.device)
+        best, cooled = writer.best(machine.device), writer.standing().get("temperature", 1.0)
         with on_machine(machine):
-            methods, difference, sentence = self.measured(best, test, run.batch.context, rivals)
-        score = methods[-1].score
+            known, scores = (cooled * self.scores(best, part, run.batch.context) for part in (validation, test))
+        found = self.measured(known, scores, rivals)
+        cool(best, found.calibration.temperature / cooled)
+        writer.facts |= {"temperature": found.calibration.temperature, "thresholds": list(found.thresholds)}
+        score = found.methods[-1].score
         writer.save(
             best,
             {
                 "validation": result.validation,
                 "test": {"accuracy": to_json(score.accuracy), "macro_f1": to_json(score.macro_f1)},
-                "verdict": sentence,
+                "verdict": found.verdict,
             },
         )
         done = Classified(
-            str(out), result.steps, result.tokens, result.seconds, result.validation, names, methods, difference, sentence
+            str(out), result.steps, result.tokens, result.seconds, result.validation, names, choice, found.methods, found.difference,
+            found.chance, found.verdict, found.calibration, found.thresholds, found.costs,
         )  # fmt: skip
         classified_page(done, out).write(out / "run" / "report.html")
         return done
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the rows that are learned from."""
+        training = self.parts[0]
+        return fingerprint([training.texts, training.labels, training.names, training.choice])
+
+    def facts(self) -> dict[str, Any]:
+        """What the model's card and folder tell of its data."""
+        training = self.parts[0]
+        columns = {"text_column": training.columns.text, "label_column": training.columns.label}
+        if training.columns.second is not None:
+            columns["second_column"] = training.columns.second
+        return {**columns, "rows": len(training.texts), "labels": ", ".join(training.names)}
+
+    def reading(self, context: int) -> dict[str, Any]:
+        """How texts are read: their longest row, and what becomes of longer ones."""
+        return {"reads": context, "long": self.long}
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
         """The run: batches of 16 texts, as long as the model and 99 % of the texts need."""
@@ -244,48 +343,104 @@ class ClassifierJob:
         from fledge.train.run import Batch, Data, Plan, Run, Save, Stable
         from fledge.weights.families import classifier
 
-        training = self.parts[0]
-        words = self.parent.tokenizer
-        lengths = sorted(len(words.framed(tokens)) for tokens in words.encode_batch(list(training.texts)))
-        context = min(self.parent.arch.context, max(8, lengths[int(0.99 * (len(lengths) - 1))]))
-        arch = replace(self.parent.arch, head=classifier(self.parent.arch, training.names, self.parent.facts.get("names")))
+        training, given = self.parts[0], self.parent.arch
+        frames = self.frames(training, given.context)
+        lengths = sorted(frames.length(number) for number in range(len(frames)))
+        context = min(given.context, max(8, lengths[int(0.99 * (len(lengths) - 1))]))
+        arch = replace(given, head=classifier(given, training.names, training.choice, self.parent.facts.get("names")))
         per_epoch = max(1, round(len(training.texts) / 16))
-        data = Data((), fingerprint([training.texts, training.labels, training.names]), "classify")
         run = Run(
-            arch, data, Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
+            arch, Data((), self.fingerprint, "classify"), Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
             Stable(min(50, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(evaluate=max(1, per_epoch // 2), patience=4), machine,
         )  # fmt: skip
         return applied(run, settings)
 
-    def predicted(self, model, rows: Labelled, context: int) -> np.ndarray:
-        from fledge.evaluation.classifier import probabilities
+    def frames(self, rows: Labelled, context: int):
+        from fledge.data.framing import Frames
 
-        return probabilities(model, self.parent.tokenizer, rows.texts, context).argmax(1)
+        return Frames(rows.texts, self.parent.tokenizer, context, self.long)
 
-    def rivals(self, test: Labelled) -> dict[str, np.ndarray]:
-        """What the baselines say to the test rows."""
-        from fledge.evaluation.baselines import WordBaseline, majority
+    def scores(self, model: Transformer, rows: Labelled, context: int) -> np.ndarray:
+        """What a model gives each label of each row, (rows, labels)."""
+        from fledge.evaluation.classifier import scores_of
 
-        training, validation, _ = self.parts
-        words = WordBaseline.train(training.texts, training.labels, validation.texts, validation.labels)
-        return {"majority vote": majority(training.labels, len(test.texts)), "TF-IDF + logistic regression": words.predict(test.texts)}
+        return scores_of(model, self.parent.tokenizer, rows.texts, context, self.long)
 
-    def measured(
-        self, model: Transformer, test: Labelled, context: int, rivals: dict[str, np.ndarray]
-    ) -> tuple[tuple[Method, ...], Interval, str]:
-        """The baselines and the model on the test rows, the paired difference to the better baseline, and a sentence."""
-        import numpy as np
+    def guesses(self, scores: np.ndarray, thresholds: Sequence[float] | None = None) -> np.ndarray:
+        """The labels that scores come to."""
+        from fledge.evaluation.classifier import chosen, probabilities_of
 
+        choice = self.parts[0].choice
+        return chosen(probabilities_of(scores, choice), choice, thresholds)
+
+    def rivals(self, trunk: Transformer, context: int) -> dict[str, Said]:
+        """What the baselines say to the test rows; the probe reads the model as it is before it learns."""
+        from fledge.evaluation.baselines import Probe, WordBaseline, majority
+        from fledge.evaluation.classifier import chosen
+        from fledge.evaluation.embedding import vectors
+
+        training, validation, test = self.parts
+        classes, choice = len(training.names), training.choice
+        rows = (training.texts, training.truth, validation.texts, validation.truth, classes, choice)
+
+        def seen(texts: Sequence[Text]) -> np.ndarray:
+            return vectors(trunk, self.parent.tokenizer, texts, context=context)
+
+        found = {"majority vote": Said(majority(training.truth, len(test.texts), choice))}
+        for name, baseline in (("TF-IDF + logistic regression", WordBaseline.train(*rows)), ("linear probe", Probe.train(seen, *rows))):
+            chances = baseline.probabilities(test.texts)
+            found[name] = Said(chosen(chances, choice), chances)
+        return found
+
+    def measured(self, validation_scores: np.ndarray, scores: np.ndarray, rivals: dict[str, Said]) -> Measured:
+        """The model's scores of the test rows beside the baselines; what is chosen is chosen by the validation rows."""
         from fledge.evaluation.baselines import verdict
-        from fledge.evaluation.metrics import classifier_score, macro_f1
-        from fledge.evaluation.statistics import paired_difference
+        from fledge.evaluation.calibration import calibrated, cheapest, costs_at, temperature, thresholds
+        from fledge.evaluation.classifier import HALF, probabilities_of
+        from fledge.evaluation.metrics import classifier_score, f1_difference, right_rows
+        from fledge.evaluation.statistics import mcnemar
 
-        truth, names = np.array(test.labels), test.names
-        said = {**rivals, "this model": self.predicted(model, test, context)}
-        methods = tuple(Method(name, classifier_score(truth, guesses, names)) for name, guesses in said.items())
+        _, validation, test = self.parts
+        names, choice, truth = test.names, test.choice, test.truth
+        heat = temperature(validation_scores, validation.truth, choice)
+        known, chances = (probabilities_of(part / heat, choice) for part in (validation_scores, scores))
+        least = tuple(thresholds(known, validation.truth, names, choice, self.costs)) if self.costs else (HALF,) * len(names)
+        said = {**rivals, OURS: Said(self.guesses(scores / heat, least), chances)}
+        methods = tuple(Method(name, classifier_score(truth, one.labels, names, choice, one.chances)) for name, one in said.items())
         simple = max(methods[:-1], key=lambda method: method.score.macro_f1.value).name
-        difference = paired_difference(truth, said["this model"], said[simple], len(names), macro_f1)
-        return methods, difference, verdict(difference, "this model", simple)
+        difference = f1_difference(truth, said[OURS].labels, said[simple].labels, len(names))
+        chance = mcnemar(*(right_rows(truth, said[name].labels) for name in (OURS, simple)))
+        priced = []
+        if choice != "ordinal" and (choice == "several" or len(names) == 2):
+            for i, name in enumerate(names if choice == "several" else names[1:], 0 if choice == "several" else 1):
+                sides = [part.truth[:, i] if choice == "several" else part.truth == i for part in (validation, test)]
+                ratios = RATIOS if choice == "single" else RATIOS[:1]
+                priced += [
+                    costs_at(name, chances[:, i], sides[1], ratio, cheapest(known[:, i], sides[0], ratio)) for ratio in sorted(ratios)
+                ]
+        sentence = verdict(difference, OURS, simple)
+        return Measured(methods, difference, chance, sentence, calibrated(scores, truth, choice, heat), least, tuple(priced))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a method says to each test row, and how probable it finds each label, if it can tell."""
+
+    labels: np.ndarray
+    chances: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `Classified` tells of the test rows."""
+
+    methods: tuple[Method, ...]
+    difference: Interval
+    chance: float
+    verdict: str
+    calibration: Calibration
+    thresholds: tuple[float, ...]
+    costs: tuple[Threshold, ...]
 
 
 def badness(scores: Mapping[str, float]) -> float:
@@ -293,16 +448,26 @@ def badness(scores: Mapping[str, float]) -> float:
     return 1e-3 * scores["loss"] - scores["macro_f1"]
 
 
-def freeze(model: Transformer, train: Trained) -> None:
-    """Leave only the chosen part of the model to learn."""
+def leave_learning(model: Transformer, train: str) -> None:
+    """Freeze what does not learn: `all` weights do, the `head`, or the `last-N` blocks with the final norm and the head."""
     if train == "all":
         return
+    blocks = 0 if train == "head" else int(train.removeprefix("last-"))
+    if blocks > len(model.trunk.blocks):
+        raise ValueError(f"--train {train}, but this model has {len(model.trunk.blocks)} blocks: give fewer, or all")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    learning = [model.head] if train == "head" else [model.head, model.trunk.blocks[-1], model.trunk.norm_final]
+    learning = [model.head, *([model.trunk.norm_final, *model.trunk.blocks[-blocks:]] if blocks else [])]
     for part in learning:
         for parameter in part.parameters():
             parameter.requires_grad_(True)
+
+
+def cool(model: Transformer, temperature: float) -> None:
+    """Divide the scores of a classifier by a temperature, in its last map, so that whoever opens the model has calibrated ones."""
+    for name, parameter in model.head.named_parameters():
+        if name in ("weight", "bias"):
+            parameter.data /= temperature
 
 
 def fresh_parent(arch: str, settings: dict[str, str], seed: int) -> Parent:
