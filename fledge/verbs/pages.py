@@ -13,15 +13,19 @@ from fledge.verbs import terminal
 
 if TYPE_CHECKING:
     from fledge.data.corpus import Corpus
+    from fledge.explanation import Looked
     from fledge.report import Page
     from fledge.train.loop import State
     from fledge.verbs.demonstration import Demonstrated
+    from fledge.verbs.explaining import Explained
     from fledge.verbs.finetune.classifying import Classified
     from fledge.verbs.finetune.instructing import Instructed, InstructJob
     from fledge.verbs.finetune.pairing import Paired
     from fledge.verbs.pretraining import Pretrained
 
 LIVE_EVERY = 5.0  # seconds between two writings of a live page, at least
+WORDS = 40  # in a table of those that decided
+ATTENDED = 40  # tokens whose attention is shown
 LIVE_SHARE = 0.01  # of the time goes into them, at most
 NOW: tuple[tuple[str, str, Callable[[Any], str | float]], ...] = (  # what a live page says of the last step
     ("loss", "nats per token", float),
@@ -174,6 +178,9 @@ def classified_page(done: Classified, out: Path) -> Page:
     if done.costs:
         page.heading("What mistakes cost")
         priced_parts(page, done)
+    if done.mistakes:
+        page.heading("Mistakes")
+        mistaken_parts(page, done)
     page.heading("Curves")
     curves(page, out / "run")
     return page
@@ -237,6 +244,80 @@ def priced_parts(page: Page, done: Classified) -> None:
         "Thresholds",
         ["label", "a miss costs", "said from", "precision", "recall", "cost a row"],
         [(one.label, f"{one.ratio:g} ×", one.probability, one.precision, one.recall, one.cost) for one in done.costs],
+    )
+
+
+def mistaken_parts(page: Page, done: Classified) -> None:
+    """The worst mistakes, with the words that decided."""
+    from fledge.report import Weighed
+
+    page.paragraph(
+        "The test rows on which it was most sure of what is wrong. The words that spoke for what it said, or against it, are told by integrated "
+        "gradients and by taking each away, the mean of both."
+    )
+    page.words(
+        "The worst mistakes",
+        [
+            Weighed(
+                f"{', '.join(one.truth) or 'no label'}, called {', '.join(one.said) or 'nothing'}",
+                tuple((word.text, word.gradient + word.occlusion) for word in one.deciding.words),
+                f"{one.place}; {one.deciding.said} {one.probability:.0%}",
+            )
+            for one in done.mistakes
+        ],
+    )
+
+
+def explained_page(done: Explained, name: str, layers: list[Looked], pieces: list[str]) -> Page:
+    """What `fledge explain` shows."""
+    from fledge.report import Page, Weighed
+
+    page = Page(f"Why {name} says so", f"{done.said}: {done.probability:.1%}")
+    found = done.deciding
+    page.heading("Words that decided")
+    page.facts(
+        [
+            ("said", done.said), ("probability", f"{done.probability:.1%}"), ("log-odds, in nats", found.odds),
+            ("without any word", found.without), ("agreement of both measures (rank correlation)", found.agreement),
+        ]
+    )  # fmt: skip
+    for title, weight in (("By gradient and occlusion together", (1, 1)), ("By integrated gradients", (1, 0)), ("By occlusion", (0, 1))):
+        weighed = tuple((word.text, weight[0] * word.gradient + weight[1] * word.occlusion) for word in found.words)
+        page.words(title, [Weighed(done.said, weighed)])
+    page.table(
+        "What each word adds to the log-odds, in nats",
+        ["word", "by its gradient", "without it"],
+        [(word.text.strip(), word.gradient, word.occlusion) for word in found.strongest[:WORDS]],
+    )
+    if done.surprises:
+        page.heading("Surprise")
+        surprise_parts(page, done)
+    page.heading("Attention")
+    page.paragraph(
+        "Each row is a token that looks, each column one that is looked at; the deeper, the more. Above the mean of a layer's heads, below "
+        "each head by itself." + (f" The first {ATTENDED} of {len(pieces)} tokens are shown." if len(pieces) > ATTENDED else "")
+    )
+    for layer in layers:
+        heads = layer.weights[:, :ATTENDED, :ATTENDED].tolist()
+        rows, columns = len(heads[0]), len(heads[0][0])
+        page.attention(layer.name, pieces[:rows] if rows > 1 else ["start"], pieces[:columns], heads)
+    return page
+
+
+def surprise_parts(page: Page, done: Explained) -> None:
+    """What each token cost, and what would rather have stood there."""
+    from fledge.report import Weighed
+
+    known = [one for one in done.surprises if one.bits is not None and one.rank is not None]
+    page.words(
+        "The deeper, the more surprising",
+        [Weighed("bits", tuple((one.piece.replace("·", " "), one.bits or 0.0) for one in done.surprises))],
+        ("surprising", ""),
+    )
+    page.table(
+        "Token by token",
+        ["token", "bits", "guess", "rather"],
+        [(one.piece, one.bits, one.rank, ", ".join(f"{piece} {chance:.0%}" for piece, chance in one.alternatives)) for one in known],
     )
 
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from fledge.evaluation.calibration import Calibration, Threshold
     from fledge.evaluation.metrics import ClassifierScore
     from fledge.evaluation.statistics import Interval
+    from fledge.explanation import Deciding
     from fledge.model import Transformer
     from fledge.train.run import Machine, Run
 
@@ -63,6 +64,7 @@ Costs = Annotated[Sequence[str], Parameter(metavar="LABEL=COST")]
 RATIOS = (1.0, 2.0, 5.0, 10.0, 0.5, 0.2)
 """How much more a miss may cost than a false alarm, in the table of a report."""
 OURS = "this model"
+WORST = 20  # mistakes that are shown
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,20 @@ class Method:
 
     name: str
     score: ClassifierScore
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test row that was called something else: the labels that it has and those that were `said`, and what decided.
+
+    `probability` is that of the label whose words are told: of one that is wrong, or of several also one that is missing.
+    """
+
+    place: str
+    truth: tuple[str, ...]
+    said: tuple[str, ...]
+    probability: float
+    deciding: Deciding
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,7 @@ class Classified:
     calibration: Calibration
     thresholds: tuple[float, ...]
     costs: tuple[Threshold, ...]
+    mistakes: tuple[Mistake, ...]
 
     @property
     def score(self) -> ClassifierScore:
@@ -302,6 +319,8 @@ class ClassifierJob:
             known, scores = (cooled * self.scores(best, part, run.batch.context) for part in (validation, test))
         found = self.measured(known, scores, rivals)
         cool(best, found.calibration.temperature / cooled)
+        with on_machine(machine):
+            mistakes = self.mistakes(best, scores / found.calibration.temperature, found.thresholds, run.batch.context)
         writer.facts |= {"temperature": found.calibration.temperature, "thresholds": list(found.thresholds)}
         score = found.methods[-1].score
         writer.save(
@@ -314,7 +333,7 @@ class ClassifierJob:
         )
         done = Classified(
             str(out), result.steps, result.tokens, result.seconds, result.validation, names, choice, found.methods, found.difference,
-            found.chance, found.verdict, found.calibration, found.thresholds, found.costs,
+            found.chance, found.verdict, found.calibration, found.thresholds, found.costs, mistakes,
         )  # fmt: skip
         classified_page(done, out).write(out / "run" / "report.html")
         return done
@@ -420,6 +439,31 @@ class ClassifierJob:
                 ]
         sentence = verdict(difference, OURS, simple)
         return Measured(methods, difference, chance, sentence, calibrated(scores, truth, choice, heat), least, tuple(priced))
+
+    def mistakes(self, model: Transformer, scores: np.ndarray, thresholds: Sequence[float], context: int) -> tuple[Mistake, ...]:
+        """The test rows on which the model was most sure of what is wrong, with the words that decided."""
+        import numpy as np
+
+        from fledge.evaluation.classifier import chosen, probabilities_of
+        from fledge.evaluation.metrics import right_rows
+        from fledge.explanation import deciding_label
+
+        test = self.parts[2]
+        chances = probabilities_of(scores, test.choice)
+        guesses = chosen(chances, test.choice, thresholds)
+        has, says = (part if test.choice == "several" else np.eye(len(test.names), dtype=bool)[part] for part in (test.truth, guesses))
+        wrong = np.where(has != says, np.abs(chances - has), -1.0)  # how sure it was of each label that is said or missing wrongly
+        if test.choice != "several":
+            wrong[~says] = -1.0  # of one label each, what it said decides
+        order = np.argsort(-wrong.max(1), kind="stable")
+        frames = self.frames(test, context)
+        found = []
+        for number in order[~right_rows(test.truth, guesses)[order]][:WORST]:
+            label = int(wrong[number].argmax())
+            truth, said = (tuple(test.names[i] for i in np.flatnonzero(part[number])) for part in (has, says))
+            deciding = deciding_label(model, self.parent.tokenizer, frames.row(int(number)), label)
+            found.append(Mistake(test.places[number], truth, said, float(chances[number, label]), deciding))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
