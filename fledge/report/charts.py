@@ -247,7 +247,8 @@ def heads(names: Sequence[str], weights: Sequence[Sequence[Sequence[float]]]) ->
             f'<path class="cell" style="fill-opacity:{level / _LEVELS:.2f}" d="{"".join(cells)}"/>'
             for level, cells in sorted(levels.items())
         )
-        picture = f'<svg class="head" role="img" viewBox="0 0 {wide} {tall}"><title>{escaped(name)}</title><desc>Which word looks at which</desc>{paths}</svg>'
+        told = f"<title>{escaped(name)}</title><desc>Which word looks at which</desc>"
+        picture = f'<svg class="head" role="img" viewBox="0 0 {wide} {tall}">{told}{paths}</svg>'
         drawn.append(f"<li>{picture}<span>{escaped(name)}</span></li>")
     return f'<ul class="heads">{"".join(drawn)}</ul>'
 

@@ -252,8 +252,8 @@ def mistaken_parts(page: Page, done: Classified) -> None:
     from fledge.report import Weighed
 
     page.paragraph(
-        "The test rows on which it was most sure of what is wrong. The words that spoke for what it said, or against it, are told by integrated "
-        "gradients and by taking each away, the mean of both."
+        "The test rows on which it was most sure of what is wrong. The words that spoke for what it said, or against it, are told by "
+        "integrated gradients and by taking each away, the mean of both."
     )
     page.words(
         "The worst mistakes",
@@ -308,16 +308,12 @@ def surprise_parts(page: Page, done: Explained) -> None:
     """What each token cost, and what would rather have stood there."""
     from fledge.report import Weighed
 
-    known = [one for one in done.surprises if one.bits is not None and one.rank is not None]
-    page.words(
-        "The deeper, the more surprising",
-        [Weighed("bits", tuple((one.piece.replace("·", " "), one.bits or 0.0) for one in done.surprises))],
-        ("surprising", ""),
-    )
+    tokens = tuple((one.piece.replace("·", " "), one.bits or 0.0) for one in done.surprises)
+    page.words("The deeper, the more surprising", [Weighed("bits of each token", tokens)], ("surprising", ""))
     page.table(
         "Token by token",
         ["token", "bits", "guess", "rather"],
-        [(one.piece, one.bits, one.rank, ", ".join(f"{piece} {chance:.0%}" for piece, chance in one.alternatives)) for one in known],
+        [(one.piece, one.bits, one.rank, one.rather()) for one in done.surprises if one.bits is not None],
     )
 
 
