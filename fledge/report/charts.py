@@ -176,7 +176,7 @@ def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     """Rows the truth, columns the prediction; a cell's depth is its share of the row, its number the count."""
     if not labels:
         return _empty()
-    left = _names(labels)
+    left = _names([*labels, "truth"])
     cell = min(60.0, (WIDTH - left - 8) / len(labels))
     top = 36 + min(110.0, _CHARACTER * 0.72 * max(len(_cut(name)) for name in labels))
     parts = [
@@ -265,7 +265,7 @@ def _emphasis(chosen: bool) -> tuple[str, str]:
 
 def _names(names: Sequence[str]) -> float:
     """The room that row labels need to their left."""
-    return 14 + _CHARACTER * max(len(_cut(name)) for name in names)
+    return 18 + _CHARACTER * max(len(_cut(name)) for name in names)
 
 
 def _cut(name: str) -> str:

@@ -182,6 +182,12 @@ def classified_page(done: Classified, out: Path) -> Page:
         page.heading("Mistakes")
         mistaken_parts(page, done)
     page.heading("Curves")
+    if done.search:
+        page.table(
+            "What the search tried",
+            ["learning rate", "epochs", *done.search[0].validation],
+            [(f"× {one.factor:.3g}", one.epochs, *one.validation.values()) for one in done.search],
+        )
     curves(page, out / "run")
     return page
 
@@ -190,13 +196,19 @@ def classified_parts(page: Page, done: Classified) -> None:
     page.paragraph(done.verdict)
     ordinal, several = done.choice == "ordinal", done.choice == "several"
     right = "all labels right" if several else "accuracy"
-    columns = ["method", right, "macro-F1", "micro-F1", "AUROC", "average precision", *(["ranks off", "kappa"] if ordinal else [])]
+    columns = ["method", right, "macro-F1", *(["micro-F1"] if several else []), *(["ranks off", "kappa"] if ordinal else []), "AUROC", "AP"]
     rows = [
-        (m.name, m.score.accuracy, m.score.macro_f1, m.score.micro_f1, m.score.auroc, m.score.average_precision)
+        (m.name, m.score.accuracy, m.score.macro_f1)
+        + ((m.score.micro_f1,) if several else ())
         + ((m.score.distance, m.score.kappa) if ordinal else ())
+        + (m.score.auroc, m.score.average_precision)
         for m in done.methods
     ]
     page.table(f"{done.score.rows:,} test rows, the same for each method", columns, rows, best=("macro-F1", max))
+    page.paragraph(
+        "AUROC and AP (average precision, the area under precision and recall) are means over the labels."
+        + ("" if several else " With one label each, micro-F1 is the accuracy.")
+    )
     macro = [(m.name, m.score.macro_f1) for m in done.methods]
     page.intervals("Macro-F1", macro, "macro-F1", chosen=done.methods[-1].name)
     page.facts(
@@ -207,7 +219,7 @@ def classified_parts(page: Page, done: Classified) -> None:
     )
     page.table(
         "This model, label by label",
-        ["label", "rows", "precision", "recall", "F1", "AUROC", "average precision"],
+        ["label", "rows", "precision", "recall", "F1", "AUROC", "AP"],
         [(c.label, c.rows, c.precision, c.recall, c.f1, c.auroc, c.average_precision) for c in done.score.classes],
     )
     if not several:

@@ -138,6 +138,25 @@ def test_folders_and_test_rows_and_costs(base, tmp_path, command):
     assert again.json["calibration"]["temperature"] == pytest.approx(said.json["calibration"]["temperature"], rel=1e-3)
 
 
+def test_a_search_tries_rates_and_keeps_the_best(base, messages, tmp_path, command):
+    words = ["finetune", "classify", messages, "--from", base, "--train", "head", "--json"]
+    without = command(*words, "--out", tmp_path / "a", "--search")
+    assert without.code == 2
+    assert "give it --time" in without.err
+    assert not (tmp_path / "a").exists()
+    said = command(*words, "--out", tmp_path / "a", "--search", "--time", "20s")
+    assert said.code == 0, said.err
+    tried = said.json["search"]
+    assert len(tried) == 5
+    assert len({trial["factor"] for trial in tried}) == 3
+    assert said.json["validation"]["macro_f1"] >= max(trial["validation"]["macro_f1"] for trial in tried)
+    assert "What the search tried" in (tmp_path / "a" / "run" / "report.html").read_text()
+    again = command(*words, "--out", tmp_path / "a", "--search", "--time", "20s")
+    assert again.code == 0, again.err
+    assert again.json["search"] == tried
+    assert again.json["validation"] == said.json["validation"]
+
+
 def test_random_weights_need_a_preset(messages, tmp_path, command):
     words = ["finetune", "classify", messages, "--out", tmp_path / "c"]
     nothing = command(*words)
@@ -166,7 +185,7 @@ TWICE = "text,label\n" + "".join(f"word {i},{'xy'[i % 2]}\n" for i in range(20))
         (TWICE, ["--order", "x,z"], "label 'y' of column 'label' is not in --order"),
         (TWICE, ["--test", "TEST"], "line 2: label 'new' was never seen in training"),
         ("text,label\na,x\nb,x\nc,y\nd,y\n", [], "cannot be split"),
-        ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--from", "/nowhere"], "/nowhere"),
+        (TWICE, ["--from", "/nowhere"], "/nowhere"),
         ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--time", "abc"], "90s, 30m"),
     ],
 )

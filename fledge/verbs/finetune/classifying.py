@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import re
 import time as clock
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from fledge.arch import Choice
 from fledge.arch.record import did_you_mean, to_json
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
+from fledge.verbs.finetune.searching import Trial, searched
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import classified_page
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from fledge.explanation import Deciding
     from fledge.model import Transformer
     from fledge.train.run import Machine, Run
+    from fledge.train.training import Result
 
 Trained = Annotated[str, Parameter(metavar="all|head|last-N")]
 Balance = Literal["labels", "rows"]
@@ -112,6 +116,7 @@ class Classified:
     thresholds: tuple[float, ...]
     costs: tuple[Threshold, ...]
     mistakes: tuple[Mistake, ...]
+    search: tuple[Trial, ...] = ()
 
     @property
     def score(self) -> ClassifierScore:
@@ -144,6 +149,7 @@ def classify(
     cost: Costs | None = None,
     epochs: int = 4,
     time: Duration | None = None,
+    search: bool = False,
     set: Settings | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -172,6 +178,7 @@ def classify(
         cost: what missing a label costs, beside 1 for the others, such as spam=5; may be given several times.
         epochs: how often each row is seen at most; training ends earlier when validation gets no better.
         time: instead of epochs: how long it may take, such as 5m.
+        search: within that time, try several learning rates and numbers of epochs first.
         set: any field of the run, such as optimizer.rate=1e-4 or batch.context=128; may be given several times.
         seed: of the split, the new head and the order of rows.
         device: auto, cpu or cuda.
@@ -188,6 +195,8 @@ def classify(
         raise ValueError("say what to start from: either --from MODEL for a pretrained model, or --arch PRESET for random weights")
     if not re.fullmatch(r"all|head|last-[1-9]\d*", train):
         raise ValueError(f"--train {train!r} is unknown: give all, head, or last-N such as last-2")
+    if search and (seconds is None or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        raise ValueError("--search divides the time of one process: give it --time, such as 10m, and no torchrun")
     refuse_unknown(balance, Balance, "--balance")
     refuse_unknown(long, Literal["windows", "cut"], "--long")
     begun = begun_run(out, asked)
@@ -205,7 +214,7 @@ def classify(
     parts = held_out(whole, tested, seed)
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     parent = open_parent(from_) if from_ is not None else fresh_parent(str(arch), settings, seed)
-    job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs)
+    job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs, search)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
@@ -256,6 +265,7 @@ class ClassifierJob:
     seconds: float | None = None
     long: Long = "windows"
     costs: Mapping[str, float] = field(default_factory=dict)
+    search: bool = False
 
     def __post_init__(self):
         """A tokenizer that puts nothing between two texts learns to, where there are pairs."""
@@ -269,52 +279,33 @@ class ClassifierJob:
         self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
     ) -> Classified:
         """Train, keep the best by validation macro-F1, and measure it on the test rows beside the baselines."""
-        from fledge.data.batches import class_weights
-        from fledge.data.framing import LabelledTexts
-        from fledge.evaluation.metrics import f1_of, right_rows
-        from fledge.model import with_new_head
         from fledge.train.loop import on_machine
-        from fledge.train.objective import Classify
         from fledge.train.parallel import ranks
-        from fledge.train.training import train, validate
 
-        training, validation, test = self.parts
-        names, choice, truth = training.names, training.choice, validation.truth
+        _, validation, test = self.parts
         begun = begun_run(out, asked)
         run = begun or self.planned(machine, settings)
         refuse_other_data(out, run, self.fingerprint)
-        frames = self.frames(training, run.batch.context)
-        batches = LabelledTexts(frames, training.truth, run.batch.rows, machine.seed, run.batch.accumulate)
-        if frames.beyond:
-            become = "are read in windows" if self.long == "windows" and not training.paired else "lose their end"
-            many = f"{frames.beyond:,} of {len(training.texts):,} texts"
-            terminal.say(f"  {many} are longer than {run.batch.context} tokens and {become} (--set batch.context=...)")
-        weights = class_weights(training.truth, len(names)).tolist() if self.balance == "labels" else [1.0] * len(names)
-        objective = Classify(weights, choice)
-        checked = list(LabelledTexts(self.frames(validation, run.batch.context), truth, 2 * run.batch.rows).in_order())
-
-        def evaluate(model: Transformer) -> dict[str, float]:
-            guesses = self.guesses(self.scores(model, validation, run.batch.context))
-            return {
-                **validate(model, objective, checked, machine),
-                "accuracy": float(right_rows(truth, guesses).mean()),
-                "macro_f1": f1_of(truth, guesses, len(names)),
-            }
-
-        trunk = self.parent.with_arch(replace(run.arch, head=self.parent.arch.head)).network
-        model = with_new_head(trunk, run.arch.head, machine.seed)
-        leave_learning(model, self.train)
-        rivals = self.rivals(trunk, run.batch.context)
+        lesson = Lesson(self, run)
+        for line in lesson.said():
+            terminal.say(f"  {line}")
+        model = lesson.model(alone=not self.search)
+        rivals = self.rivals(lesson.trunk, run.batch.context)
         if begun is None and self.seconds is not None:
-            run = within(self.seconds, AFTER * self.seconds, started, run, model, objective, batches.batch_at)
-        writer = ModelWriter(out, self.parent.tokenizer, run, data=self.facts(), parent=self.parent, more=self.reading(run.batch.context))
-        with watched("Classifier", out, run.plan.steps) as (bar, hooks):
-            result = train(
-                run, model, batches, objective, out, evaluate=evaluate, best_of=badness, export=writer.export,
-                after_step=hooks, asked=asked, started=started, track=track, say=bar.say,
-            )  # fmt: skip
+            run = within(self.seconds, AFTER * self.seconds, started, run, model, lesson.objective, lesson.batches.batch_at)
+        trials = []
+        if self.search:
+            plain = run if begun is None else self.planned(machine, settings)
+            chosen, trials = searched(plain, out, lesson.batches.steps_per_epoch, lesson.tried, badness)
+            run = begun or chosen
+        writer = self.writer(out, run)
+        result = lesson.learn(run, model, out, writer, asked=asked, started=started, track=track)
         ranks.only_first()
-        best, cooled = writer.best(machine.device), writer.standing().get("temperature", 1.0)
+        kept = writer
+        if trials and badness(trials[0].validation) < badness(result.validation):
+            kept, result = self.writer(Path(trials[0].folder), run), replace(result, validation=trials[0].validation)
+            terminal.say(f"  the best of the search stays: rate × {trials[0].factor:.3g}, {trials[0].epochs:.1f} epochs")
+        best, cooled = kept.best(machine.device), kept.standing().get("temperature", 1.0)
         with on_machine(machine):
             known, scores = (cooled * self.scores(best, part, run.batch.context) for part in (validation, test))
         found = self.measured(known, scores, rivals)
@@ -332,8 +323,8 @@ class ClassifierJob:
             },
         )
         done = Classified(
-            str(out), result.steps, result.tokens, result.seconds, result.validation, names, choice, found.methods, found.difference,
-            found.chance, found.verdict, found.calibration, found.thresholds, found.costs, mistakes,
+            str(out), result.steps, result.tokens, result.seconds, result.validation, test.names, test.choice, found.methods,
+            found.difference, found.chance, found.verdict, found.calibration, found.thresholds, found.costs, mistakes, tuple(trials),
         )  # fmt: skip
         classified_page(done, out).write(out / "run" / "report.html")
         return done
@@ -351,6 +342,10 @@ class ClassifierJob:
         if training.columns.second is not None:
             columns["second_column"] = training.columns.second
         return {**columns, "rows": len(training.texts), "labels": ", ".join(training.names)}
+
+    def writer(self, out: Path, run: Run) -> ModelWriter:
+        """Of a folder that holds a model of this job."""
+        return ModelWriter(out, self.parent.tokenizer, run, data=self.facts(), parent=self.parent, more=self.reading(run.batch.context))
 
     def reading(self, context: int) -> dict[str, Any]:
         """How texts are read: their longest row, and what becomes of longer ones."""
@@ -464,6 +459,66 @@ class ClassifierJob:
             deciding = deciding_label(model, self.parent.tokenizer, frames.row(int(number)), label)
             found.append(Mistake(test.places[number], truth, said, float(chances[number, label]), deciding))
         return tuple(found)
+
+
+class Lesson:
+    """The rows of a job as one run reads them: what a model learns, and how it is validated."""
+
+    def __init__(self, job: ClassifierJob, run: Run):
+        from fledge.data.batches import class_weights
+        from fledge.data.framing import LabelledTexts
+        from fledge.train.objective import Classify
+
+        training, self.validation, _ = job.parts
+        self.job, self.run, self.truth, self.classes = job, run, self.validation.truth, len(training.names)
+        frames, batch = job.frames(training, run.batch.context), run.batch
+        self.batches = LabelledTexts(frames, training.truth, batch.rows, run.machine.seed, batch.accumulate)
+        weights = class_weights(training.truth, self.classes).tolist() if job.balance == "labels" else [1.0] * self.classes
+        self.objective = Classify(weights, training.choice)
+        checked = LabelledTexts(job.frames(self.validation, batch.context), self.truth, 2 * batch.rows)
+        self.checked = list(checked.in_order())
+        self.trunk = job.parent.with_arch(replace(run.arch, head=job.parent.arch.head)).network
+
+    def said(self) -> list[str]:
+        """Sentences to print: what becomes of long texts."""
+        frames, training = self.batches.frames, self.job.parts[0]
+        become = "are read in windows" if self.job.long == "windows" and not training.paired else "lose their end"
+        many = f"{frames.beyond:,} of {len(training.texts):,} texts"
+        return [f"{many} are longer than {frames.context} tokens and {become} (--set batch.context=...)"] * bool(frames.beyond)
+
+    def model(self, alone: bool) -> Transformer:
+        """The trunk, or a copy of it where this is not `alone` to learn, under a new head; what does not learn is frozen."""
+        from fledge.model import with_new_head
+
+        model = with_new_head(self.trunk if alone else copy.deepcopy(self.trunk), self.run.arch.head, self.run.machine.seed)
+        leave_learning(model, self.job.train)
+        return model
+
+    def validated(self, model: Transformer) -> dict[str, float]:
+        """The loss, accuracy and macro-F1 of the validation rows."""
+        from fledge.evaluation.metrics import f1_of, right_rows
+        from fledge.train.training import validate
+
+        guesses = self.job.guesses(self.job.scores(model, self.validation, self.run.batch.context))
+        return {
+            **validate(model, self.objective, self.checked, self.run.machine),
+            "accuracy": float(right_rows(self.truth, guesses).mean()),
+            "macro_f1": f1_of(self.truth, guesses, self.classes),
+        }
+
+    def learn(self, run: Run, model: Transformer, out: Path, writer: ModelWriter, **more: Any) -> Result:
+        """Train a model in `out`, keeping the best by `badness`."""
+        from fledge.train.training import train
+
+        with watched("Classifier", out, run.plan.steps) as (bar, hooks):
+            return train(
+                run, model, self.batches, self.objective, out, evaluate=self.validated, best_of=badness, export=writer.export,
+                after_step=hooks, say=bar.say, **more,
+            )  # fmt: skip
+
+    def tried(self, run: Run, out: Path) -> Result:
+        """One run of a search, of a model of its own."""
+        return self.learn(run, self.model(alone=False), out, self.job.writer(out, run))
 
 
 @dataclass(frozen=True)
