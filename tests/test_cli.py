@@ -32,6 +32,7 @@ def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
         "generate",
         "chat",
         "predict",
+        "explain",
         "embed",
         "import",
         "plan",

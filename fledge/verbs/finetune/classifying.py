@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import time as clock
@@ -68,6 +69,9 @@ Costs = Annotated[Sequence[str], Parameter(metavar="LABEL=COST")]
 RATIOS = (1.0, 2.0, 5.0, 10.0, 0.5, 0.2)
 """How much more a miss may cost than a false alarm, in the table of a report."""
 OURS = "this model"
+WORDS, PROBE = "TF-IDF + logistic regression", "linear probe"
+RESULTS = "test.jsonl"
+"""In the folder of the run: each test row with what every method said to it."""
 WORST = 20  # mistakes that are shown
 
 
@@ -326,8 +330,18 @@ class ClassifierJob:
             str(out), result.steps, result.tokens, result.seconds, result.validation, test.names, test.choice, found.methods,
             found.difference, found.chance, found.verdict, found.calibration, found.thresholds, found.costs, mistakes, tuple(trials),
         )  # fmt: skip
+        self.told(out / "run" / RESULTS, found.said)
         classified_page(done, out).write(out / "run" / "report.html")
         return done
+
+    def told(self, path: Path, said: Mapping[str, Said]) -> None:
+        """Write down each test row's place and labels, and what every method said to it."""
+        test = self.parts[2]
+        labels = {name: listed(one.labels, test.names) for name, one in said.items()}
+        with path.open("w", encoding="utf-8") as file:
+            for number, (place, truth) in enumerate(zip(test.places, listed(test.truth, test.names), strict=True)):
+                row = {"place": place, "truth": truth, "said": {name: found[number] for name, found in labels.items()}}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     @property
     def fingerprint(self) -> str:
@@ -401,7 +415,7 @@ class ClassifierJob:
             return vectors(trunk, self.parent.tokenizer, texts, context=context)
 
         found = {"majority vote": Said(majority(training.truth, len(test.texts), choice))}
-        for name, baseline in (("TF-IDF + logistic regression", WordBaseline.train(*rows)), ("linear probe", Probe.train(seen, *rows))):
+        for name, baseline in ((WORDS, WordBaseline.train(*rows)), (PROBE, Probe.train(seen, *rows))):
             chances = baseline.probabilities(test.texts)
             found[name] = Said(chosen(chances, choice), chances)
         return found
@@ -433,7 +447,7 @@ class ClassifierJob:
                     costs_at(name, chances[:, i], sides[1], ratio, cheapest(known[:, i], sides[0], ratio)) for ratio in sorted(ratios)
                 ]
         sentence = verdict(difference, OURS, simple)
-        return Measured(methods, difference, chance, sentence, calibrated(scores, truth, choice, heat), least, tuple(priced))
+        return Measured(said, methods, difference, chance, sentence, calibrated(scores, truth, choice, heat), least, tuple(priced))
 
     def mistakes(self, model: Transformer, scores: np.ndarray, thresholds: Sequence[float], context: int) -> tuple[Mistake, ...]:
         """The test rows on which the model was most sure of what is wrong, with the words that decided."""
@@ -531,8 +545,9 @@ class Said:
 
 @dataclass(frozen=True)
 class Measured:
-    """What `Classified` tells of the test rows."""
+    """What `Classified` tells of the test rows, and what each method `said`."""
 
+    said: dict[str, Said]
     methods: tuple[Method, ...]
     difference: Interval
     chance: float
@@ -540,6 +555,13 @@ class Measured:
     calibration: Calibration
     thresholds: tuple[float, ...]
     costs: tuple[Threshold, ...]
+
+
+def listed(labels: np.ndarray, names: Sequence[str]) -> list[list[str]]:
+    """The names of the labels of each row: of class numbers (rows,), or of whether a row has each label (rows, labels)."""
+    if labels.ndim == 1:
+        return [[names[number]] for number in labels]
+    return [[name for name, there in zip(names, row, strict=True) if there] for row in labels]
 
 
 def badness(scores: Mapping[str, float]) -> float:
