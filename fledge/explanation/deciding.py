@@ -18,6 +18,7 @@ from fledge.text.tokenizer import Tokenizer
 
 STEPS = 32  # between nothing and the text, of integrated gradients
 AT_ONCE = 16  # rows side by side
+OCCLUDED = 128  # rows with something taken away, at most
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,22 @@ def integrated_gradients(score: Score, whole: Tensor, empty: Tensor, pieces: Seq
     return np.array([each[list(piece.places)].sum() for piece in pieces])
 
 
-def occlusions(score: Score, whole: Tensor, empty: Tensor, pieces: Sequence[Piece]) -> np.ndarray:
-    """What the score loses when each piece's vectors are those of `empty`, (pieces,)."""
-    full, lost = score(whole), [torch.zeros(0)]
-    for start in range(0, len(pieces), AT_ONCE):
-        part = pieces[start : start + AT_ONCE]
+def occlusions(score: Score, whole: Tensor, empty: Tensor, pieces: Sequence[Piece], most: int = OCCLUDED) -> np.ndarray:
+    """What the score loses when each piece's vectors are those of `empty`, (pieces,).
+
+    Of more than `most` pieces neighbours are taken away together and share what is lost.
+    """
+    full, groups = score(whole), np.array_split(np.arange(len(pieces)), min(len(pieces), most) or 1)
+    lost = np.zeros(len(pieces))
+    for start in range(0, len(groups), AT_ONCE):
+        part = groups[start : start + AT_ONCE]
         rows = whole.repeat(len(part), 1, 1)
-        for vectors, piece in zip(rows, part, strict=True):
-            vectors[list(piece.places)] = empty[0, list(piece.places)]
-        lost.append((full - score(rows)).double().cpu())
-    return torch.cat(lost).numpy()
+        for vectors, group in zip(rows, part, strict=True):
+            places = [place for number in group for place in pieces[number].places]
+            vectors[places] = empty[0, places]
+        for group, loss in zip(part, (full - score(rows)).tolist(), strict=True):
+            lost[group] = loss / max(1, len(group))
+    return lost
 
 
 def nothing(model: Transformer, tokenizer: Tokenizer) -> Tensor:

@@ -17,7 +17,10 @@ class Piece:
 
 
 def word_pieces(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> list[Piece]:
-    """The words of a row of tokens, with what stands between them; control tokens, which nobody wrote, are left out."""
+    """The words of a row of tokens, with what stands between them; control tokens, which nobody wrote, are left out.
+
+    Where they part two texts a new line begins.
+    """
     row = [int(token) for token in tokens]
     controls = set(tokenizer.controls.values())
     groups: dict[int, list[int]] = {}
@@ -28,6 +31,7 @@ def word_pieces(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> lis
     for places in groups.values():
         before += [row[place] for place in places]
         whole = tokenizer.decode(before)
-        pieces.append(Piece(whole[len(said) :], tuple(places)))
+        parted = bool(pieces) and row[places[0] - 1] in controls
+        pieces.append(Piece("\n" * parted + whole[len(said) :], tuple(places)))
         said = whole
     return pieces

@@ -272,8 +272,9 @@ def mistaken_parts(page: Page, done: Classified) -> None:
         [
             Weighed(
                 f"{', '.join(one.truth) or 'no label'}, called {', '.join(one.said) or 'nothing'}",
-                tuple((word.text, word.gradient + word.occlusion) for word in one.deciding.words),
-                f"{one.place}; {one.deciding.said} {one.probability:.0%}",
+                tuple((word.text, word.gradient + word.occlusion) for word in one.deciding.words) if one.deciding else ((one.text, 0.0),),
+                f"{one.place}; {one.probability:.0%} "
+                + (f"for {one.deciding.said}" if one.deciding else "sure, its words not told for want of time"),
             )
             for one in done.mistakes
         ],

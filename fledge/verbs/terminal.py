@@ -176,8 +176,8 @@ def weighed(pieces: Sequence[tuple[str, float]]) -> None:
     for piece, weight in pieces:
         colour, line = ("green", "") if weight >= 0 else ("red", " underline")
         share = abs(weight) / most
-        strength = f"bold reverse {colour}" if share > 0.6 else f"bold {colour}{line}" if share > 0.25 else colour if share > 0.08 else ""
-        shown.append(plain(piece), strength)
+        strength = "bold reverse " if share > 0.6 else "bold " if share > 0.25 else ""
+        shown.append(plain(piece), f"{strength}{colour}{line}" if share > 0.08 else "")
     _console().print(shown, soft_wrap=True)
 
 

@@ -48,6 +48,8 @@ def test_words_are_those_of_the_text():
         edge = int(tokenizer is framed)
         assert [place for piece in pieces for place in piece.places] == list(range(edge, len(tokens) - edge))
     assert [piece.text for piece in word_pieces(BYTES, BYTES.encode("free prize"))] == ["free", " ", "prize"]
+    pair, _ = framed.framed_pair(framed.encode("a cat"), framed.encode("sleeps"))
+    assert "".join(piece.text for piece in word_pieces(framed, pair)) == "a cat\nsleeps"
 
 
 def test_gradients_and_occlusion_agree_where_nothing_bends():
@@ -63,6 +65,9 @@ def test_gradients_and_occlusion_agree_where_nothing_bends():
 
     assert integrated_gradients(score, whole, empty, pieces) == pytest.approx(expected)
     assert occlusions(score, whole, empty, pieces) == pytest.approx(expected)
+    both = (expected[0] + expected[1]) / 2
+    assert occlusions(score, whole, empty, pieces, most=2) == pytest.approx([both, both, expected[2]])
+    assert len(occlusions(score, whole, empty, [])) == 0
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ WORDS, PROBE = "TF-IDF + logistic regression", "linear probe"
 RESULTS = "test.jsonl"
 """In the folder of the run: each test row with what every method said to it."""
 WORST = 20  # mistakes that are shown
+EXPLAINING = 60.0  # seconds for their words, at most
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,16 @@ class Method:
 class Mistake:
     """A test row that was called something else: the labels that it has and those that were `said`, and what decided.
 
-    `probability` is that of the label whose words are told: of one that is wrong, or of several also one that is missing.
+    `probability` is that of the label whose words are told: of one that is wrong, or of several also one that is missing. They are
+    told of as many mistakes as there is time for.
     """
 
     place: str
     truth: tuple[str, ...]
     said: tuple[str, ...]
     probability: float
-    deciding: Deciding
+    text: str
+    deciding: Deciding | None
 
 
 @dataclass(frozen=True)
@@ -376,9 +379,12 @@ class ClassifierJob:
         lengths = sorted(frames.length(number) for number in range(len(frames)))
         context = min(given.context, max(8, lengths[int(0.99 * (len(lengths) - 1))]))
         arch = replace(given, head=classifier(given, training.names, training.choice, self.parent.facts.get("names")))
-        per_epoch = max(1, round(len(training.texts) / 16))
+        data = Data((), self.fingerprint, "classify")
+        asked = {name: value for name, value in settings.items() if name.startswith("batch.")}
+        batch = applied(Run(arch, data, Batch(16, 1, context)), asked).batch
+        per_epoch = max(1, round(len(training.texts) / (batch.rows * batch.accumulate)))
         run = Run(
-            arch, Data((), self.fingerprint, "classify"), Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
+            arch, data, batch, finetuning_optimizer(self.parent.optimizer),
             Stable(min(50, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(evaluate=max(1, per_epoch // 2), patience=4), machine,
         )  # fmt: skip
         return applied(run, settings)
@@ -453,6 +459,7 @@ class ClassifierJob:
         """The test rows on which the model was most sure of what is wrong, with the words that decided."""
         import numpy as np
 
+        from fledge.data.labelled import joined
         from fledge.evaluation.classifier import chosen, probabilities_of
         from fledge.evaluation.metrics import right_rows
         from fledge.explanation import deciding_label
@@ -466,12 +473,13 @@ class ClassifierJob:
             wrong[~says] = -1.0  # of one label each, what it said decides
         order = np.argsort(-wrong.max(1), kind="stable")
         frames = self.frames(test, context)
-        found = []
+        found, until = list[Mistake](), clock.monotonic() + (EXPLAINING if self.seconds is None else AFTER / 3 * self.seconds)
         for number in order[~right_rows(test.truth, guesses)[order]][:WORST]:
             label = int(wrong[number].argmax())
             truth, said = (tuple(test.names[i] for i in np.flatnonzero(part[number])) for part in (has, says))
-            deciding = deciding_label(model, self.parent.tokenizer, frames.row(int(number)), label)
-            found.append(Mistake(test.places[number], truth, said, float(chances[number, label]), deciding))
+            row = frames.row(int(number))
+            deciding = deciding_label(model, self.parent.tokenizer, row, label) if clock.monotonic() < until else None
+            found.append(Mistake(test.places[number], truth, said, float(chances[number, label]), joined(test.texts[number]), deciding))
         return tuple(found)
 
 
