@@ -10,6 +10,7 @@ from fledge.arch.record import from_json, to_json
 Sees = tuple[int | None, int | None]
 Activation = Literal["gelu", "gelu_tanh", "gelu_sigmoid", "relu", "silu", "tanh"]
 Reads = Literal["last", "first", "mean"]
+Choice = Literal["single", "several", "ordinal"]
 
 
 @dataclass(frozen=True)
@@ -312,16 +313,23 @@ class Words:
 
 @dataclass(frozen=True)
 class Classes:
-    """A score for every label, from the last real token, the first one, or the mean of all."""
+    """A score for every label, from the last real token, the first one, or the mean of all.
+
+    What the scores choose is a `single` label (softmax), any number of `several` (a sigmoid each), or one of labels in an order, the
+    first the least (`ordinal`: softmax, of which the median counts).
+    """
 
     labels: tuple[str, ...]
     reads: Reads = "last"
     transform: Transform | None = None
     bias: bool = False
+    choice: Choice = "single"
 
     def __post_init__(self):
         if len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"a classifier needs at least two different labels, but got {list(self.labels)}")
+        if self.choice not in get_args(Choice):
+            raise ValueError(f"a classifier chooses {self.choice!r}, but it is one of {', '.join(get_args(Choice))}")
 
 
 @dataclass(frozen=True)
@@ -402,6 +410,11 @@ class Arch:
     def labels(self) -> tuple[str, ...]:
         """The labels of a classifier, nothing for a language model."""
         return self.head.labels if isinstance(self.head, Classes) else ()
+
+    @property
+    def choice(self) -> Choice:
+        """How a classifier chooses among its labels."""
+        return self.head.choice if isinstance(self.head, Classes) else "single"
 
     def with_head(self, head: Head) -> "Arch":
         return replace(self, head=head)

@@ -15,6 +15,7 @@ from fledge.text.tokenizer import Tokenizer
 IGNORED = -100
 PADDING = -1
 Place = tuple[int | None, int]  # of a row: its epoch, none outside of training, and its number in it
+MOST_WEIGHT = 10.0  # of a label that few rows have
 MULTIPLE = 8  # of the lengths of batches that differ in it: of few shapes of products, each is prepared once and finds its memory again
 
 
@@ -32,9 +33,9 @@ class Batch:
     """Rows of one micro-batch, as numpy arrays.
 
     tokens: (rows, length) int64. labels: (rows, length) int64, what each token must predict, -100 where nothing is trained;
-    of a classifier (rows,) class numbers. positions and document: (rows, length) int64; attention stays within a document;
-    padding has document -1. Both are None when every row is one document from position 0. With a source the tokens are what a
-    decoder reads beside it.
+    of a classifier (rows,) class numbers, or (rows, labels) whether a row has each label. positions and document: (rows, length) int64;
+    attention stays within a document; padding has document -1. Both are None when every row is one document from position 0. With a
+    source the tokens are what a decoder reads beside it. types: (rows, length) int64, the segments of pairs of texts.
     """
 
     tokens: np.ndarray
@@ -42,6 +43,7 @@ class Batch:
     positions: np.ndarray | None = None
     document: np.ndarray | None = None
     source: Source | None = None
+    types: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -58,7 +60,7 @@ class Batch:
         if own.start == own.stop:
             return None
         source = self.source and Source(self.source.tokens[own], cut(self.source.positions), cut(self.source.document))
-        return Batch(self.tokens[own], self.labels[own], cut(self.positions), cut(self.document), source)
+        return Batch(self.tokens[own], self.labels[own], cut(self.positions), cut(self.document), source, cut(self.types))
 
 
 def share(rows: int, place: int, places: int) -> slice:
@@ -283,37 +285,6 @@ class Bucketed(Batches):
         return self._orders[epoch][numbers]
 
 
-class LabelledTexts(Bucketed):
-    """Texts with their class numbers, framed as the tokenizer does, padded on the right to the longest of a micro-batch.
-
-    A text longer than `context` tokens keeps its head; `truncated` counts them.
-    """
-
-    def __init__(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[int],
-        tokenizer: Tokenizer,
-        context: int,
-        batch: int,
-        seed: int = 0,
-        accumulate: int = 1,
-    ):
-        if len(texts) != len(labels) or not texts:
-            raise ValueError(f"{len(texts)} texts with {len(labels)} labels: each needs one, and there must be some")
-        whole = tokenizer.encode_batch(list(texts))
-        encoded = [tokenizer.framed(tokens, context) for tokens in whole]
-        super().__init__([len(tokens) for tokens in encoded], batch, seed, accumulate)
-        self.truncated = sum(len(tokenizer.framed(tokens)) > context for tokens in whole)
-        self._tokens = [np.array(tokens, np.int64) for tokens in encoded]
-        self._labels, self._pad = np.array(labels, np.int64), tokenizer.pad
-
-    def collated(self, places: Sequence[Place]) -> Batch:
-        rows = [row for _, row in places]
-        tokens, positions, document = padded([self._tokens[row] for row in rows], self._pad)
-        return Batch(tokens, self._labels[rows], positions, document)
-
-
 class Pairs(Bucketed):
     """Source texts with their targets: the encoder reads the one, the decoder learns to write the other, from the token `start` on.
 
@@ -360,12 +331,15 @@ def first_tokens(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
             return
 
 
-def class_weights(labels: Sequence[int], classes: int) -> np.ndarray:
-    """(classes,) float64 weights under which every class weighs the same in all and the mean weight of a row is 1."""
-    counts = np.bincount(np.asarray(labels), minlength=classes)
+def class_weights(truth: np.ndarray, classes: int) -> np.ndarray:
+    """(classes,) float64 weights under which every class weighs the same in all and the mean weight of a row is 1.
+
+    Of several labels, truth (rows, classes), having a label weighs as much as not having it, up to `MOST_WEIGHT` times as much a row.
+    """
+    counts = truth.sum(0) if truth.ndim == 2 else np.bincount(truth, minlength=classes)
     if len(counts) > classes or not counts.all():
         raise ValueError(f"labels count {counts.tolist()} rows per class, but each of {classes} classes needs at least one")
-    return len(labels) / (classes * counts)
+    return np.clip(len(truth) / counts - 1, 1, MOST_WEIGHT) if truth.ndim == 2 else len(truth) / (classes * counts)
 
 
 class Conversations(Batches):

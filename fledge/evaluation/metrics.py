@@ -1,12 +1,14 @@
-"""How a classifier did: confusion matrix, accuracy, precision, recall and F1 of each class, macro-F1, with intervals."""
+"""How a classifier did: accuracy, precision, recall and F1, areas under curves, with intervals; one label, several, or an order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from fledge.arch import Choice
 from fledge.arch.record import to_json
-from fledge.evaluation.statistics import Interval, classification
+from fledge.evaluation.statistics import Interval, Measure, classification, of_sums, paired_difference
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -22,7 +24,11 @@ def accuracy(matrix: np.ndarray) -> np.ndarray:
 def class_scores(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, recall and F1 of every class, each `(..., classes)`; what is divided by zero counts as 0."""
     right = np.diagonal(matrix, axis1=-2, axis2=-1)
-    true, guessed = matrix.sum(-1), matrix.sum(-2)
+    return rates(right, matrix.sum(-2), matrix.sum(-1))
+
+
+def rates(right: np.ndarray, guessed: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of classes of which so many rows were `guessed`, so many `true`, and so many both."""
     return _share(right, guessed), _share(right, true), _share(2 * right, true + guessed)
 
 
@@ -32,30 +38,113 @@ def macro_f1(matrix: np.ndarray) -> np.ndarray:
     return class_scores(matrix)[2].sum(-1) / occurs.sum(-1)
 
 
+def rank_distance(matrix: np.ndarray) -> np.ndarray:
+    """By how many ranks an ordinal prediction is off on average (the mean absolute error)."""
+    return (matrix * np.sqrt(_squares(matrix.shape[-1]))).sum((-2, -1)) / matrix.sum((-2, -1))
+
+
+def weighted_kappa(matrix: np.ndarray) -> np.ndarray:
+    """Agreement beyond chance where being off counts by its square (Cohen, 1968): 1 is perfect, 0 what independent guesses come to."""
+    expected = matrix.sum(-1)[..., :, None] * matrix.sum(-2)[..., None, :] / matrix.sum((-2, -1))[..., None, None]
+    squares = _squares(matrix.shape[-1])
+    return 1 - _share((matrix * squares).sum((-2, -1)), (expected * squares).sum((-2, -1)))
+
+
+def _squares(classes: int) -> np.ndarray:
+    return np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2.0
+
+
+# Of several labels each row counts `[exactly right, then for each label: both, guessed, true]`; a measure takes sums of these.
+def several_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """What each row adds: (rows, 1 + 3 labels) of truth and predictions (rows, labels)."""
+    truth, predicted = np.asarray(truth, bool), np.asarray(predicted, bool)
+    exact = (truth == predicted).all(1, keepdims=True)
+    return np.concatenate([exact, truth & predicted, predicted, truth], 1).astype(np.float64)
+
+
+def _parts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    right, guessed, true = np.split(sums[..., 1:], 3, -1)
+    return right, guessed, true
+
+
+def several_accuracy(sums: np.ndarray, rows: int) -> np.ndarray:
+    """The share of rows all of whose labels are right."""
+    return sums[..., 0] / rows
+
+
+def several_macro_f1(sums: np.ndarray) -> np.ndarray:
+    """The mean F1 of the labels (as scikit-learn's `f1_score(average="macro", zero_division=0)`)."""
+    return rates(*_parts(sums))[2].mean(-1)
+
+
+def several_micro_f1(sums: np.ndarray) -> np.ndarray:
+    """The F1 of all labels of all rows together."""
+    return rates(*(part.sum(-1) for part in _parts(sums)))[2]
+
+
+def auroc(has: np.ndarray, scores: np.ndarray) -> float | None:
+    """The area under the ROC curve: how often a row that has a label scores higher than one that has not; ties count half.
+
+    None where all rows have it, or none.
+    """
+    has, scores = np.asarray(has, bool), np.asarray(scores)
+    positive = int(has.sum())
+    if not 0 < positive < len(has):
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[has].sum() - positive * (positive + 1) / 2) / (positive * (len(has) - positive)))
+
+
+def average_precision(has: np.ndarray, scores: np.ndarray) -> float | None:
+    """The mean precision at each row that has a label, from the highest score down; rows of one score come together.
+
+    None where no row has it.
+    """
+    has, scores = np.asarray(has, bool), np.asarray(scores)
+    if not has.any():
+        return None
+    _, inverse = np.unique(-scores, return_inverse=True)
+    found = np.bincount(inverse, has)
+    precision = np.cumsum(found) / np.cumsum(np.bincount(inverse))
+    return float((precision * found).sum() / has.sum())
+
+
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(np.shape(part), np.shape(whole))), where=whole > 0)
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: `rows` is how often it was the truth."""
+    """One class: `rows` is how often it was the truth; the areas are there where probabilities are known and both kinds of rows."""
 
     label: str
     rows: int
     precision: float
     recall: float
     f1: float
+    auroc: float | None = None
+    average_precision: float | None = None
 
 
 @dataclass(frozen=True)
 class ClassifierScore:
-    """One method on one set of rows; `confusion[i][j]` counts rows of class i that were called class j."""
+    """One method on one set of rows; `confusion[i][j]` counts rows of class i that were called class j, of several labels it is empty.
+
+    `accuracy` of several labels is the share of rows all of whose labels are right. `distance` (in ranks) and `kappa` (quadratic) are
+    of ordinal labels; the areas are means over the classes that have one.
+    """
 
     rows: int
     accuracy: Interval
     macro_f1: Interval
+    micro_f1: Interval
     classes: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]
+    auroc: float | None = None
+    average_precision: float | None = None
+    distance: Interval | None = None
+    kappa: Interval | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -66,16 +155,71 @@ class ClassifierScore:
 
 
 def classifier_score(
-    truth: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray, labels: Sequence[str], seed: int = 0
+    truth: Sequence[int] | np.ndarray,
+    predicted: Sequence[int] | np.ndarray,
+    labels: Sequence[str],
+    choice: Choice = "single",
+    probabilities: np.ndarray | None = None,
+    seed: int = 0,
 ) -> ClassifierScore:
-    """All of it for class indices `(rows,)` into `labels`.
+    """All of it for class indices `(rows,)` into `labels`, of several labels for whether each is there, `(rows, labels)`.
 
-    Raises `ValueError` where there are no rows, lists of different length, or an index outside the labels.
+    Probabilities `(rows, labels)` add the areas under curves. Raises `ValueError` where there are no rows, lists of different length, or
+    an index outside the labels.
     """
     truth, predicted, count = np.asarray(truth), np.asarray(predicted), len(labels)
-    right = classification(truth, predicted, count, accuracy, seed=seed)
-    macro = classification(truth, predicted, count, macro_f1, seed=seed)
-    matrix = confusion(truth, predicted, count)
-    rows = zip(labels, matrix.sum(1), *class_scores(matrix), strict=True)
-    classes = tuple(ClassScore(label, int(n), float(p), float(r), float(f)) for label, n, p, r, f in rows)
-    return ClassifierScore(len(truth), right, macro, classes, tuple(tuple(row) for row in matrix.tolist()))
+    if choice == "several":
+        counts = several_counts(truth, predicted)
+        right, macro, micro = (of_sums(counts, measure, seed=seed) for measure in _several(len(truth)).values())
+        matrix = np.zeros((0, 0), int)
+        found = [*rates(*_parts(counts.sum(0)))]
+    else:
+        right, macro = (classification(truth, predicted, count, measure, seed=seed) for measure in (accuracy, macro_f1))
+        micro = right  # with one label each a false alarm is another's miss
+        matrix = confusion(truth, predicted, count)
+        found = [*class_scores(matrix)]
+    has = truth.astype(bool) if choice == "several" else truth[:, None] == np.arange(count)
+    areas = [(None, None)] * count
+    if probabilities is not None:
+        areas = [(auroc(one, given), average_precision(one, given)) for one, given in zip(has.T, probabilities.T, strict=True)]
+    classes = tuple(
+        ClassScore(label, int(rows), float(p), float(r), float(f), *area)
+        for label, rows, p, r, f, area in zip(labels, has.sum(0), *found, areas, strict=True)
+    )
+    ordinal = (
+        [classification(truth, predicted, count, m, seed=seed) for m in (rank_distance, weighted_kappa)] if choice == "ordinal" else []
+    )
+    return ClassifierScore(
+        len(truth), right, macro, micro, classes, tuple(tuple(row) for row in matrix.tolist()),
+        _mean([one.auroc for one in classes]), _mean([one.average_precision for one in classes]), *ordinal,
+    )  # fmt: skip
+
+
+def _several(rows: int) -> dict[str, Measure]:
+    return {"accuracy": partial(several_accuracy, rows=rows), "macro-F1": several_macro_f1, "micro-F1": several_micro_f1}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def f1_of(truth: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """Macro-F1 alone, of class indices or of several labels."""
+    if truth.ndim == 2:
+        return float(several_macro_f1(several_counts(truth, predicted).sum(0)))
+    return float(macro_f1(confusion(truth, predicted, classes)))
+
+
+def f1_difference(truth: np.ndarray, first: np.ndarray, second: np.ndarray, classes: int, seed: int = 0) -> Interval:
+    """The macro-F1 of the first predictions less that of the second on the same rows, with its paired interval."""
+    if truth.ndim == 1:
+        return paired_difference(truth, first, second, classes, macro_f1, seed=seed)
+    both = np.concatenate([several_counts(truth, first), several_counts(truth, second)], 1)
+    half = both.shape[1] // 2
+    return of_sums(both, lambda sums: several_macro_f1(sums[..., :half]) - several_macro_f1(sums[..., half:]), seed=seed)
+
+
+def right_rows(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Which rows are right, (rows,); of several labels those all of whose labels are."""
+    return (truth == predicted).all(1) if truth.ndim == 2 else truth == predicted

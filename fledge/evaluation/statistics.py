@@ -3,6 +3,7 @@
 Efron, 1979, Bootstrap methods; Koehn, 2004, Statistical significance tests for machine translation evaluation (paired).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,6 +163,17 @@ def paired_difference(
         return measure(a) - measure(b)
 
     return interval(float(difference(counts[None])[0]), difference(_resampled(counts, resamples, seed)))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """How probable it is that two methods differ so much on the same rows by chance alone, by which of them was right, both (rows,).
+
+    The exact test of McNemar (1947): of the rows where one alone is right, either is as likely to be it. 1 where there is no such row.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    apart, fewer = int((first != second).sum()), int(min((first & ~second).sum(), (second & ~first).sum()))
+    logs = [math.lgamma(apart + 1) - math.lgamma(k + 1) - math.lgamma(apart - k + 1) - apart * math.log(2) for k in range(fewer + 1)]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
 
 
 def _cells(classes: int, *columns: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ _CHARACTER = 7.6  # mean width of a character of the 13 px labels
 _DENSITY = 1.5  # points of a curve closer than this are one, in the units of WIDTH
 _SPOTS = 11.0  # nor do the spots with tooltips overlap
 _COLOURS = 6
+_FAINT = 0.02  # weights of attention below it are not drawn
+_LEVELS = 10  # of depth, in the small squares of heads
 
 
 _Drawn = tuple[float, float, float, float, bool]  # where on the picture, the values, whether a gap lies before it
@@ -174,7 +176,7 @@ def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     """Rows the truth, columns the prediction; a cell's depth is its share of the row, its number the count."""
     if not labels:
         return _empty()
-    left = _names(labels)
+    left = _names([*labels, "truth"])
     cell = min(60.0, (WIDTH - left - 8) / len(labels))
     top = 36 + min(110.0, _CHARACTER * 0.72 * max(len(_cut(name)) for name in labels))
     parts = [
@@ -204,6 +206,53 @@ def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     return _svg(top + len(labels) * cell + 4, "Confusion matrix", "; ".join(told), parts)
 
 
+def attention(queries: Sequence[str], keys: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
+    """Rows the words that look, columns those looked at; a cell's depth is the weight, which its tooltip tells."""
+    if not queries:
+        return _empty()
+    left = _names(queries)
+    cell = min(34.0, (WIDTH - left - 8) / len(keys))
+    top = 20 + min(110.0, _CHARACTER * 0.72 * max(len(_cut(name)) for name in keys))
+    parts = []
+    for i, name in enumerate(keys):
+        at = left + (i + 0.5) * cell
+        parts.append(f'<text class="strong" transform="translate({at + 4:.1f} {top - 8:.1f}) rotate(-45)">{escaped(_cut(name))}</text>')
+    for i, (name, row) in enumerate(zip(queries, weights, strict=True)):
+        y = top + i * cell
+        parts.append(
+            f'<text class="strong" x="{left - 12:.1f}" y="{y + cell / 2 + 4.5:.1f}" text-anchor="end">{escaped(_cut(name))}</text>'
+        )
+        for j, weight in enumerate(row):
+            if weight >= _FAINT:
+                tip = escaped(f"{name} looks at {keys[j]}: {number(float(weight))}")
+                parts.append(f'<g><title>{tip}</title><rect class="cell" style="fill-opacity:{min(1.0, weight):.2f}" ')
+                parts.append(
+                    f'x="{left + j * cell + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}" rx="2"/></g>'
+                )
+    told = "; ".join(f"{name} at {keys[max(range(len(row)), key=row.__getitem__)]}" for name, row in zip(queries, weights, strict=True))
+    return _svg(top + len(queries) * cell + 4, "Which word looks at which", f"most of all {told}", parts)
+
+
+def heads(names: Sequence[str], weights: Sequence[Sequence[Sequence[float]]]) -> str:
+    """A small square for each head, rows the words that look, columns those looked at, as deep as the weight."""
+    drawn = []
+    for name, matrix in zip(names, weights, strict=True):
+        tall, wide = len(matrix), len(matrix[0])
+        levels: dict[int, list[str]] = {}
+        for i, row in enumerate(matrix):
+            for j, weight in enumerate(row):
+                if (level := math.ceil(min(1.0, weight) * _LEVELS - _FAINT * _LEVELS)) > 0:
+                    levels.setdefault(level, []).append(f"M{j} {i}h1v1h-1z")
+        paths = "".join(
+            f'<path class="cell" style="fill-opacity:{level / _LEVELS:.2f}" d="{"".join(cells)}"/>'
+            for level, cells in sorted(levels.items())
+        )
+        told = f"<title>{escaped(name)}</title><desc>Which word looks at which</desc>"
+        picture = f'<svg class="head" role="img" viewBox="0 0 {wide} {tall}">{told}{paths}</svg>'
+        drawn.append(f"<li>{picture}<span>{escaped(name)}</span></li>")
+    return f'<ul class="heads">{"".join(drawn)}</ul>'
+
+
 def _depth(share: float) -> float:
     """How opaque a cell is: the middle is left out, where neither dark nor light numbers can be read."""
     return 0.05 + 0.6 * share if share <= 0.5 else 0.84 + 0.16 * share
@@ -216,7 +265,7 @@ def _emphasis(chosen: bool) -> tuple[str, str]:
 
 def _names(names: Sequence[str]) -> float:
     """The room that row labels need to their left."""
-    return 14 + _CHARACTER * max(len(_cut(name)) for name in names)
+    return 18 + _CHARACTER * max(len(_cut(name)) for name in names)
 
 
 def _cut(name: str) -> str:

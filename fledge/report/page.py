@@ -13,6 +13,7 @@ from fledge.report.charts import Line
 from fledge.report.style import STYLE
 from fledge.report.text import DASH, Cell, digits, escaped, number, plain
 
+_DEEPEST = 45  # percent of colour behind a word: its text still has a contrast of 4.5
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
@@ -32,6 +33,15 @@ class Example:
 
     name: str
     texts: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A text in pieces, each with a weight: above 0 for, below 0 against. `name` says what it is, `note` stands small beside it."""
+
+    name: str
+    pieces: tuple[tuple[str, float], ...]
     note: str = ""
 
 
@@ -142,6 +152,31 @@ class Page:
         kinds = ("read", "trained")
         strip = "".join(f'<span class="{kinds[trained]}">{_seen(piece)}</span>' for piece, trained in pieces)
         self._figure(title, f'<ul class="legend">{counts}</ul><div class="tokens">{strip}</div>')
+
+    def words(self, title: str, texts: Iterable[Weighed], kinds: tuple[str, str] = ("spoke for it", "spoke against it")) -> None:
+        """Texts whose pieces are as deep in colour as they weigh within their text; what weighs below 0 is dotted, too."""
+        items = []
+        for text in texts:
+            most = max((abs(weight) for _, weight in text.pieces), default=0.0) or 1.0
+            spans = []
+            for piece, weight in text.pieces:
+                depth = round(_DEEPEST * abs(weight) / most)
+                side = ("for", "against")[weight < 0]
+                spans.append(f'<span class="{side}" style="--depth:{depth}%">{escaped(piece)}</span>' if depth else escaped(piece))
+            label = f'<div class="label"><b>{escaped(text.name)}</b>{escaped(text.note)}</div>'
+            items.append(f'<li>{label}<div class="sample words">{"".join(spans)}</div></li>')
+        sides = "".join(
+            f'<li class="words"><span class="{side}" style="--depth:{_DEEPEST}%">{escaped(kind)}</span></li>'
+            for side, kind in zip(("for", "against"), kinds, strict=True)
+            if kind
+        )
+        self._figure(title, f'<ul class="legend">{sides}</ul><ul class="examples">{"".join(items)}</ul>')
+
+    def attention(self, title: str, queries: Sequence[str], keys: Sequence[str], heads: Sequence[Sequence[Sequence[float]]]) -> None:
+        """What one layer looks at, (heads, query, key): the mean of its heads with the words, and each head small below."""
+        mean = [[sum(cells) / len(heads) for cells in zip(*rows, strict=True)] for rows in zip(*heads, strict=True)]
+        small = charts.heads([f"head {number}" for number in range(1, len(heads) + 1)], heads)
+        self._figure(title, charts.attention(queries, keys, mean) + small)
 
     def code(self, text: str) -> None:
         """Code or commands, as they are."""

@@ -89,6 +89,13 @@ ul.examples .label { overflow-wrap: anywhere; }
 .tokens span, .legend .token { color: var(--soft); border-bottom: 1px solid var(--rule); padding: .12em 0 .1em; margin-right: 1px; }
 .tokens .trained, .legend .trained { color: var(--ink); background: var(--accent-wash); border-bottom: 2px solid var(--accent-line); }
 .tokens i { font-style: normal; opacity: .55; }
+.words span { border-radius: .2em; padding: .08em 0; }
+.words .for { background: color-mix(in srgb, var(--c0) var(--depth), transparent); }
+.words .against { background: color-mix(in srgb, var(--c1) var(--depth), transparent); border-bottom: 2px dotted var(--c1); }
+.legend .words span { padding: .1em .5em; color: var(--ink); }
+ul.heads { list-style: none; margin: .8rem 0 0; padding: 0; display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); font-size: .8125rem; color: var(--soft); }
+svg.head { background: var(--card); border: 1px solid var(--rule); border-radius: .25rem; }
 .legend .token { padding: .1em .4em; }
 body > footer { color: var(--soft); font-size: .84rem; margin-top: 4rem; padding-bottom: 3rem; }
 @media (max-width: 34rem) { body { font-size: 1rem; } .chart { min-width: 34rem; } th, td { padding: .45rem .5rem; }

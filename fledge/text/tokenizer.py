@@ -39,6 +39,16 @@ class Training:
     kind: Kind = "bpe"
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """The control tokens before, between and after two texts, and the segments (BERT's token types) of these and the texts, in order."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    types: tuple[list[int], ...]
+
+
 class Tokenizer:
     """A `tokenizers.Tokenizer` (`backend`) whose `encode` never yields a control token, whatever the text spells.
 
@@ -112,15 +122,42 @@ class Tokenizer:
         room = None if longest is None else max(0, longest - len(self.opening) - len(self.closing))
         return [*self.opening, *tokens[:room], *self.closing]
 
-    def framing(self, opening: bool = False, closing: bool = False) -> "Tokenizer":
+    @cached_property
+    def pairing(self) -> "Pairing":
+        """What it puts around two texts that belong together."""
+        encoding = self.backend.encode("a", "b")
+        sides, places = encoding.sequence_ids, range(len(encoding.ids))
+        first, second = ([place for place in places if sides[place] == side] for side in (0, 1))
+        cuts = [0, first[0], first[-1] + 1, second[0], second[-1] + 1, len(encoding.ids)]
+        before, between, after = (slice(cuts[i], cuts[i + 1]) for i in (0, 2, 4))
+        kinds = encoding.type_ids
+        types = (kinds[before], [kinds[first[0]]], kinds[between], [kinds[second[0]]], kinds[after])
+        return Pairing(encoding.ids[before], encoding.ids[between], encoding.ids[after], types)
+
+    def framed_pair(self, first: Sequence[int], second: Sequence[int], longest: int | None = None) -> tuple[list[int], list[int]]:
+        """Two texts as `pairing` frames them, and the segment of each token; the longer one is cut until all are at most `longest`."""
+        frame = self.pairing
+        if longest is not None:
+            room = max(0, longest - len(frame.before) - len(frame.between) - len(frame.after))
+            first = first[: max(room - len(second), room // 2)]
+            second = second[: room - len(first)]
+        parts = (frame.before, first, frame.between, second, frame.after)
+        types = [number for part, kinds in zip(parts, frame.types, strict=True) for number in (kinds * len(part))[: len(part)]]
+        return [token for part in parts for token in part], types
+
+    def framing(self, opening: bool = False, closing: bool = False, segments: int = 1) -> "Tokenizer":
         """The same, to put the token that ends a text before or after each text (or neither), as encoders are used to.
 
-        It stands in tokenizer.json, so that `transformers` does it too; `encode` is as before.
+        It stands between two texts that belong together, too; of several `segments` the second is the next one. It stands in
+        tokenizer.json, so that `transformers` does it too; `encode` is as before.
         """
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         end = next(name for name, number in self.controls.items() if number == self.end_of_text)
-        template = [*([end] if opening else []), "$A", *([end] if closing else [])]
-        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[(end, self.end_of_text)])
+        before, after, second = [end] * opening, [end] * closing, int(segments > 1)
+        pair = [*before, "$A", end, f"$B:{second}", *(f"{name}:{second}" for name in after)]
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *after], pair=pair, special_tokens=[(end, self.end_of_text)]
+        )
         return self._with(backend)
 
     def _with(self, backend: tokenizers.Tokenizer) -> "Tokenizer":

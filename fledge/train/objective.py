@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fledge.arch import Stack
+from fledge.arch import Choice, Stack
 from fledge.data.batches import IGNORED, Batch, Source
 from fledge.model import Transformer
 from fledge.model.head import Words, cross_entropy
@@ -61,20 +61,61 @@ def labelled_states(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     return hidden, torch.from_numpy(batch.labels.reshape(-1)[trained]).to(device)
 
 
-class Classify:
-    """Cross-entropy of each row's class in nats, each class times its weight; the count is the sum of those weights."""
+def single_losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy in nats of one class number each: scores (rows, classes), labels (rows,) -> (rows,)."""
+    return F.cross_entropy(scores, labels, reduction="none")
 
-    def __init__(self, weights: Sequence[float]):
-        self.weights = np.asarray(weights, dtype=np.float32)
+
+def several_losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy in nats of whether a row has each label: scores and labels (rows, labels) -> (rows, labels)."""
+    return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none")
+
+
+def ordinal_losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy in nats of whether the class is above each of the others but the last: (rows, classes), (rows,) -> (rows,).
+
+    A class further off costs more: the ranked probability score (Epstein, 1969) with the logarithm for the square.
+    """
+    log = scores.log_softmax(-1)
+    below, above = log.logcumsumexp(-1)[:, :-1], log.flip(-1).logcumsumexp(-1).flip(-1)[:, 1:]
+    is_above = labels[:, None] > torch.arange(below.shape[1], device=labels.device)
+    return -torch.where(is_above, above, below).sum(-1)
+
+
+LOSSES: dict[Choice, Callable[[Tensor, Tensor], Tensor]] = {
+    "single": single_losses,
+    "several": several_losses,
+    "ordinal": ordinal_losses,
+}
+
+
+class Classify:
+    """The loss of each row's labels in nats, times the weight of its class; the count is the sum of those weights.
+
+    Of several labels the weight is that of having a label; not having it weighs 1.
+    """
+
+    def __init__(self, weights: Sequence[float] | np.ndarray, choice: Choice = "single"):
+        self.weights, self.choice = np.asarray(weights, dtype=np.float32), choice
+
+    def weighed(self, labels: np.ndarray) -> np.ndarray:
+        """The weight of each loss."""
+        return np.where(labels, self.weights, np.float32(1)) if self.choice == "several" else self.weights[labels]
 
     def count(self, batch: Batch) -> float:
-        return float(self.weights[batch.labels].sum())
+        return float(self.weighed(batch.labels).sum())
 
     def __call__(self, model: Transformer, batch: Batch) -> Tensor:
-        device = model.embedding.weight.device
-        scores = model(*read(batch, device, *model.arch.stacks.values()))
-        labels, weights = torch.from_numpy(batch.labels).to(device), torch.from_numpy(self.weights).to(device)
-        return F.cross_entropy(scores, labels, weights.to(scores.dtype), reduction="sum")
+        scores = label_scores(model, batch)
+        labels, weights = (torch.from_numpy(part).to(scores.device) for part in (batch.labels, self.weighed(batch.labels)))
+        return (LOSSES[self.choice](scores, labels) * weights.to(scores.dtype)).sum()
+
+
+def label_scores(model: Transformer, batch: Batch) -> Tensor:
+    """The score of each label for each row, (rows, labels)."""
+    device = model.embedding.weight.device
+    types = None if batch.types is None or model.types is None else torch.from_numpy(batch.types).to(device)
+    return model(*read(batch, device, *model.arch.stacks.values()), types=types)
 
 
 def read(part: Batch | Source, device: torch.device, *stacks: Stack) -> tuple[Tensor, Tensor | None, Tensor | None]:

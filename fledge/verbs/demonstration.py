@@ -177,7 +177,7 @@ class Library:
         Few enough that the time suffices to see each; every method learns from these.
         """
         from fledge.data.corpus import share
-        from fledge.data.labelled import Labelled
+        from fledge.data.labelled import Columns, Labelled
         from fledge.data.library import code_chunks, largest_packages
 
         chunks = list(code_chunks(self.documents, largest_packages(self.documents, CLASSES), PIECE))
@@ -191,7 +191,11 @@ class Library:
             part = [chunk for name in names for chunk in [c for c in part if c.label == name][:most]]
             parts.append(
                 Labelled(
-                    tuple(c.text for c in part), tuple(number[c.label] for c in part), names, tuple(range(len(part))), "code", "package"
+                    tuple(c.text for c in part),
+                    tuple((number[c.label],) for c in part),
+                    names,
+                    tuple(c.source for c in part),
+                    Columns("code", "package"),
                 )
             )
         return tuple(parts)

@@ -76,7 +76,7 @@ def embed(
     if file is None:
         texts: Sequence[str] = [str(text)]
     else:
-        rows, column = read_rows(str(file), text_column, lines)
+        rows, (column,) = read_rows(str(file), text_column, lines)
         texts = [str(row[column]) for row in rows]
     vectors = load(model, device, dtype, threads).embed(texts, pooling)
     if place is None:

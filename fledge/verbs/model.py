@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fledge.arch import Arch, Reads
+    from fledge.data.labelled import Text
     from fledge.generation import Completion, Engine, Request
     from fledge.model import Transformer
     from fledge.text import ChatFormat, Template, Tokenizer
@@ -143,20 +144,22 @@ class Model:
         return list(self._written([self._request(self._conversation_tokens(messages), settings) for messages in conversations], settings))
 
     @overload
-    def predict(self, text: str) -> dict[str, Any]: ...
+    def predict(self, text: Text) -> dict[str, Any]: ...
     @overload
-    def predict(self, text: Sequence[str]) -> list[dict[str, Any]]: ...
+    def predict(self, text: list[str] | list[tuple[str, str]] | list[Text]) -> list[dict[str, Any]]: ...
     def predict(self, text):
         """A classifier's label and the probability of each label: `{"label": "spam", "scores": {"ham": 0.02, "spam": 0.98}}`.
 
+        One of several labels tells those that it finds: `{"labels": ["sport", "money"], "scores": {...}}`. A tuple is a pair of texts.
         A model that learned to mend text fills in what is marked by `[MASK]` or `___` in it, or by its tokenizer's own mask:
         `{"text": "The sky is blue.", "masks": [{"blue": 0.41, "clear": 0.2, ...}]}`. An encoder puts a word there and tells the best
         five; one beside a decoder puts a span there, marked also as `<extra_id_0>`, and tells its probability. A list of texts gives a
         list. Raises `ValueError` for a model that does neither, and for a text that marks nothing.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        alone = isinstance(text, (str, tuple))
+        texts: list[Any] = [text] if alone else list(text)
         results = list(self._fill(texts) if self.fills else self._classify(texts))
-        return results[0] if isinstance(text, str) else results
+        return results[0] if alone else results
 
     @overload
     def embed(self, text: str, pooling: Reads | None = None) -> np.ndarray: ...
@@ -205,7 +208,11 @@ class Model:
         for found in fill(self.network, self.tokenizer, [Gapped.marked(text, marks) for text in texts]):
             yield {"text": found.text, "masks": found.chances}
 
-    def _classify(self, texts: list[str]) -> Iterator[dict[str, Any]]:
+    def probabilities(self, texts: Sequence[Text]) -> np.ndarray:
+        """The probability of each label of a classifier for each text, (texts, labels), long texts as it learned to read them.
+
+        Raises `ValueError` for a model that is none, and for pairs where it reads single texts, or the other way round.
+        """
         from fledge.evaluation.classifier import probabilities
 
         labels = self.arch.labels
@@ -214,8 +221,26 @@ class Model:
                 "it writes targets: use `fledge generate`" if len(self.arch.stacks) == 2 else "it goes on from text: use `fledge generate`"
             )
             raise ValueError(f"this model is no classifier ({other}): make one with `fledge finetune classify DATA --from MODEL --out DIR`")
-        for row in probabilities(self.network, self.tokenizer, texts, self.facts.get("reads")):
-            yield {"label": labels[int(row.argmax())], "scores": dict(zip(labels, row.tolist(), strict=True))}
+        paired = "second_column" in (self.facts.get("data") or {})
+        if self.facts.get("data") and (strange := next((text for text in texts if isinstance(text, tuple) != paired), None)) is not None:
+            what = "pairs of texts, but this is one text" if paired else "one text at a time, but this is a pair"
+            raise ValueError(f"this classifier judges {what}: {strange!r:.60}")
+        return probabilities(self.network, self.tokenizer, texts, self.facts.get("reads"), self.facts.get("long", "cut"))
+
+    def labels_of(self, probabilities: np.ndarray) -> list[tuple[str, ...]]:
+        """The labels that probabilities (texts, labels) come to, one each unless it chooses several; thresholds as the folder says."""
+        from fledge.evaluation.classifier import chosen
+
+        found = chosen(probabilities, self.arch.choice, self.facts.get("thresholds"))
+        if self.arch.choice != "several":
+            return [(self.arch.labels[number],) for number in found]
+        return [tuple(label for label, there in zip(self.arch.labels, row, strict=True) if there) for row in found]
+
+    def _classify(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
+        rows = self.probabilities(texts)
+        for row, labels in zip(rows, self.labels_of(rows), strict=True):
+            said = {"labels": list(labels)} if self.arch.choice == "several" else {"label": labels[0]}
+            yield {**said, "scores": dict(zip(self.arch.labels, row.tolist(), strict=True))}
 
     def _written(self, requests: list[Request], settings: Settings) -> Iterator[Completion]:
         """The completions of requests, a few side by side: sampled, or searched for with beams."""

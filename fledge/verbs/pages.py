@@ -13,15 +13,19 @@ from fledge.verbs import terminal
 
 if TYPE_CHECKING:
     from fledge.data.corpus import Corpus
+    from fledge.explanation import Looked
     from fledge.report import Page
     from fledge.train.loop import State
     from fledge.verbs.demonstration import Demonstrated
+    from fledge.verbs.explaining import Explained
     from fledge.verbs.finetune.classifying import Classified
     from fledge.verbs.finetune.instructing import Instructed, InstructJob
     from fledge.verbs.finetune.pairing import Paired
     from fledge.verbs.pretraining import Pretrained
 
 LIVE_EVERY = 5.0  # seconds between two writings of a live page, at least
+WORDS = 40  # in a table of those that decided
+ATTENDED = 40  # tokens whose attention is shown
 LIVE_SHARE = 0.01  # of the time goes into them, at most
 NOW: tuple[tuple[str, str, Callable[[Any], str | float]], ...] = (  # what a live page says of the last step
     ("loss", "nats per token", float),
@@ -169,22 +173,161 @@ def classified_page(done: Classified, out: Path) -> Page:
     page = Page(f"Classifier {Path(done.out).name}", done.verdict)
     page.heading("Result")
     classified_parts(page, done)
+    page.heading("Calibration")
+    calibrated_parts(page, done)
+    if done.costs:
+        page.heading("What mistakes cost")
+        priced_parts(page, done)
+    if done.mistakes:
+        page.heading("Mistakes")
+        mistaken_parts(page, done)
     page.heading("Curves")
+    if done.search:
+        page.table(
+            "What the search tried",
+            ["learning rate", "epochs", *done.search[0].validation],
+            [(f"× {one.factor:.3g}", one.epochs, *one.validation.values()) for one in done.search],
+        )
     curves(page, out / "run")
     return page
 
 
 def classified_parts(page: Page, done: Classified) -> None:
     page.paragraph(done.verdict)
-    rows = [(m.name, m.score.accuracy, m.score.macro_f1) for m in done.methods]
-    page.table(f"{done.score.rows:,} test rows, the same for each method", ["method", "accuracy", "macro-F1"], rows, best=("macro-F1", max))
-    page.intervals("Macro-F1", [(name, macro) for name, _, macro in rows], "macro-F1", chosen=rows[-1][0])
+    ordinal, several = done.choice == "ordinal", done.choice == "several"
+    right = "all labels right" if several else "accuracy"
+    columns = ["method", right, "macro-F1", *(["micro-F1"] if several else []), *(["ranks off", "kappa"] if ordinal else []), "AUROC", "AP"]
+    rows = [
+        (m.name, m.score.accuracy, m.score.macro_f1)
+        + ((m.score.micro_f1,) if several else ())
+        + ((m.score.distance, m.score.kappa) if ordinal else ())
+        + (m.score.auroc, m.score.average_precision)
+        for m in done.methods
+    ]
+    page.table(f"{done.score.rows:,} test rows, the same for each method", columns, rows, best=("macro-F1", max))
+    page.paragraph(
+        "AUROC and AP (average precision, the area under precision and recall) are means over the labels."
+        + ("" if several else " With one label each, micro-F1 is the accuracy.")
+    )
+    macro = [(m.name, m.score.macro_f1) for m in done.methods]
+    page.intervals("Macro-F1", macro, "macro-F1", chosen=done.methods[-1].name)
+    page.facts(
+        [
+            ("macro-F1 above the best baseline's", done.difference),
+            ("chance of such a difference in right rows, were neither better (McNemar)", done.chance),
+        ]
+    )
     page.table(
         "This model, label by label",
-        ["label", "rows", "precision", "recall", "F1"],
-        [(c.label, c.rows, c.precision, c.recall, c.f1) for c in done.score.classes],
+        ["label", "rows", "precision", "recall", "F1", "AUROC", "AP"],
+        [(c.label, c.rows, c.precision, c.recall, c.f1, c.auroc, c.average_precision) for c in done.score.classes],
     )
-    page.confusion("What it takes for what", done.labels, done.score.confusion)
+    if not several:
+        page.confusion("What it takes for what", done.labels, done.score.confusion)
+
+
+def calibrated_parts(page: Page, done: Classified) -> None:
+    """Whether its probabilities can be believed, before and after the temperature."""
+    from fledge.report import Line
+
+    found = done.calibration
+    page.facts(
+        [
+            ("calibration error as trained", found.error_before), ("at the temperature", found.error_after),
+            ("temperature, chosen on validation rows", found.temperature),
+        ]
+    )  # fmt: skip
+    drawn = [Line("what would be right", [0.0, 1.0], [0.0, 1.0])]
+    for name, bins in (("as trained", found.before), ("at the temperature", found.after)):
+        drawn.append(Line(name, [one.probability for one in bins], [one.share for one in bins]))
+    page.lines("Of what it finds so probable, how much is right", drawn, "probability", "share that is right")
+    page.paragraph(
+        "The weights that are saved are those at the temperature: whoever opens the model reads probabilities as calibrated here."
+    )
+
+
+def priced_parts(page: Page, done: Classified) -> None:
+    """From which probability on a label is said, for several prices of missing it."""
+    page.paragraph(
+        "A label is missed, or said where it is wrong. The threshold at which both together cost least on the validation rows follows from "
+        "how many times dearer a miss is; its cost and its rates are those on the test rows. To choose one: --cost LABEL=COST."
+    )
+    page.table(
+        "Thresholds",
+        ["label", "a miss costs", "said from", "precision", "recall", "cost a row"],
+        [(one.label, f"{one.ratio:g} ×", one.probability, one.precision, one.recall, one.cost) for one in done.costs],
+    )
+
+
+def mistaken_parts(page: Page, done: Classified) -> None:
+    """The worst mistakes, with the words that decided."""
+    from fledge.report import Weighed
+
+    page.paragraph(
+        "The test rows on which it was most sure of what is wrong. The words that spoke for what it said, or against it, are told by "
+        "integrated gradients and by taking each away, the mean of both."
+    )
+    page.words(
+        "The worst mistakes",
+        [
+            Weighed(
+                f"{', '.join(one.truth) or 'no label'}, called {', '.join(one.said) or 'nothing'}",
+                tuple((word.text, word.gradient + word.occlusion) for word in one.deciding.words) if one.deciding else ((one.text, 0.0),),
+                f"{one.place}; {one.probability:.0%} "
+                + (f"for {one.deciding.said}" if one.deciding else "sure, its words not told for want of time"),
+            )
+            for one in done.mistakes
+        ],
+    )
+
+
+def explained_page(done: Explained, name: str, layers: list[Looked], pieces: list[str]) -> Page:
+    """What `fledge explain` shows."""
+    from fledge.report import Page, Weighed
+
+    page = Page(f"Why {name} says so", f"{done.said}: {done.probability:.1%}")
+    found = done.deciding
+    page.heading("Words that decided")
+    page.facts(
+        [
+            ("said", done.said), ("probability", f"{done.probability:.1%}"), ("log-odds, in nats", found.odds),
+            ("without any word", found.without), ("agreement of both measures (rank correlation)", found.agreement),
+        ]
+    )  # fmt: skip
+    for title, weight in (("By gradient and occlusion together", (1, 1)), ("By integrated gradients", (1, 0)), ("By occlusion", (0, 1))):
+        weighed = tuple((word.text, weight[0] * word.gradient + weight[1] * word.occlusion) for word in found.words)
+        page.words(title, [Weighed(done.said, weighed)])
+    page.table(
+        "What each word adds to the log-odds, in nats",
+        ["word", "by its gradient", "without it"],
+        [(word.text.strip(), word.gradient, word.occlusion) for word in found.strongest[:WORDS]],
+    )
+    if done.surprises:
+        page.heading("Surprise")
+        surprise_parts(page, done)
+    page.heading("Attention")
+    page.paragraph(
+        "Each row is a token that looks, each column one that is looked at; the deeper, the more. Above the mean of a layer's heads, below "
+        "each head by itself." + (f" The first {ATTENDED} of {len(pieces)} tokens are shown." if len(pieces) > ATTENDED else "")
+    )
+    for layer in layers:
+        heads = layer.weights[:, :ATTENDED, :ATTENDED].tolist()
+        rows, columns = len(heads[0]), len(heads[0][0])
+        page.attention(layer.name, pieces[:rows] if rows > 1 else ["start"], pieces[:columns], heads)
+    return page
+
+
+def surprise_parts(page: Page, done: Explained) -> None:
+    """What each token cost, and what would rather have stood there."""
+    from fledge.report import Weighed
+
+    tokens = tuple((one.piece.replace("·", " "), one.bits or 0.0) for one in done.surprises)
+    page.words("The deeper, the more surprising", [Weighed("bits of each token", tokens)], ("surprising", ""))
+    page.table(
+        "Token by token",
+        ["token", "bits", "guess", "rather"],
+        [(one.piece, one.bits, one.rank, one.rather()) for one in done.surprises if one.bits is not None],
+    )
 
 
 def instructed_page(done: Instructed, job: InstructJob, out: Path) -> Page:

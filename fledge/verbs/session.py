@@ -437,6 +437,10 @@ class ModelWriter:
         facts = {**self.facts, "scores": dict(scores)}
         save_model(self.out, model, self.tokenizer, self.chat, facts, self.generation, card(self.out.name, model.arch, facts, self.about))
 
+    def standing(self) -> dict[str, Any]:
+        """What the folder tells of itself now."""
+        return json.loads((self.out / "fledge.json").read_text(encoding="utf-8"))
+
     def best(self, device: str) -> Transformer:
         """The best model so far, read back from its folder."""
         from fledge.weights import open_model

@@ -185,6 +185,20 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
     _console().print(drawn)
 
 
+def weighed(pieces: Sequence[tuple[str, float]]) -> None:
+    """Print a text in pieces, the weightier the stronger: green speaks for it, red, underlined, against."""
+    from rich.text import Text
+
+    most = max((abs(weight) for _, weight in pieces), default=0.0) or 1.0
+    shown = Text()
+    for piece, weight in pieces:
+        colour, line = ("green", "") if weight >= 0 else ("red", " underline")
+        share = abs(weight) / most
+        strength = "bold reverse " if share > 0.6 else "bold " if share > 0.25 else ""
+        shown.append(plain(piece), f"{strength}{colour}{line}" if share > 0.08 else "")
+    _console().print(shown, soft_wrap=True)
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them.
 

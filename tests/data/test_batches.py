@@ -13,7 +13,6 @@ from fledge.data.batches import (
     PADDING,
     Batch,
     Conversations,
-    LabelledTexts,
     Windows,
     class_weights,
     draw,
@@ -22,6 +21,7 @@ from fledge.data.batches import (
     shuffled,
 )
 from fledge.data.corpus import Shards
+from fledge.data.framing import Frames, LabelledTexts
 from fledge.text.chat import Turns
 from fledge.text.tokenizer import Tokenizer
 
@@ -42,7 +42,7 @@ def equal(a: Batch, b: Batch) -> bool:
     def same(x, y):
         return (x is None and y is None) or np.array_equal(x, y)
 
-    return all(same(getattr(a, name), getattr(b, name)) for name in ("tokens", "labels", "positions", "document"))
+    return all(same(getattr(a, name), getattr(b, name)) for name in ("tokens", "labels", "positions", "document", "types"))
 
 
 streams = st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 20), st.integers(0, 5))
@@ -127,12 +127,15 @@ def kinds() -> dict:
     ]
     return {
         "windows": lambda batch, accumulate=1: Windows(shards([30, 4, 90, 17]), 8, batch, 7, True, accumulate),
-        "texts": lambda batch, accumulate=1: LabelledTexts(texts, [i % 3 for i in range(101)], Tokenizer.bytes(), 64, batch, 7, accumulate),
+        "texts": lambda batch, accumulate=1: LabelledTexts(Frames(texts, Tokenizer.bytes(), 64), np.arange(101) % 3, batch, 7, accumulate),
+        "windows of texts": lambda batch, accumulate=1: LabelledTexts(
+            Frames(texts, Tokenizer.bytes(), 24, "windows"), np.arange(101) % 3, batch, 7, accumulate
+        ),
         "conversations": lambda batch, accumulate=1: Conversations(turns, 40, batch, 7, accumulate),
     }
 
 
-@pytest.mark.parametrize("kind", ["windows", "texts", "conversations"])
+@pytest.mark.parametrize("kind", ["windows", "texts", "windows of texts", "conversations"])
 def test_a_batch_needs_no_history(kind):
     make = kinds()[kind]
     along = make(3)
@@ -171,7 +174,7 @@ def test_labelled_texts_come_once_per_epoch_and_keep_their_heads():
     )
     assert sorted(told[:101]) == expected
     assert max(map(len, expected)) == 64
-    assert 0 < texts.truncated <= sum(len(text) == 64 for text in expected)
+    assert 0 < texts.frames.beyond <= sum(len(text) == 64 for text in expected)
     padded = sum(batch.tokens.size for step in range(steps) for batch in texts.batch_at(step))
     unsorted = sum(batch.tokens.size for batch in texts.in_order())
     assert padded < 0.9 * unsorted
@@ -241,11 +244,13 @@ def test_draw_depends_on_all_four():
 
 
 def test_class_weights_balance():
-    weights = class_weights([0, 0, 0, 1], 2)
+    weights = class_weights(np.array([0, 0, 0, 1]), 2)
     assert weights.tolist() == [4 / 6, 2.0]
+    several = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 0]] + [[0, 1, 1]] * 26, bool)
+    assert class_weights(several, 3).tolist() == [10.0, 1.0, 1.0]  # 29 have not the first, which weighs no more than ten times
     for labels, classes in (([0, 0], 2), ([0, 2], 2)):
         with pytest.raises(ValueError, match="needs at least one"):
-            class_weights(labels, classes)
+            class_weights(np.array(labels), classes)
 
 
 def test_what_cannot_be_batched_is_refused():
@@ -255,6 +260,6 @@ def test_what_cannot_be_batched_is_refused():
     with pytest.raises(ValueError, match="has anything to train on within 1 tokens"):
         Conversations([Turns([1, 2, 3], [False, False, True])], 1, 1)
     with pytest.raises(ValueError, match="2 texts with 1 labels"):
-        LabelledTexts(["a", "b"], [0], Tokenizer.bytes(), 8, 1)
+        LabelledTexts(Frames(["a", "b"], Tokenizer.bytes(), 8), np.zeros(1), 1)
     with pytest.raises(ValueError, match="at least 1"):
         Windows(shards([5]), 2, 0)

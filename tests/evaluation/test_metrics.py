@@ -1,11 +1,25 @@
 import json
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.evaluation.metrics import accuracy, class_scores, classifier_score, confusion, macro_f1
+from fledge.evaluation.metrics import (
+    accuracy,
+    auroc,
+    average_precision,
+    class_scores,
+    classifier_score,
+    confusion,
+    f1_difference,
+    f1_of,
+    macro_f1,
+    rank_distance,
+    right_rows,
+    weighted_kappa,
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -20,6 +34,69 @@ def test_equal_to_scikit_learn_also_where_classes_are_absent(classes, rows, seed
     assert macro_f1(matrix) == pytest.approx(reference.f1_score(truth, predicted, average="macro", zero_division=0))
     theirs = reference.precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=0)
     np.testing.assert_allclose(class_scores(matrix), theirs[:3])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 6), st.integers(2, 40), st.integers(0, 10_000))
+def test_ordinal_measures_equal_scikit_learn(classes, rows, seed):
+    reference = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    truth, predicted = rng.integers(0, classes, rows), rng.integers(0, classes, rows)
+    matrix = confusion(truth, predicted, classes)
+    assert rank_distance(matrix) == pytest.approx(reference.mean_absolute_error(truth, predicted))
+    if len({*truth, *predicted}) > 1:
+        theirs = reference.cohen_kappa_score(truth, predicted, labels=range(classes), weights="quadratic")
+        assert weighted_kappa(matrix) == pytest.approx(theirs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 40), st.integers(0, 10_000))
+def test_several_labels_equal_scikit_learn(labels, rows, seed):
+    reference = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    truth, chances = rng.random((rows, labels)) < rng.random(labels), rng.integers(0, 8, (rows, labels)) / 8
+    predicted = chances >= 0.5
+    score = classifier_score(truth, predicted, [*"abcde"[:labels]], "several", chances)
+    assert score.accuracy.value == pytest.approx(reference.accuracy_score(truth, predicted))
+    for average, found in (("macro", score.macro_f1), ("micro", score.micro_f1)):
+        assert found.value == pytest.approx(reference.f1_score(truth, predicted, average=average, zero_division=0))
+        assert found.low <= found.value + 1e-9
+    assert f1_of(truth, predicted, labels) == pytest.approx(score.macro_f1.value)
+    assert right_rows(truth, predicted).mean() == pytest.approx(score.accuracy.value)
+    theirs = reference.precision_recall_fscore_support(truth, predicted, zero_division=0)
+    np.testing.assert_allclose([[one.precision, one.recall, one.f1, one.rows] for one in score.classes], np.array(theirs).T)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 10_000), st.booleans())
+def test_areas_equal_scikit_learn_also_with_ties(rows, seed, ties):
+    reference = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    has, scores = rng.random(rows) < 0.4, rng.integers(0, 4, rows) / 4 if ties else rng.random(rows)
+    if 0 < has.sum() < rows:
+        assert auroc(has, scores) == pytest.approx(reference.roc_auc_score(has, scores))
+    else:
+        assert auroc(has, scores) is None
+    if has.any():
+        assert average_precision(has, scores) == pytest.approx(reference.average_precision_score(has, scores))
+    else:
+        assert average_precision(has, scores) is None
+
+
+def test_the_difference_of_several_labels_is_paired():
+    rng = np.random.default_rng(5)
+    truth = rng.random((300, 3)) < 0.4
+    first = truth ^ (rng.random((300, 3)) < 0.1)
+    second = first ^ (rng.random((300, 3)) < 0.02)
+    found = f1_difference(truth, first, second, 3)
+    assert found.value == pytest.approx(f1_of(truth, first, 3) - f1_of(truth, second, 3))
+    drawn = [rng.integers(300, size=300) for _ in range(2000)]
+    plain = [f1_of(truth[r], first[r], 3) - f1_of(truth[r], second[r], 3) for r in drawn]
+    assert (found.low, found.high) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.006)
+    same = f1_difference(truth, first, first, 3)
+    assert (same.low, same.value, same.high) == (0, 0, 0)
+    one = f1_difference(truth[:, 0].astype(int), first[:, 0].astype(int), second[:, 0].astype(int), 2)
+    assert not math.isnan(one.value)
 
 
 def test_many_matrices_at_once_are_each_alone():

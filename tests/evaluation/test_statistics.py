@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fledge.evaluation.metrics import accuracy, confusion, macro_f1
-from fledge.evaluation.statistics import Tally, classification, interval, paired_difference, proportion, ratio
+from fledge.evaluation.statistics import Tally, classification, interval, mcnemar, paired_difference, proportion, ratio
 
 
 def test_resampled_confusions_are_distributed_as_resampled_rows():
@@ -41,6 +41,18 @@ def test_pairing_narrows_the_interval_and_a_method_never_differs_from_itself():
     second[:10] = truth[:10]
     paired, alone = paired_difference(truth, second, first, 5, accuracy), classification(truth, first, 5, accuracy)
     assert paired.high - paired.low < (alone.high - alone.low) / 2
+
+
+@pytest.mark.parametrize("rows", [1, 7, 60, 3000])
+def test_mcnemar_is_the_exact_binomial_test(rows):
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(rows)
+    first, second = rng.random(rows) < 0.8, rng.random(rows) < 0.75
+    alone, apart = int((first & ~second).sum()), int((first != second).sum())
+    expected = stats.binomtest(alone, apart).pvalue if apart else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected)
+    assert mcnemar(second, first) == pytest.approx(expected)
+    assert mcnemar(first, first) == 1
 
 
 def test_ratio_covers_the_truth_nearly_19_times_in_20():

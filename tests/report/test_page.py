@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.evaluation.statistics import Interval
-from fledge.report import Example, Line, Page, Sample
+from fledge.report import Example, Line, Page, Sample, Weighed
 from fledge.report.style import STYLE
 
 VOID = {"meta", "wbr"}
@@ -67,6 +67,8 @@ def page_of(text):
     page.timeline(text, [Sample(text, text, text, text)])
     page.examples(text, [Example(text, (text, text), text)])
     page.tokens(text, [(text, True), (text, False)])
+    page.words(text, [Weighed(text, ((text, 1.0), (text, -0.5), (text, 0.0)), text)], (text, text))
+    page.attention(text, [text, "b"], [text, "b"], [[[1.0, 0.0], [0.3, 0.7]]])
     page.code(text)
     return page
 

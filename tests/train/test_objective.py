@@ -19,7 +19,7 @@ from fledge.presets import gpt2, qwen3
 from fledge.presets.shapes import bart, bert, gemma2, modernbert, t5, transformer
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import State, run_steps
-from fledge.train.objective import ChunkedCrossEntropy, Classify, PredictTokens
+from fledge.train.objective import ChunkedCrossEntropy, Classify, PredictTokens, label_scores, ordinal_losses
 from fledge.train.optimizer import Optimizer
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan, Stable
 from tests.train.toy import CONTEXT, VOCABULARY, rows
@@ -127,6 +127,46 @@ def test_class_weights_count_as_they_weigh():
     scores = model(torch.from_numpy(batch.tokens))
     mean = F.cross_entropy(scores, torch.from_numpy(batch.labels), torch.tensor([0.5, 2.0, 1.0]))
     torch.testing.assert_close(objective(model, batch) / objective.count(batch), mean)
+
+
+def test_an_ordinal_loss_is_that_of_being_above_each_class_and_grows_with_the_distance():
+    scores = torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    labels = torch.arange(20) % 4
+    chances = scores.softmax(-1)
+    above = torch.stack([chances[:, k + 1 :].sum(-1) for k in range(3)], 1)
+    truth = (labels[:, None] > torch.arange(3)).double()
+    torch.testing.assert_close(ordinal_losses(scores, labels), F.binary_cross_entropy(above, truth, reduction="none").sum(1))
+    sure = torch.tensor([[9.0, 0, 0, 0]]).repeat(4, 1)
+    losses = ordinal_losses(sure, torch.arange(4))
+    assert (losses.diff() > 0).all()
+    large = ordinal_losses(torch.tensor([[200.0, 0, 0], [0, 0, 200.0]], requires_grad=True), torch.tensor([2, 0]))
+    assert large.isfinite().all()
+
+
+def test_several_labels_are_each_a_cross_entropy_with_their_weights():
+    model = with_new_head(
+        initialise(Transformer(qwen3(32, 2, head_size=16, mlp=48, vocabulary=VOCABULARY, context=CONTEXT))),
+        Classes(("a", "b", "c"), choice="several"),
+    )
+    labels = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], bool)
+    batch = Batch(rows(3, 0).tokens, labels)
+    objective = Classify([3.0, 1.0, 2.0], "several")
+    scores = model(torch.from_numpy(batch.tokens))
+    truth, weights = torch.from_numpy(labels), torch.tensor([3.0, 1.0, 2.0])
+    plain = F.binary_cross_entropy_with_logits(scores, truth.float(), pos_weight=weights, reduction="sum")
+    torch.testing.assert_close(objective(model, batch), plain)
+    assert objective.count(batch) == 3 + 2 + 1 + 6
+
+
+def test_segments_reach_the_model():
+    arch = bert(32, 1, heads=2, vocabulary=VOCABULARY, context=CONTEXT).with_head(Classes(("a", "b"), "first", bias=True))
+    model = initialise(Transformer(arch)).eval()
+    tokens = rows(2, 0).tokens
+    types = np.zeros_like(tokens)
+    types[:, 4:] = 1
+    alike, apart = label_scores(model, Batch(tokens, np.zeros(2, int))), label_scores(model, Batch(tokens, np.zeros(2, int), types=types))
+    torch.testing.assert_close(label_scores(model, Batch(tokens, np.zeros(2, int), types=0 * types)), alike)
+    assert not torch.allclose(alike, apart)
 
 
 @pytest.mark.parametrize("recipe", [AdamW(rate=1e-2), Muon(rate=1e-2)])

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from fledge.arch import Classes
 from fledge.data.batches import Batch as Examples
-from fledge.data.batches import Conversations, LabelledTexts, Pairs, Windows
+from fledge.data.batches import Conversations, Pairs, Windows
 from fledge.data.corpus import Shards
+from fledge.data.framing import Frames, LabelledTexts
 from fledge.data.noise import Denoise, MaskedWords
 from fledge.model import Transformer, initialise
 from fledge.presets import modernbert, qwen3, t5
@@ -450,7 +451,7 @@ def world(objective: str, dtype: str, strict: int = 0) -> tuple[Run, Any, Object
             batches = Denoise(shards, words, words.end_of_text, context, rows, 1, accumulate)
         case "classify":
             arch, judge = replace(arch, head=Classes(("a", "b", "c"))), Classify([1.0, 2.0, 0.5])
-            batches = LabelledTexts(texts, [i % 3 for i in range(20)], words, context, rows, 1, accumulate)
+            batches = LabelledTexts(Frames(texts, words, context, "windows"), np.arange(20) % 3, rows, 1, accumulate)
         case _:
             turns = [Turns(encoded := words.encode(text), [i > 3 for i in range(len(encoded))]) for text in texts]
             batches = Conversations(turns, context, rows, 1, accumulate)

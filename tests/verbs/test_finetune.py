@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import fledge
 
@@ -21,7 +23,7 @@ def test_the_classifier_is_a_folder_with_its_scores(classifier, messages):
     assert facts["data"]["label_column"] == "label"
 
 
-@pytest.mark.parametrize(("train", "moved"), [("head", 0), ("last-block", 1)])
+@pytest.mark.parametrize(("train", "moved"), [("head", 0), ("last-1", 1)])
 def test_only_the_chosen_part_learns(base, messages, tmp_path, train, moved):
     fledge.finetune.classify(str(messages), out=tmp_path / "c", from_=str(base), train=train, balance="rows", epochs=1)
     before, after = trunk(base), trunk(tmp_path / "c")
@@ -36,7 +38,12 @@ def test_classify_says_what_it_found_ends_in_json_and_goes_on(base, messages, tm
     assert said.code == 0
     assert "'text'" in said.err
     assert "'label'" in said.err
-    assert [method["name"] for method in said.json["methods"]] == ["majority vote", "TF-IDF + logistic regression", "this model"]
+    assert [method["name"] for method in said.json["methods"]] == [
+        "majority vote",
+        "TF-IDF + logistic regression",
+        "linear probe",
+        "this model",
+    ]
     again = command(*words, "--threads", 2)
     assert again.code == 0
     assert "This run is finished" in again.err
@@ -61,6 +68,96 @@ def test_a_run_keeps_its_data(base, tmp_path, command, verb):
             assert said.json["validation"]["loss"] > 0
 
 
+def labelled(kind: str, i: int) -> dict[str, Any]:
+    match kind:
+        case "several":
+            has = {"free": i % 2 == 1, "call": i % 3 == 0}
+            return {"text": f"{i} {' '.join(label for label in has if has[label])}", "label": [label for label in has if has[label]]}
+        case "ordinal":
+            return {"text": f"{i} {('poor', 'fine', 'super')[i % 3]}", "label": i % 3 + 1}
+    second = "abcd"[i % 4 if i % 3 else (i + 1) % 4]
+    return {"sentence1": f"{i} {'abcd'[i % 4] * 4}", "sentence2": second * 4, "label": i % 3 > 0}
+
+
+@pytest.mark.parametrize(("kind", "arch"), [("several", "gpt2"), ("ordinal", "t5-small"), ("pairs", "bert-base"), ("pairs", "gpt2")])
+def test_each_kind_of_label_is_learnt_and_opens_in_transformers(kind, arch, tmp_path, command):
+    """Several labels, an order, pairs of texts: the same scores in transformers, and in predict what the folder says."""
+    path = tmp_path / "rows.jsonl"
+    rows = [labelled(kind, i) for i in range(90)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["finetune", "classify", path, "--out", tmp_path / "c", "--arch", arch, "--epochs", 14, "--label-column", "label"]
+    settings = ("arch.width=32", "arch.heads=2", "arch.depth=1", "optimizer.rate=1e-2", "save.patience=0")
+    flags = [*(["--labels", "ordinal"] if kind == "ordinal" else []), *(word for one in settings for word in ("--set", one))]
+    said = command(*words, *flags, "--json")
+    assert said.code == 0, said.err
+    done = said.json
+    assert done["choice"] == {"several": "several", "ordinal": "ordinal", "pairs": "single"}[kind]
+    ours = done["methods"][-1]["score"]
+    assert kind == "pairs" or ours["macro_f1"]["value"] > 0.8
+    assert (ours["kappa"] is not None) == (kind == "ordinal")
+    model = fledge.load(tmp_path / "c")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "c").eval()
+    reader: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "c")
+    row = rows[5]
+    text = (row["sentence1"], row["sentence2"]) if kind == "pairs" else row["text"]
+    read = reader(*([text] if isinstance(text, str) else text), return_tensors="pt", return_token_type_ids=arch == "bert-base")
+    with torch.no_grad():
+        scores = theirs(**read).logits[0]
+    chances = scores.sigmoid() if theirs.config.problem_type == "multi_label_classification" else scores.softmax(-1)
+    found = model.predict(text)
+    assert found["scores"] == pytest.approx(dict(zip(model.arch.labels, chances.tolist(), strict=True)), abs=1e-5)
+    if kind == "several":
+        assert found["labels"] == [label for label, chance in found["scores"].items() if chance >= 0.5]
+    out = command("predict", tmp_path / "c", "--file", path, "--out", tmp_path / "out.csv", "--json")
+    assert out.code == 0, out.err
+    assert out.json["rows"] == 90
+    wrong = ("a", "b") if kind != "pairs" else "a"
+    with pytest.raises(ValueError, match="one text"):
+        model.predict(wrong)
+    measured = command("evaluate", tmp_path / "c", "--on", path, "--label-column", "label", "--json")
+    assert measured.code == 0, measured.err
+
+
+def test_folders_and_test_rows_and_costs(base, tmp_path, command):
+    for label, word in (("ham", "see you"), ("spam", "free prize")):
+        (tmp_path / "texts" / label).mkdir(parents=True)
+        for i in range(30):
+            (tmp_path / "texts" / label / f"{i}.txt").write_text(f"{i} {word}")
+    (tmp_path / "test.csv").write_text(
+        "text,label\n" + "".join(f"{i} {('see you', 'free prize')[i % 2]},{('ham', 'spam')[i % 2]}\n" for i in range(40, 60))
+    )
+    words = ["finetune", "classify", tmp_path / "texts", "--from", base, "--epochs", 6, "--set", "optimizer.rate=2e-2", "--json"]
+    said = command(*words, "--out", tmp_path / "a", "--test", tmp_path / "test.csv", "--cost", "spam=5")
+    assert said.code == 0, said.err
+    assert "20 rows to test on" in said.err
+    assert said.json["methods"][0]["score"]["rows"] == 20
+    first, second = said.json["thresholds"]
+    assert first + second == pytest.approx(1)
+    assert second < 0.5
+    assert fledge.load(tmp_path / "a").facts["thresholds"] == [first, second]
+    again = command(*words, "--out", tmp_path / "a", "--test", tmp_path / "test.csv", "--cost", "spam=5")
+    assert again.json["calibration"]["temperature"] == pytest.approx(said.json["calibration"]["temperature"], rel=1e-3)
+
+
+def test_a_search_tries_rates_and_keeps_the_best(base, messages, tmp_path, command):
+    words = ["finetune", "classify", messages, "--from", base, "--train", "head", "--json"]
+    without = command(*words, "--out", tmp_path / "a", "--search")
+    assert without.code == 2
+    assert "give it --time" in without.err
+    assert not (tmp_path / "a").exists()
+    said = command(*words, "--out", tmp_path / "a", "--search", "--time", "20s")
+    assert said.code == 0, said.err
+    tried = said.json["search"]
+    assert len(tried) == 5
+    assert len({trial["factor"] for trial in tried}) == 3
+    assert said.json["validation"]["macro_f1"] >= max(trial["validation"]["macro_f1"] for trial in tried)
+    assert "What the search tried" in (tmp_path / "a" / "run" / "report.html").read_text()
+    again = command(*words, "--out", tmp_path / "a", "--search", "--time", "20s")
+    assert again.code == 0, again.err
+    assert again.json["search"] == tried
+    assert again.json["validation"] == said.json["validation"]
+
+
 def test_random_weights_need_a_preset(messages, tmp_path, command):
     words = ["finetune", "classify", messages, "--out", tmp_path / "c"]
     nothing = command(*words)
@@ -68,6 +165,9 @@ def test_random_weights_need_a_preset(messages, tmp_path, command):
     assert "--from MODEL" in nothing.err
     random = command(*words, "--arch", "fledge-1m", "--set", "arch.width=32", "--set", "arch.depth=1", "--epochs", 1)
     assert random.code == 0
+
+
+TWICE = "text,label\n" + "".join(f"word {i},{'xy'[i % 2]}\n" for i in range(20))
 
 
 @pytest.mark.parametrize(
@@ -79,8 +179,14 @@ def test_random_weights_need_a_preset(messages, tmp_path, command):
         ("text\na\nb\n", [], "label"),
         ("text,label\n", [], "no rows"),
         (None, [], "does not exist"),
-        ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--train", "tail"], "--train"),
-        ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--from", "/nowhere"], "/nowhere"),
+        ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--train", "tail"], "last-N"),
+        (TWICE, ["--train", "last-9"], "this model has 1 blocks"),
+        (TWICE, ["--cost", "z=3"], "'z' is no label"),
+        (TWICE, ["--cost", "x=-3"], "a cost is a number above 0"),
+        (TWICE, ["--order", "x,z"], "label 'y' of column 'label' is not in --order"),
+        (TWICE, ["--test", "TEST"], "line 2: label 'new' was never seen in training"),
+        ("text,label\na,x\nb,x\nc,y\nd,y\n", [], "cannot be split"),
+        (TWICE, ["--from", "/nowhere"], "/nowhere"),
         ("text,label\na,x\nb,x\nc,y\nd,y\n", ["--time", "abc"], "90s, 30m"),
     ],
 )
@@ -88,6 +194,8 @@ def test_bad_rows_are_one_sentence(base, tmp_path, command, content, flags, word
     path = tmp_path / "rows.csv"
     if content is not None:
         path.write_text(content)
+    (tmp_path / "test.csv").write_text("text,label\nword 1,new\n")
+    flags = [str(tmp_path / "test.csv") if flag == "TEST" else flag for flag in flags]
     said = command("finetune", "classify", path, "--out", tmp_path / "c", *([] if "--from" in flags else ["--from", base]), *flags)
     assert said.code == 2
     assert words in said.err

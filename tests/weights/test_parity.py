@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from fledge.arch import Choice
 from fledge.model import Transformer, with_new_head
 from fledge.model.view import PADDING
 from fledge.weights.families import classifier, family_of
@@ -372,14 +373,22 @@ def test_sentence_embeddings_are_those_of_sentence_transformers(references: Refe
     torch.testing.assert_close(F.normalize(pooled(hidden, document, "mean"), dim=-1), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("case", ["gpt2", "qwen3", "gemma3", "bert", "roberta", "distilbert", "electra", "modernbert", "bart", "t5"])
-def test_a_classifier_made_of_a_model_opens_as_its_familys(case: str, references: References, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("case", "choice"),
+    [
+        ("gpt2", "ordinal"), ("qwen3", "single"), ("gemma3", "several"), ("bert", "ordinal"), ("roberta", "single"),
+        ("distilbert", "several"), ("electra", "single"), ("modernbert", "several"), ("bart", "ordinal"), ("t5", "several"),
+    ],
+)  # fmt: skip
+def test_a_classifier_made_of_a_model_opens_as_its_familys(case: str, choice: Choice, references: References, tmp_path: Path):
     model, _, facts = open_model(references.folder(case))
-    made = with_new_head(model, classifier(model.arch, ["ham", "spam"], facts["names"]), seed=1).eval()
+    made = with_new_head(model, classifier(model.arch, ["ham", "spam"], choice, facts["names"]), seed=1).eval()
     save_model(tmp_path, made, TOKENIZER, None, facts, None, "# tiny")
     theirs: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert theirs.config.model_type == references.theirs(case).config.model_type
     assert theirs.config.id2label == {0: "ham", 1: "spam"}
+    assert theirs.config.problem_type == ("multi_label_classification" if choice == "several" else "single_label_classification")
+    assert open_model(tmp_path)[0].arch.choice == choice
     ids = tokens()
     if case in ("bart", "t5"):
         ids = ends(f"{case} classes", ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -245,8 +245,9 @@ class Evaluated:
 
     def _differences(self) -> list[Content]:
         shots = any(one.shots is not None for one in self.differences)
+        known = brief({name for one in self.differences for name in (one.first, one.second)})
         rows = [
-            (f"{one.first} less {one.second}", one.measure, *((one.shots,) if shots else ()), interval_of(one), one.verdict)
+            (f"{known[one.first]} less {known[one.second]}", one.measure, *((one.shots,) if shots else ()), interval_of(one), one.verdict)
             for one in self.differences
         ]
         columns = ("models", "measure", *(("shots",) if shots else ()), "difference (95 %)", "verdict")
@@ -301,6 +302,17 @@ class Evaluated:
             for sample in self.samples
         ]
         return [Examples("Beginnings of held-out texts, gone on with", shown)] if shown else []
+
+
+def brief(names: Collection[str]) -> dict[str, str]:
+    """Paths by as many of their last parts as tell all of them apart.
+
+    >>> sorted(brief({"runs/a/base", "runs/b/base"}).values())
+    ['a/base', 'b/base']
+    """
+    most = max((len(Path(name).parts) for name in names), default=1)
+    tails = ({name: "/".join(Path(name).parts[-count:]) for name in names} for count in range(1, most + 1))
+    return next((tail for tail in tails if len(set(tail.values())) == len(names)), dict(zip(names, names, strict=True)))
 
 
 def tabled(caption: str, columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> Table:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fledge.arch import Arch, Classes, Transform, Words
+from fledge.arch import Arch, Choice, Classes, Reads, Transform, Words
 from fledge.arch.record import did_you_mean
 from fledge.weights.families import gpt2, modernbert, own, t5
 from fledge.weights.families.bart import Bart, Marian
@@ -75,12 +75,16 @@ def family_name(arch: Arch, preferred: str | None = None) -> str:
     return next((name for name in names if FAMILIES[name] is not own and expresses(FAMILIES[name], arch)), "fledge")
 
 
-def classifier(arch: Arch, labels: Sequence[str], preferred: str | None = None) -> Classes:
-    """The head that its family, the preferred one first, gives to a classifier of these labels; a plain one where none has any."""
+def classifier(arch: Arch, labels: Sequence[str], choice: Choice = "single", preferred: str | None = None) -> Classes:
+    """The head that its family, the preferred one first, gives to a classifier of these labels; a plain one where none has any.
+
+    Of what a family can read it reads the mean, for pretraining has taught the first token of a text nothing.
+    """
     pretrained = arch.head.transform if isinstance(arch.head, Words) else None
     transforms = [pretrained, *(Transform(name) for name in ("tanh", "relu", "gelu"))]
-    heads = [Classes(tuple(labels))]
-    heads += [Classes(tuple(labels), reads, transform, bias=True) for transform in transforms for reads in ("first", "last") if transform]
+    every: tuple[Reads, ...] = ("mean", "first", "last")
+    heads = [Classes(tuple(labels), choice=choice)]
+    heads += [Classes(tuple(labels), reads, each, bias=True, choice=choice) for each in transforms for reads in every if each]
     named = [(family_name(arch.with_head(head), preferred), head) for head in heads]
     found = [head for name, head in named if name == preferred] + [head for name, head in named if name != "fledge"]
     return (found or heads)[0]

@@ -10,9 +10,9 @@ from fledge.weights.families.fields import (
     activation_name,
     architecture,
     both,
+    classes,
     dense,
     label_fields,
-    labels,
     need,
     refuse,
     typed,
@@ -66,7 +66,7 @@ class Bart:
         """Only the tensors tell whether the scores of words have a bias."""
         name = architecture(config)
         if name == self.classifier:
-            return Classes(labels(config, default=3), "last", Transform("tanh"), bias=True)
+            return classes(config, "last", Transform("tanh"), bias=True, default=3)
         if name in (self.words, "") or name.endswith("Model"):
             return Words(bias="final_logits_bias" in names)
         raise ValueError(f"config.json: architectures is {name}, but fledge opens {self.words} and {self.classifier}")
@@ -77,8 +77,8 @@ class Bart:
         match given.head:
             case Words():
                 named: dict[str, Any] = {"architectures": [self.words]}
-            case Classes(names):
-                named = {"architectures": [self.classifier], **label_fields(names)}
+            case Classes() as labels:
+                named = {"architectures": [self.classifier], **label_fields(labels)}
             case _:
                 raise ValueError("the family scores words or labels")
         counts = {}

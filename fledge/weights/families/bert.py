@@ -25,11 +25,11 @@ from fledge.weights.families.fields import (
     activation,
     activation_name,
     architecture,
+    classes,
     dense,
     divided,
     eps,
     label_fields,
-    labels,
     need,
     only,
     refuse,
@@ -83,7 +83,7 @@ class Bert:
         if name.endswith(("ForMaskedLM", "ForPreTraining")):
             return Words(bias=True, transform=Transform(act, norm))
         if name.endswith("ForSequenceClassification"):
-            return Classes(labels(config), "first", Transform(self.pooled), bias=True)
+            return classes(config, "first", Transform(self.pooled), bias=True)
         if name.endswith("Model") or not name:
             return Hidden(Transform("tanh") if "pooler.dense.weight" in names else None)
         raise ValueError(
@@ -274,8 +274,8 @@ def head_fields(given: Head, prefix: str, words: str) -> dict[str, Any]:
     match given:
         case Words():
             return {"architectures": [prefix + words]}
-        case Classes(names):
-            return {"architectures": [prefix + "ForSequenceClassification"], **label_fields(names)}
+        case Classes() as labels:
+            return {"architectures": [prefix + "ForSequenceClassification"], **label_fields(labels)}
         case Replaced():
             return {"architectures": [prefix + "ForPreTraining"]}
         case Hidden():

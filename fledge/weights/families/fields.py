@@ -10,15 +10,18 @@ from fledge.arch import (
     Attention,
     Block,
     ByWavelength,
+    Choice,
     Classes,
     Head,
     Interpolated,
     LongRope,
     Mlp,
     Norm,
+    Reads,
     Rope,
     Stack,
     Stretch,
+    Transform,
     Words,
     Yarn,
 )
@@ -91,10 +94,27 @@ def architecture(config: Mapping[str, Any]) -> str:
     return str((typed(config, "architectures", [], list) or [""])[0])
 
 
-def labels(config: Mapping[str, Any], default: int = 2) -> tuple[str, ...]:
-    """The labels of a classifier that is trained on one label a text."""
-    if config.get("problem_type") not in (None, "single_label_classification"):
-        raise ValueError(f"config.json: problem_type is {config['problem_type']!r}, but fledge classifies with single_label_classification")
+PROBLEMS: dict[Choice, str] = {
+    "single": "single_label_classification",
+    "several": "multi_label_classification",
+    "ordinal": "single_label_classification",  # for transformers, which knows no order; `ORDERED` tells it
+}
+ORDERED = "labels_are_ordered"
+
+
+def classes(
+    config: Mapping[str, Any], reads: Reads = "last", transform: Transform | None = None, bias: bool = False, default: int = 2
+) -> Classes:
+    """The head of a classifier, of `default` labels where none are named. Raises `ValueError` for a regression."""
+    problem = config.get("problem_type") or PROBLEMS["single"]
+    if problem not in PROBLEMS.values():
+        raise ValueError(f"config.json: problem_type is {problem!r}, but fledge opens {' and '.join(dict.fromkeys(PROBLEMS.values()))}")
+    choice: Choice = "several" if problem == PROBLEMS["several"] else "ordinal" if typed(config, ORDERED, False, bool) else "single"
+    return Classes(labels(config, default), reads, transform, bias, choice)
+
+
+def labels(config: Mapping[str, Any], default: int) -> tuple[str, ...]:
+    """The labels that config.json names, in their order."""
     names = typed(config, "id2label", {str(i): f"LABEL_{i}" for i in range(typed(config, "num_labels", default, int))}, dict)
     if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
         raise ValueError(f"config.json: id2label numbers its labels {', '.join(names)}, but they must run from 0 to {len(names) - 1}")
@@ -105,7 +125,7 @@ def head(config: Mapping[str, Any], tied: bool, soft_cap: float | None = None) -
     """Of a decoder: a classifier's labels where `architectures` says so, else scores for words; `tied` is the family's default."""
     name = architecture(config)
     if name.endswith("ForSequenceClassification"):
-        return Classes(labels(config))
+        return classes(config)
     if name and not name.endswith(("LMHeadModel", "ForCausalLM", "Model")):
         raise ValueError(f"config.json: architectures is {name}, but fledge opens language models and ...ForSequenceClassification")
     return Words(typed(config, "tie_word_embeddings", tied, bool), soft_cap=soft_cap)
@@ -116,17 +136,19 @@ def head_fields(given: Head, language_model: str, classifier: str) -> dict[str, 
     match given:
         case Words(tied):
             return {"architectures": [language_model], "tie_word_embeddings": tied}
-        case Classes(names):
-            return {"architectures": [classifier], **label_fields(names), "tie_word_embeddings": False}
+        case Classes() as labels:
+            return {"architectures": [classifier], **label_fields(labels), "tie_word_embeddings": False}
     raise ValueError(f"{language_model} has no head of kind {type(given).__name__}")
 
 
-def label_fields(names: tuple[str, ...]) -> dict[str, Any]:
+def label_fields(given: Classes) -> dict[str, Any]:
+    """The inverse of `classes`, but for what the head does before its last map."""
     return {
-        "id2label": {str(i): label for i, label in enumerate(names)},
-        "label2id": {label: i for i, label in enumerate(names)},
-        "num_labels": len(names),
-        "problem_type": "single_label_classification",
+        "id2label": {str(i): label for i, label in enumerate(given.labels)},
+        "label2id": {label: i for i, label in enumerate(given.labels)},
+        "num_labels": len(given.labels),
+        "problem_type": PROBLEMS[given.choice],
+        **({ORDERED: True} if given.choice == "ordinal" else {}),
     }
 
 

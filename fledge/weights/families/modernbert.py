@@ -10,10 +10,10 @@ from fledge.weights.families.fields import (
     activation,
     activation_name,
     architecture,
+    classes,
     dense,
     divided,
     eps,
-    labels,
     need,
     only,
     rope_fields,
@@ -68,7 +68,7 @@ def _head(config: Mapping[str, Any], norm: Norm) -> Head:
         return Words(typed(config, "tie_word_embeddings", True, bool), typed(config, "decoder_bias", True, bool), transform=transform)
     if name.endswith("ForSequenceClassification"):
         reads = "mean" if typed(config, "classifier_pooling", "cls", str) == "mean" else "first"
-        return Classes(labels(config), reads, transform, bias=True)
+        return classes(config, reads, transform, bias=True)
     if name.endswith("Model") or not name:
         return Hidden()
     raise ValueError(f"config.json: architectures is {name}, but fledge opens ...ForMaskedLM, ...ForSequenceClassification and ...Model")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fledge.arch import Activation, Arch, Attention, Block, Classes, DistanceBias, Head, Mlp, RmsNorm, Stack, Transform, Words
-from fledge.weights.families.fields import ACTIVATIONS, architecture, both, dense, eps, label_fields, labels, need, typed
+from fledge.weights.families.fields import ACTIVATIONS, architecture, both, classes, dense, eps, label_fields, need, typed
 from fledge.weights.rules import Rule, linear, normed, rule
 
 BODY = ""
@@ -52,7 +52,7 @@ def _feed_forward(said: str) -> tuple[Activation, bool]:
 def _head(config: Mapping[str, Any], names: Collection[str]) -> Head:
     """transformers 5 says of every T5 that it is tied; whether the head is another matrix its file tells."""
     if architecture(config) == CLASSIFIER:
-        return Classes(labels(config), "last", Transform("tanh"), bias=True)
+        return classes(config, "last", Transform("tanh"), bias=True)
     if architecture(config) not in (WORDS, "T5WithLMHeadModel", "T5Model", ""):
         raise ValueError(f"config.json: architectures is {architecture(config)}, but fledge opens {WORDS} and {CLASSIFIER}")
     said = typed(config, "tie_word_embeddings", True, bool)
@@ -70,8 +70,8 @@ def config(given: Arch) -> dict[str, Any]:
     match given.head:
         case Words(tied, scale=scale):
             named = {"architectures": [WORDS], "tie_word_embeddings": tied, "scale_decoder_outputs": scale != 1}
-        case Classes(names):
-            named = {"architectures": [CLASSIFIER], **label_fields(names), "classifier_dropout": given.dropout}
+        case Classes() as labels:
+            named = {"architectures": [CLASSIFIER], **label_fields(labels), "classifier_dropout": given.dropout}
         case _:
             raise ValueError("the family scores words or labels")
     return {
