@@ -99,7 +99,7 @@ class Backend:
     def _request(self, context: str, settings: dict[str, Any]) -> Request:
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
-        told = normalize_gen_kwargs(settings, LONGEST)
+        told: dict[str, Any] = dict(normalize_gen_kwargs(settings, LONGEST))
         most = min(int(told["max_gen_toks"]), self.model.arch.context - 1)
         stops = [stop for stop in handle_stop_sequences(told.get("until"), eos=None) if stop]
         tokens = self._encoded(context)[-(self.model.arch.context - most) :] or [self.first]
@@ -235,7 +235,8 @@ def run(backend: Any, tasks: Any) -> dict[str, Any]:
     from lm_eval import evaluator
     from lm_eval.api import task
 
-    task.tqdm = lambda items, **_: items  # its bars would stand between ours
+    progress: Any = task
+    progress.tqdm = lambda items, **_: items  # its bars would stand between ours
     found = evaluator.evaluate(lm=backend, task_dict=tasks, bootstrap_iters=BOOTSTRAP, log_samples=True)
     assert found is not None
     return dict(found)

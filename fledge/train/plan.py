@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +43,11 @@ DRIFT = 0.05  # of the steps left: the least change of speed that changes the pl
 CONTEXT = 256  # tokens of a row, where no shape says how many its positions are made for
 FEWEST_STEPS = 40  # below this nothing is learned
 
-# Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, form and exponents of Hoffmann et
+# Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, form and one exponent of Hoffmann et
 # al., 2022, arXiv:2203.15556; and for the share that can be copied C / D^c - G, for to copy is learned later, and then gains G.
 # Laid through runs on four texts: docs/decisions/0011-what-the-plan-expects.md.
-E, A, ALPHA, B, BETA = 0.776, 16.4, 0.34, 4.21, 0.28
-GAIN, COPYING, GAMMA = 2.34, 69_600.0, 0.7
+E, A, ALPHA, B, BETA = 0.943, 5_460.0, 0.859, 2.757, 0.28
+GAIN, COPYING, GAMMA = 2.817, 12_950.0, 0.578
 MOST_COPIED = 0.2  # no text was measured of which more can be
 REPEATS_WORTH = 15.4  # epochs after which repeating is worth nothing more: Muennighoff et al., 2023, arXiv:2305.16264
 
@@ -241,7 +241,7 @@ def _with(
 ) -> Proposal:  # fmt: skip
     per_second = speed.tokens_per_second(arch, context)
     reads = per_second * seconds
-    batch = batch or Batch(rows_for(reads, context), 1, context)
+    batch = batch or in_parts(arch, Batch(rows_for(reads, context), 1, context))
     steps = max(1, int(reads / batch.tokens))
     bits = expected_bits(parameter_count(arch), max(1.0, reads * bytes_per_token), tokens * bytes_per_token, difficulty)
     schedule = Stable(warmup=min(100, max(1, steps // 30)), decay=0.5)
@@ -253,6 +253,13 @@ def rows_for(reads: float, context: int) -> int:
     """Rows a step: about 1,500 steps, and from 2,048 to 524,288 tokens each; one at least for each process."""
     tokens = min(524_288, max(2_048, 2 ** round(math.log2(max(1.0, reads / 1_500)))))
     return max(ranks(), tokens // context)
+
+
+def in_parts(arch: Arch, batch: Batch) -> Batch:
+    """The same step in as many parts one after the other as the free memory asks for."""
+    while batch.rows % (2 * ranks()) == 0 and training_bytes(arch, batch) > free_memory():
+        batch = replace(batch, rows=batch.rows // 2, accumulate=2 * batch.accumulate)
+    return batch
 
 
 def optimizer_for(arch: Arch) -> Muon:
