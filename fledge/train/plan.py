@@ -258,6 +258,18 @@ def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
             return AdamW(rate=5e-5, weight_decay=0.01)
 
 
+def adapter_optimizer(pretrained: AdamW | Muon | None) -> AdamW:
+    """AdamW at the rate of fine-tuning the whole model times ten (Schulman et al., 2025, thinkingmachines.ai/blog/lora), no decay.
+
+    A model that Muon pretrained has met larger steps: its adapters learn at the rate that its other parameters were pretrained with.
+    """
+    match finetuning_optimizer(pretrained):
+        case Muon(adamw_rate=rate):
+            return AdamW(rate=1.5 * rate, weight_decay=0.0)
+        case AdamW(rate=rate):
+            return AdamW(rate=min(10 * rate, 5e-3), weight_decay=0.0)
+
+
 def training_bytes(arch: Arch, batch: Batch) -> int:
     """Memory of a training step in fp32: weights, gradients, two moments, the copy of all but the gradients that is being saved, and about
     34 values a token, layer and width for backward."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from fledge.adapt.settings import Lora
 from fledge.arch import Arch, Classes
 from fledge.arch.record import differences, from_json, to_json
 
@@ -309,8 +310,11 @@ class Run:
     save: Save = field(default_factory=Save)
     machine: Machine = field(default_factory=Machine)
     guard: Guard = field(default_factory=Guard)
+    adapter: Lora | None = None
 
     def __post_init__(self):
+        if self.adapter is not None and self.machine.tensor > 1:
+            raise ValueError(f"machine.tensor is {self.machine.tensor}, but an adapter's layers are not shared: leave it at 1")
         if self.batch.context > self.arch.context:
             raise ValueError(
                 f"batch.context {self.batch.context:,}, but the model takes {self.arch.context:,} tokens: "
@@ -405,4 +409,4 @@ def _share(record, *names: str) -> None:
             raise ValueError(f"{name} is {getattr(record, name)}, but a share lies from 0 to 1")
 
 
-assert [f.name for f in fields(Run)] == ["arch", "data", "batch", "optimizer", "schedule", "plan", "save", "machine", "guard"]
+assert [f.name for f in fields(Run)] == ["arch", "data", "batch", "optimizer", "schedule", "plan", "save", "machine", "guard", "adapter"]

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fledge.adapt.low import is_adapted, trained
 from fledge.arch import Arch
 from fledge.data.batches import Batch
 from fledge.model import Transformer
@@ -61,7 +62,8 @@ class Result:
 class Snapshot:
     """A copy in CPU memory of where training stood after `step` steps, as it lies on this rank: nothing that follows changes it.
 
-    `whole` are the weights of the whole model, on rank 0 alone and only where they are asked for.
+    `weights` are those of the model, or of its adapter where it has one; `whole` are they of all ranks together, on rank 0 alone and
+    only where they are asked for.
     """
 
     step: int
@@ -77,7 +79,7 @@ class Snapshot:
         spread = spread_of(state.model)
         weights, optimizer = (
             {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-            for tensors in (spread.held(state.model), state.optimizer.tensors())
+            for tensors in (kept(state.model), state.optimizer.tensors())
         )
         whole = spread.whole(weights) if with_whole else None
         return cls(state.step, state.model.arch, weights, optimizer, facts, spread, whole)
@@ -90,6 +92,12 @@ class Snapshot:
             model = Transformer(self.arch)
         model.load_state_dict(self.whole, assign=True)
         return model.eval()
+
+
+def kept(model: Transformer) -> dict[str, Tensor]:
+    """What a checkpoint holds of a model: the part of each parameter that lies here, of an adapted one's only those that are trained."""
+    held, learns = spread_of(model).held(model), trained(model)
+    return {name: tensor for name, tensor in held.items() if name in learns} if is_adapted(model) else held
 
 
 def validate(model: Transformer, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
@@ -190,7 +198,7 @@ def train(
             diary.log(str(end))
             raise
         except OSError as failure:
-            needed = checkpoint.bytes_of(spread.held(state.model), state.optimizer.tensors())
+            needed = checkpoint.bytes_of(kept(state.model), state.optimizer.tensors())
             refused = checkpoint.refusal(failure, needed, place)
             with suppress(OSError):  # it may be this very file that does not get longer
                 diary.log(str(refused))

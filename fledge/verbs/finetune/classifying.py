@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fledge.arch.record import to_json
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
+from fledge.verbs.finetune.adapting import Rank, adapting, refuse_adapter_of_nothing, trainee, writer_for
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import classified_page
@@ -18,7 +19,6 @@ from fledge.verbs.session import (
     AFTER,
     Column,
     Duration,
-    ModelWriter,
     Name,
     Parent,
     Place,
@@ -96,6 +96,7 @@ def classify(
     out: Place,
     from_: Name | None = None,
     arch: PresetName | None = None,
+    lora: Rank | None = None,
     text_column: Column | None = None,
     label_column: Column | None = None,
     train: Trained = "all",
@@ -117,6 +118,7 @@ def classify(
         out: the classifier's folder.
         from_: the pretrained model to start from.
         arch: instead of one: a preset with random weights, over bytes.
+        lora: train an adapter of this rank beside the frozen model (--set adapter.targets, .alpha, .ranks, .dora, .frozen).
         text_column: the column of the texts; guessed and said when not given.
         label_column: the column of the labels; guessed and said when not given.
         train: which weights learn: all, last-block (with the final norm and the head) or head.
@@ -139,6 +141,9 @@ def classify(
         raise ValueError("say what to start from: either --from MODEL for a pretrained model, or --arch PRESET for random weights")
     refuse_unknown(train, Trained, "--train")
     refuse_unknown(balance, Balance, "--balance")
+    refuse_adapter_of_nothing(lora, from_)
+    if lora is not None and train != "all":
+        raise ValueError(f"--train {train} and --lora both choose what learns: give one of them")
     begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
     from fledge.data import labelled
@@ -149,7 +154,7 @@ def classify(
         terminal.say(f"  {line}")
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     parent = open_parent(from_) if from_ is not None else fresh_parent(str(arch), settings, seed)
-    job = ClassifierJob(tuple(labelled.split(whole, seed=seed)), parent, train, balance, epochs, seconds)
+    job = ClassifierJob(tuple(labelled.split(whole, seed=seed)), parent, train, balance, epochs, seconds, lora)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
@@ -163,6 +168,7 @@ class ClassifierJob:
     balance: Balance = "labels"
     epochs: int = 4
     seconds: float | None = None
+    lora: int | None = None
 
     def run(
         self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
@@ -204,6 +210,7 @@ class ClassifierJob:
         trunk = self.parent.with_arch(replace(run.arch, head=self.parent.arch.head)).network
         model = with_new_head(trunk, run.arch.head, machine.seed)
         freeze(model, self.train)
+        model = trainee(model, run, self.parent)
         rivals = self.rivals(test)
         if begun is None and self.seconds is not None:
             run = within(self.seconds, AFTER * self.seconds, started, run, model, objective, batches.batch_at)
@@ -213,7 +220,7 @@ class ClassifierJob:
             "rows": len(training.texts),
             "labels": ", ".join(names),
         }
-        writer = ModelWriter(out, tokenizer, run, data=facts, parent=self.parent, more={"reads": run.batch.context})
+        writer = writer_for(out, tokenizer, run, self.parent, data=facts, more={"reads": run.batch.context})
         with watched("Classifier", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=evaluate, best_of=badness, export=writer.export,
@@ -255,7 +262,7 @@ class ClassifierJob:
             arch, data, Batch(16, 1, context), finetuning_optimizer(self.parent.optimizer),
             Stable(min(50, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(evaluate=max(1, per_epoch // 2), patience=4), machine,
         )  # fmt: skip
-        return applied(run, settings)
+        return applied(adapting(run, self.lora, self.parent), settings)
 
     def predicted(self, model, rows: Labelled, context: int) -> np.ndarray:
         from fledge.evaluation.classifier import probabilities

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
+from fledge.verbs.finetune.adapting import Rank, adapting, trainee, writer_for
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import instructed_page
 from fledge.verbs.session import (
     AFTER,
     Duration,
-    ModelWriter,
     Name,
     Parent,
     Place,
@@ -87,6 +87,7 @@ def instruct(
     *,
     out: Place,
     from_: Name,
+    lora: Rank | None = None,
     format: Format | None = None,
     everything: bool = False,
     validation: float = 0.1,
@@ -106,6 +107,7 @@ def instruct(
         data: .json or .jsonl (also .csv, .parquet, .gz/.zst) with instruction/input/output, messages, or prompt/completion.
         out: the assistant's folder.
         from_: the pretrained model to start from.
+        lora: train an adapter of this rank beside the frozen model (--set adapter.targets, .alpha, .ranks, .dora, .frozen).
         format: how turns are written: chatml, llama3, alpaca or plain; by default chatml where the tokenizer has its tokens, else alpaca.
         everything: train on the questions too, not on the answers alone.
         validation: the share of conversations held out.
@@ -138,7 +140,7 @@ def instruct(
     if not held_out:
         raise ValueError(f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more of them")
     parent = open_writer(from_)
-    job = InstructJob(training, held_out, parent, format or default_format(parent), everything, epochs, seconds)
+    job = InstructJob(training, held_out, parent, format or default_format(parent), everything, epochs, seconds, lora=lora)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
@@ -159,6 +161,7 @@ class InstructJob:
     epochs: int = 3
     seconds: float | None = None
     more: dict[str, Any] | None = None
+    lora: int | None = None
 
     def run(
         self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
@@ -178,7 +181,7 @@ class InstructJob:
         begun = begun_run(out, asked)
         run = begun or self.planned(turns, machine, settings)
         refuse_other_data(out, run, fingerprint([c.messages for c in self.training]))
-        model = self.parent.with_arch(run.arch).network
+        model = trainee(self.parent.with_arch(run.arch).network, run, self.parent)
         for line in lint(self.training, turns, run.batch.context, form.stop_tokens(tokenizer)).said():
             terminal.say(f"  {line}")
         batches = Conversations(turns, run.batch.context, run.batch.rows, machine.seed, run.batch.accumulate)
@@ -192,7 +195,7 @@ class InstructJob:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
         data = {"conversations": len(batches.kept), "held out": len(self.held_out), "format": self.format}
-        writer = ModelWriter(out, tokenizer, run, data=data, parent=self.parent, chat=self.format, generation=ANSWERING, more=self.more)
+        writer = writer_for(out, tokenizer, run, self.parent, data=data, chat=self.format, generation=ANSWERING, more=self.more)
         with watched("Assistant", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
@@ -227,7 +230,7 @@ class InstructJob:
             finetuning_optimizer(self.parent.optimizer),
             Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(patience=3), machine,
         )  # fmt: skip
-        return applied(run, settings)
+        return applied(adapting(run, self.lora, self.parent), settings)
 
     def answers(self, form, run: Run) -> list:
         """The held-out conversations as batches whose labels are the answers."""
