@@ -43,6 +43,7 @@ app.command(finetune)
 finetune.command(verbs.finetune.classify)
 finetune.command(verbs.finetune.instruct)
 finetune.command(verbs.finetune.pairs)
+finetune.command(verbs.finetune.prefer)
 # in the order of a model's life
 app.command(verbs.demo, sort_key=0)
 app.command(verbs.prepare, sort_key=1)

@@ -28,6 +28,7 @@ def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
         "finetune classify",
         "finetune instruct",
         "finetune pairs",
+        "finetune prefer",
         "evaluate",
         "generate",
         "chat",

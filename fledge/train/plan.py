@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -268,6 +268,15 @@ def adapter_optimizer(pretrained: AdamW | Muon | None) -> AdamW:
             return AdamW(rate=1.5 * rate, weight_decay=0.0)
         case AdamW(rate=rate):
             return AdamW(rate=min(10 * rate, 5e-3), weight_decay=0.0)
+
+
+def gentle(recipe: AdamW | Muon, share: float = 0.1) -> AdamW | Muon:
+    """The same at a share of its rates: what is learned from preferences and rewards moves a model that can already answer a little."""
+    match recipe:
+        case Muon(rate=rate, adamw_rate=other):
+            return replace(recipe, rate=share * rate, adamw_rate=share * other)
+        case AdamW(rate=rate):
+            return replace(recipe, rate=share * rate)
 
 
 def training_bytes(arch: Arch, batch: Batch) -> int:

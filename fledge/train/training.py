@@ -101,21 +101,24 @@ def kept(model: Transformer) -> dict[str, Tensor]:
 
 
 def validate(model: Transformer, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
-    """The mean loss over `batches` with drop-out off, in nats over what the objective counts."""
+    """The mean loss over `batches` with drop-out off, in nats over what the objective counts, and what else it tells."""
     spread, total, count = spread_of(model), 0.0, 0.0
+    told: dict[str, float] = {}
     model.eval()
     with torch.no_grad(), precision(machine):
         for batch in batches:
             own = batch.share(*spread.data)
             loss = float(objective(model, batch if own is None else own))  # with no row of its own a rank keeps the others company
+            share = objective.told() if own is not None else dict.fromkeys(objective.told(), 0.0)
+            told = {name: told.get(name, 0.0) + value for name, value in share.items()}
             if own is not None:
                 total += loss
                 count += objective.count(own)
             spread.alive("validating")
-    total, count = spread.sums(total, count)
+    total, count, *others = spread.sums(total, count, *told.values())
     if not count:
         raise ValueError("nothing to validate on: give more text, or a larger share of it to validation")
-    return {"loss": total / count}
+    return {"loss": total / count, **{name: value / count for name, value in zip(told, others, strict=True)}}
 
 
 def train(
@@ -264,7 +267,7 @@ class Diary:
         bits = {"bits_per_byte": state.loss / math.log(2) / self.bytes_per_token} if self.bytes_per_token else {}
         speed = (state.tokens - self.tokens) / max(1e-9, time.monotonic() - self.mark)
         facts = {
-            "loss": state.loss, **bits, "gradient_norm": state.norm, "learning_rate": state.rate,
+            "loss": state.loss, **bits, **state.told, "gradient_norm": state.norm, "learning_rate": state.rate,
             "tokens_per_second": round(speed, 1), **self.meter.facts(state, speed),
         }  # fmt: skip
         self.line(state, facts)

@@ -3,5 +3,6 @@
 from fledge.verbs.finetune.classifying import classify
 from fledge.verbs.finetune.instructing import instruct
 from fledge.verbs.finetune.pairing import pairs
+from fledge.verbs.finetune.preferring import prefer
 
-__all__ = ["classify", "instruct", "pairs"]
+__all__ = ["classify", "instruct", "pairs", "prefer"]

@@ -39,6 +39,7 @@ from fledge.verbs.session import (
 if TYPE_CHECKING:
     from fledge.data.instructions import Conversation
     from fledge.model import Transformer
+    from fledge.text import Tokenizer
     from fledge.train.run import Machine, Run
 
 Format = Literal["chatml", "llama3", "alpaca", "plain"]
@@ -240,14 +241,17 @@ class InstructJob:
         return list(Conversations(tokenized(self.held_out, form, self.parent.tokenizer), run.batch.context, run.batch.rows).in_order())
 
     def examples(self, model: Transformer, chat: str | None) -> list[str]:
-        """What the model says to the first held-out questions as `chat` would: in the chat format, or after the bare question."""
-        from fledge.verbs.model import Model
+        return said_to([conversation.prompt for conversation in self.held_out[:EXAMPLES]], model, self.parent.tokenizer, chat)
 
-        speaker = Model(model, self.parent.tokenizer, {"chat": chat, "generation": ANSWERING})
-        questions = [conversation.prompt for conversation in self.held_out[:EXAMPLES]]
-        ask: Callable[[str], str] = (
-            (lambda q: speaker.chat([{"role": "user", "content": q}], max_tokens=60, seed=0))
-            if chat is not None
-            else (lambda q: speaker.generate(f"{q}\n\n", max_tokens=60, seed=0))
-        )
-        return [ask(question) for question in questions]
+
+def said_to(questions: Sequence[str], model: Transformer, tokenizer: Tokenizer, chat: str | None) -> list[str]:
+    """What the model says to questions as `chat` would: in the chat format, or after the bare question."""
+    from fledge.verbs.model import Model
+
+    speaker = Model(model, tokenizer, {"chat": chat, "generation": ANSWERING})
+    ask: Callable[[str], str] = (
+        (lambda q: speaker.chat([{"role": "user", "content": q}], max_tokens=60, seed=0))
+        if chat is not None
+        else (lambda q: speaker.generate(f"{q}\n\n", max_tokens=60, seed=0))
+    )
+    return [ask(question) for question in questions]
