@@ -44,6 +44,8 @@ finetune.command(verbs.finetune.classify)
 finetune.command(verbs.finetune.instruct)
 finetune.command(verbs.finetune.pairs)
 finetune.command(verbs.finetune.prefer)
+finetune.command(verbs.finetune.reward)
+finetune.command(verbs.finetune.distill)
 # in the order of a model's life
 app.command(verbs.demo, sort_key=0)
 app.command(verbs.prepare, sort_key=1)

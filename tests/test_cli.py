@@ -29,6 +29,8 @@ def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
         "finetune instruct",
         "finetune pairs",
         "finetune prefer",
+        "finetune reward",
+        "finetune distill",
         "evaluate",
         "generate",
         "chat",

@@ -14,7 +14,7 @@ from fledge.data.batches import IGNORED, Batch, Compared, Source
 from fledge.model import Transformer
 from fledge.model.head import Words, cross_entropy
 from fledge.model.transformer import refuse_beyond
-from fledge.train.run import Preference
+from fledge.train.run import Distillation, Preference, Reward
 
 CHUNK = 1024  # tokens whose scores exist at once
 MULTIPLE = 64  # of the rows of such a product, so that any number of labels comes in few shapes
@@ -126,6 +126,74 @@ class Prefer(Objective):
         self.tally.add(reward_accuracy=(margins > 0).sum(), reward_margin=margins.detach().sum(), chosen_loss=chosen.detach().sum())
         loss = -(1 - goal.smoothing) * F.logsigmoid(margins) - goal.smoothing * F.logsigmoid(-margins)
         return (loss + goal.sft * chosen if goal.sft else loss).sum()
+
+
+class Distil(Objective):
+    """A teacher's distribution at each label, and the label: `share · T² KL(teacher ‖ model) + (1 - share) · cross-entropy`, summed.
+
+    Hinton et al., 2015, arXiv:1503.02531, section 2, both softmaxes at the temperature T of `goal`. Told are both parts. Where one
+    vocabulary is padded further than the other, they are compared as far as both go.
+    """
+
+    def __init__(self, goal: Distillation, teacher: Transformer):
+        self.goal, self.teacher, self.tally = goal, teacher, Tally()
+
+    def count(self, batch: Batch) -> int:
+        return int(np.count_nonzero(batch.labels != IGNORED))
+
+    def told(self) -> dict[str, float]:
+        return self.tally.taken()
+
+    def __call__(self, model: Transformer, batch: Batch) -> Tensor:
+        goal, words = self.goal, min(model.arch.vocabulary, self.teacher.arch.vocabulary)
+        hidden, labels = labelled_states(model, batch)
+        with torch.no_grad():
+            theirs, _ = labelled_states(self.teacher, batch)
+
+        def scored(hidden: Tensor, theirs: Tensor, labels: Tensor) -> Tensor:
+            scores, taught = (one.head(states)[:, :words] for one, states in ((model, hidden), (self.teacher, theirs)))
+            exact = torch.promote_types(scores.dtype, torch.float32)
+            cool, aim = ((part.to(exact) / goal.temperature).log_softmax(-1) for part in (scores, taught))
+            divergence = goal.temperature**2 * F.kl_div(cool, aim, reduction="sum", log_target=True)
+            return torch.stack((divergence, F.cross_entropy(scores.to(exact), labels, reduction="sum")))
+
+        parts = zip(hidden.split(CHUNK), theirs.split(CHUNK), labels.split(CHUNK), strict=True)
+        divergence, words_loss = torch.stack([again_backward(scored, *part) for part in parts]).sum(0)
+        self.tally.add(divergence=divergence.detach(), words=words_loss.detach())
+        loss = goal.share * divergence + (1 - goal.share) * words_loss
+        return loss + len(labels) * model.balancing_loss() if model.training else loss
+
+
+class Reinforce(Objective):
+    """Group-relative policy optimisation on answers that the model has just given, summed over answers (GRPO).
+
+    Shao et al., 2024, arXiv:2402.03300, eq. 3 with one update for each batch, so that the ratio is 1 and clips nothing: the mean over an
+    answer's tokens of `-advantage · π / π_now`, and `kl` times the divergence from `reference` (eq. 4). Told is the mean reward.
+    """
+
+    def __init__(self, goal: Reward, reference: Transformer | None = None):
+        self.goal, self.reference, self.tally = goal, reference, Tally()
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.tokens)
+
+    def told(self) -> dict[str, float]:
+        return self.tally.taken()
+
+    def __call__(self, model: Transformer, batch: Batch) -> Tensor:
+        found, (rows, _) = label_logprobs(model, batch), np.nonzero(batch.labels != IGNORED)
+        advantage, reward = (torch.from_numpy(getattr(batch, name)).to(found) for name in ("advantage", "reward"))
+        answers = torch.from_numpy(rows).to(found.device)
+        losses = -advantage[answers] * (found - found.detach()).exp()
+        self.tally.add(reward=reward.sum())
+        if self.reference is not None:
+            with torch.no_grad():
+                gap = label_logprobs(self.reference, batch) - found.detach()
+            apart = gap + found.detach() - found  # log π_ref - log π
+            divergence = apart.exp() - apart - 1
+            losses = losses + self.goal.kl * divergence
+            self.tally.add(divergence=(divergence.detach() / torch.bincount(answers, minlength=len(reward))[answers]).sum())
+        return (losses / torch.bincount(answers, minlength=len(reward))[answers]).sum()
 
 
 def answer_logprobs(model: Transformer, batch: Compared) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from fledge.train.loop import State
     from fledge.verbs.demonstration import Demonstrated
     from fledge.verbs.finetune.classifying import Classified
+    from fledge.verbs.finetune.distilling import Distilled, DistillJob
     from fledge.verbs.finetune.instructing import Example, Instructed, InstructJob
     from fledge.verbs.finetune.pairing import Paired
     from fledge.verbs.finetune.preferring import Prefers
+    from fledge.verbs.finetune.rewarding import Rewarded
     from fledge.verbs.pretraining import Pretrained
 
 LIVE_EVERY = 5.0  # seconds between two writings of a live page, at least
@@ -248,6 +250,37 @@ def preferred_page(done: Prefers, out: Path) -> Page:
     told_curves(
         page, out / "run", [("Reward accuracy", "reward_accuracy", "share of pairs"), ("Reward margin", "reward_margin", "rewards")]
     )
+    curves(page, out / "run")
+    conversed(page, done.examples)
+    return page
+
+
+def distilled_page(done: Distilled, job: DistillJob, out: Path) -> Page:
+    """The report of `fledge finetune distill`."""
+    from fledge.report import Page
+
+    page = Page(f"Distilled {Path(done.out).name}", str(done))
+    page.heading("Result")
+    page.facts([("the teacher's perplexity of held-out answers", done.teacher)])
+    instructed_parts(page, done, job)
+    page.heading("Curves")
+    rows = [("Divergence from the teacher", "divergence", "nats per token"), ("Loss of the words", "words", "nats per token")]
+    told_curves(page, out / "run", rows)
+    curves(page, out / "run")
+    return page
+
+
+def rewarded_page(done: Rewarded, out: Path) -> Page:
+    """The report of `fledge finetune reward`."""
+    from fledge.report import Page
+
+    page = Page(f"Reward {Path(done.out).name}", str(done))
+    page.heading("Result")
+    page.facts(
+        [("questions learned from", done.questions), ("mean reward of held-out answers before", done.before), ("after", done.after)]
+    )  # fmt: skip
+    page.heading("Curves")
+    told_curves(page, out / "run", [("Mean reward", "reward", "reward")])
     curves(page, out / "run")
     conversed(page, done.examples)
     return page

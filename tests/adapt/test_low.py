@@ -129,6 +129,22 @@ def test_4_and_8_bits_are_the_dequantised_product():
         Quantised(torch.nn.Linear(33, 4), "int4")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_8_and_4_bits_are_as_near_as_torchaos():
+    quantization = pytest.importorskip("torchao.quantization")
+    grid = quantization.quant_primitives
+    linear = torch.nn.Linear(4 * GROUP, 24)
+    weight, theirs = linear.weight.detach().clone(), torch.nn.Sequential(linear)
+    int8, int4 = Quantised(linear, "int8").weight, Quantised(linear, "int4").weight
+    quantization.quantize_(theirs, quantization.Int8WeightOnlyConfig())
+    assert (int8 - theirs[0].weight.dequantize()).abs().max() <= weight.abs().max() / 127
+    bounds = ((1, GROUP), torch.uint8, 0, 15)
+    scale, zero = grid.choose_qparams_affine(weight, grid.MappingType.ASYMMETRIC, *bounds)
+    steps = grid.quantize_affine(weight, bounds[0], scale, zero, *bounds[1:])
+    found = grid.dequantize_affine(steps, bounds[0], scale, zero, *bounds[1:])
+    assert (int4 - weight).abs().mean() <= 1.05 * (found - weight).abs().mean()
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_an_adapter_learns_beside_quantised_weights(kind):
     model = changed(ARCHS["qwen3"], Lora(4))

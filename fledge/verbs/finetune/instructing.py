@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fledge.data.instructions import Conversation
     from fledge.model import Transformer
     from fledge.text import Tokenizer
+    from fledge.train.objective import Objective
     from fledge.train.run import Machine, Run
 
 Format = Literal["chatml", "llama3", "alpaca", "plain"]
@@ -173,7 +174,6 @@ class InstructJob:
         from fledge.evaluation.language import answer_score
         from fledge.text import FORMATS
         from fledge.train.loop import on_machine
-        from fledge.train.objective import PredictTokens
         from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
@@ -191,12 +191,12 @@ class InstructJob:
         with on_machine(machine):
             before = min(answer_score(model, part).perplexity.value for part in (checked, self.answers(FORMATS["plain"], run)))
         said_before = self.examples(model, None)
-        objective = PredictTokens()
+        objective = self.objective(run)
         if begun is None and self.seconds is not None:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
         data = {"conversations": len(batches.kept), "held out": len(self.held_out), "format": self.format}
-        writer = writer_for(out, tokenizer, run, self.parent, data=data, chat=self.format, generation=ANSWERING, more=self.more)
+        writer = writer_for(out, tokenizer, run, self.origin, data=data, chat=self.format, generation=ANSWERING, more=self.more)
         with watched("Assistant", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
@@ -231,7 +231,21 @@ class InstructJob:
             finetuning_optimizer(self.parent.optimizer),
             Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(patience=3), machine,
         )  # fmt: skip
-        return applied(adapting(run, self.lora, self.parent), settings)
+        return applied(adapting(self.aimed(run), self.lora, self.parent), settings)
+
+    @property
+    def origin(self) -> Parent | None:
+        """What the model was before, if it was anything."""
+        return self.parent
+
+    def aimed(self, run: Run) -> Run:
+        """The run with what is aimed at."""
+        return run
+
+    def objective(self, run: Run) -> Objective:
+        from fledge.train.objective import PredictTokens
+
+        return PredictTokens()
 
     def answers(self, form, run: Run) -> list:
         """The held-out conversations as batches whose labels are the answers."""
