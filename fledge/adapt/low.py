@@ -5,9 +5,11 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
 from fledge.adapt.quantised import Quantised
@@ -76,14 +78,13 @@ class Adapted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         low = self.low
         read = F.dropout(x, low.dropout, self.training) if low.dropout else x
-        changed = F.linear(low.scale * F.linear(read, low.a), low.b[self.rows])
-        made = self.inner(x)
+        made = Beside.apply(self.inner(x), read, low.a, low.b[self.rows], low.scale)
         if low.magnitude is None:
-            return made + changed
+            return made
         with torch.no_grad():
             norm = self.together().norm(dim=1)
         factor, bias = (low.magnitude[self.rows] / norm).to(made.dtype), self.inner.bias
-        return factor * (made + changed) if bias is None else factor * (made - bias + changed) + bias
+        return factor * made if bias is None else factor * (made - bias) + bias
 
     def together(self) -> Tensor:
         """`W + scale B A` of these rows, (outputs, inputs), in fp32 at least."""
@@ -97,6 +98,31 @@ class Adapted(nn.Module):
         if self.low.magnitude is not None:
             together *= (self.low.magnitude[self.rows].to(together.dtype) / together.norm(dim=1))[:, None]
         return together.to(self.inner.weight.dtype)
+
+
+class Beside(Function):
+    """`made + scale · x Aᵀ Bᵀ` in place, of what a linear map has made of x (..., inputs), in its dtype."""
+
+    @staticmethod
+    def forward(ctx, made: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        kind = made.dtype
+        x, a, b = x.to(kind), a.to(kind), b.to(kind)
+        with torch.autocast(made.device.type, enabled=False):
+            inner = x.flatten(0, -2) @ a.T * scale
+            made.view(-1, made.shape[-1]).addmm_(inner, b.T)
+        ctx.save_for_backward(x, inner, a, b)
+        ctx.scale = scale
+        ctx.mark_dirty(made)
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]  (the decorator hides the types)
+        x, inner, a, b = ctx.saved_tensors
+        grad = grad_outputs[0].flatten(0, -2)
+        back = grad @ b * ctx.scale
+        grad_x = (back @ a).view_as(x) if ctx.needs_input_grad[1] else None
+        return grad_outputs[0], grad_x, back.T @ x.flatten(0, -2), grad.T @ inner, None
 
 
 def maps_of(model: Transformer, names: str | None = None) -> list[Map]:

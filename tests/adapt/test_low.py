@@ -1,5 +1,7 @@
 """Low-rank changes beside frozen weights: what they compute, what their gradients are, and that merging changes no score."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -137,7 +139,8 @@ def test_8_and_4_bits_are_as_near_as_torchaos():
     weight, theirs = linear.weight.detach().clone(), torch.nn.Sequential(linear)
     int8, int4 = Quantised(linear, "int8").weight, Quantised(linear, "int4").weight
     quantization.quantize_(theirs, quantization.Int8WeightOnlyConfig())
-    assert (int8 - theirs[0].weight.dequantize()).abs().max() <= weight.abs().max() / 127
+    held: Any = theirs[0]
+    assert (int8 - held.weight.dequantize()).abs().max() <= weight.abs().max() / 127
     bounds = ((1, GROUP), torch.uint8, 0, 15)
     scale, zero = grid.choose_qparams_affine(weight, grid.MappingType.ASYMMETRIC, *bounds)
     steps = grid.quantize_affine(weight, bounds[0], scale, zero, *bounds[1:])
