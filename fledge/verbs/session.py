@@ -212,15 +212,15 @@ class Parent:
         return self.network.arch
 
     def with_arch(self, arch: Arch) -> Parent:
-        """The same weights, in the same memory, under settings that hold none, such as another drop-out.
+        """The same weights under settings that hold none, such as another drop-out.
 
         Raises `ValueError` for an `arch` that needs other weights.
         """
-        from fledge.weights.shell import shell
+        from fledge.model import Transformer
 
-        network = shell(arch)
+        network = Transformer(arch)
         try:
-            network.load_state_dict(self.network.state_dict(), assign=True)
+            network.load_state_dict(self.network.state_dict())
         except RuntimeError:  # names or shapes
             changed = "; ".join(differences(to_json(self.arch), to_json(arch), "arch"))
             raise ValueError(
