@@ -37,7 +37,10 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = app.suppress_keyboard_interrupt = False  # `main` says how to go on
 finetune = App(
-    name="finetune", help="Turn a copy of a pretrained model into a classifier, an assistant, a translator or a summariser.", sort_key=3
+    name="finetune",
+    help="Turn a copy of a pretrained model into a classifier, an assistant, a translator or a summariser; teach it by preferences, by a "
+    "reward, or by a larger model.",
+    sort_key=3,
 )
 app.command(finetune)
 finetune.command(verbs.finetune.classify)

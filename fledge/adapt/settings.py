@@ -13,7 +13,7 @@ class Lora:
 
     `targets` are patterns of those maps' published names, such as `q_proj` or `mlp\\..*`; without any it is all maps of the blocks. `ranks`
     are ranks of their own for the maps of a pattern. `dropout` is of what A reads. With `dora` a magnitude of each output is learned
-    besides (Liu et al., 2024, arXiv:2402.09353). `frozen` is how the frozen maps of the blocks are held while training.
+    besides (Liu et al., 2024, arXiv:2402.09353). `frozen` is how the maps beside which it stands are held while training.
     """
 
     rank: int = 8

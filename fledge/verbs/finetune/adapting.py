@@ -44,12 +44,15 @@ def adapting(run: Run, rank: int | None, parent: Parent) -> Run:
 def trainee(model: Transformer, run: Run, parent: Parent) -> Transformer:
     """The model that is trained: this one, or this one frozen with the run's adapter attached, which it says."""
     from fledge.adapt.low import attach, changes_of, hold_as, maps_of, trained
+    from fledge.train.parallel.ranks import ranks
 
     if run.adapter is None:
         return model
+    if run.adapter.frozen != "whole" and ranks() > 1:
+        raise ValueError(f"adapter.frozen is {run.adapter.frozen}, but several processes hold whole weights only: leave it out")
     attach(model, changes_of(maps_of(model, parent.facts.get("names")), run.adapter), run.machine.seed)
-    hold_as(model, run.adapter.frozen)
     learned, every = (sum(p.numel() for p in part) for part in (trained(model).values(), model.parameters()))
+    hold_as(model, run.adapter.frozen)
     terminal.say(f"  an adapter of rank {run.adapter.rank}: {learned:,} parameters are trained beside {every - learned:,} frozen ones")
     return model
 

@@ -227,7 +227,7 @@ class PreferJob:
         return fingerprint([[pair.chosen.messages, pair.rejected.messages] for pair in self.training])
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
-        """The run: 8 pairs a step, at a tenth of the rates of fine-tuning; answers of up to 512 tokens with what they answer."""
+        """The run: 8 pairs a step, at a part of the rates of fine-tuning; answers of up to 512 tokens with what they answer."""
         from fledge.train.plan import finetuning_optimizer, gentle
         from fledge.train.run import Batch, Data, Plan, Run, Save, Stable
 
@@ -238,7 +238,7 @@ class PreferJob:
             Save(evaluate=max(1, per_epoch // 3), patience=3), machine, goal=self.goal,
         )  # fmt: skip
         run = adapting(run, self.lora, self.parent)
-        return applied(replace(run, optimizer=gentle(run.optimizer)), settings)
+        return applied(replace(run, optimizer=gentle(run.optimizer, run.adapter is not None)), settings)
 
     def batches(self, pairs: Sequence[Preferred], run: Run) -> Comparisons:
         """The pairs as batches; the reference is not in them yet."""

@@ -224,7 +224,7 @@ class RewardJob:
         return fingerprint([[question.messages, question.answer] for question in self.training] + [self.code.decode("utf-8", "replace")])
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
-        """The run: 4 questions a step, at a tenth of the rates of fine-tuning."""
+        """The run: 4 questions a step, at a part of the rates of fine-tuning."""
         from fledge.train.plan import finetuning_optimizer, gentle
         from fledge.train.run import Batch, Constant, Data, Plan, Run, Save
 
@@ -236,4 +236,4 @@ class RewardJob:
             Save(evaluate=max(1, self.epochs * per_epoch // 10)), machine, goal=self.goal,
         )  # fmt: skip
         run = adapting(run, self.lora, self.parent)
-        return applied(replace(run, optimizer=gentle(run.optimizer)), settings)
+        return applied(replace(run, optimizer=gentle(run.optimizer, run.adapter is not None)), settings)
