@@ -6,7 +6,6 @@ kept in `--folder`; `--runs 1` ends after one more, and `--texts speeches --budg
 """
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -16,11 +15,13 @@ from typing import Any
 from record import arguments, scratch, write
 from texts import TEXTS, corpus_of
 
-from fledge.train.plan import LADDER
+import fledge
+from fledge.train.plan import CONTEXT, LADDER
 from fledge.verbs.session import seconds_of
 
 BUDGETS = ("2m", "5m")
 CHARACTERS, VOCABULARY = 8_000_000, 2048
+DIALS = ("width", "depth", "context")
 WORSE, SHARE, AROUND = 0.03, 0.1, 0.1  # of the bits per byte; of the time for finding out; of the time at the end
 OFF = {120: 0.1, 300: 0.1, 600: 0.05}  # how far the expected bits per byte may be off, by seconds
 
@@ -35,18 +36,18 @@ def run(corpus: Path, budget: str, size: tuple[int, int] | None, folder: Path) -
         raise SystemExit(f"{out} is half of a run, which had to be on time: remove it and begin again")
     words = [sys.executable, "-m", "fledge", "pretrain", str(corpus), "--out", str(out), "--time", budget, "--json"]
     if size is not None:
-        words += ["--arch", "fledge-1m", "--set", f"arch.width={size[0]}", "--set", f"arch.depth={size[1]}"]
+        words += ["--arch", "fledge-1m", *(f"--set=arch.{name}={value}" for name, value in zip(DIALS, (*size, CONTEXT), strict=True))]
     began = time.monotonic()
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     seconds, told = time.monotonic() - began, json.loads(done.stdout)
+    whole = fledge.evaluate([str(out)], on=str(corpus))  # in the time a part of it was scored, another part in each run
     arch = json.loads((out / "run" / "run.json").read_text())["arch"]["decoder"]
     first = json.loads((out / "run" / "metrics.jsonl").read_text().partition("\n")[0])
-    expected = re.search(r"expected: ([\d.]+)\s+bits", done.stderr)
     found = {
         "text": corpus.name, "budget": seconds_of(budget), "planned": size is None, "width": arch["width"], "depth": arch["depth"],
         "parameters": told["parameters"], "steps": told["steps"], "tokens": told["tokens"], "seconds": round(seconds, 1),
-        "finding_out": round(first["seconds"], 1), "bits_per_byte": round(told["validation"]["bits_per_byte"], 4),
-        "expected": float(expected[1]) if expected else None,
+        "finding_out": round(first["seconds"], 1), "bits_per_byte": round(whole.scores[0].value, 4),
+        "expected": told["expected"]["bits_per_byte"],
     }  # fmt: skip
     kept.write_text(json.dumps(found), encoding="utf-8")
     return found

@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from fledge import __version__, verbs
 from fledge.verbs import terminal
-from fledge.verbs.session import command
+from fledge.verbs.session import BEGAN, REFUSALS, command, process_began
 
 RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
 
@@ -95,6 +95,7 @@ def show(result, as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 0 done, 1 failed, 2 wrong use or bad input, 130 or 143 stopped by a signal after saving."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    BEGAN.set(process_began() if arguments is None else None)
     again = f"\n  {shlex.join([command(), *words])}"
     # Threads on their own cores that soon wait asleep: spinning ones stand still once others work here, see docs/decisions/0008.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(f"stopped. This goes on:{again}" if goes_on else "stopped.", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError) as bad:
+    except REFUSALS as bad:
         return complain(sentence(bad), 2)
     except (OSError, FloatingPointError) as failed:
         return complain(sentence(failed), 1)

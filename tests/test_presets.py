@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fledge.arch import Learned, Mlp, Words, parameter_count
+from fledge.model import shell
 from fledge.presets import PRESETS, gpt2, qwen3
 from fledge.weights.families import FAMILIES, family_name
-from fledge.weights.shell import shell
 
 
 @pytest.mark.parametrize("name", PRESETS)

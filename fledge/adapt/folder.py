@@ -14,15 +14,15 @@ from torch import Tensor
 from fledge.adapt.low import Change, attach, changes_of, maps_of, merge, table_of, tail, twin
 from fledge.adapt.settings import Lora, matches
 from fledge.arch import Arch, Classes, Words
-from fledge.model import Transformer, with_new_head
+from fledge.model import Transformer, shell, with_new_head
+from fledge.text.files import holds_tokenizer
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights import folder as whole
 from fledge.weights.families import classifier, plain
 from fledge.weights.files import hashes, read_json, room_for, sha256, write_json
-from fledge.weights.folder import CARD, CONFIG, FACTS, FORMAT, GENERATION, TEMPLATE, ModelFolder
+from fledge.weights.folder import CARD, CONFIG, FACTS, FORMAT, MANNERS, ModelFolder
 from fledge.weights.hub import resolve
 from fledge.weights.rules import Rule, claim, read, rule, write
-from fledge.weights.shell import shell
 from fledge.weights.staging import finish, replacing
 
 ADAPTER, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -102,11 +102,11 @@ class AdapterFolder:
 
     def words(self, base: Tokenizer) -> Tokenizer:
         """Its tokenizer, that of the base where it has none."""
-        own = Tokenizer.load(self.path) if (self.path / "tokenizer.json").is_file() else base
+        own = Tokenizer.load(self.path) if holds_tokenizer(self.path) else base
         given = self.facts.get("tokenizer")
         if given not in (None, own.fingerprint()):
             raise ValueError(
-                f"{self.path}: {FACTS} belongs to the tokenizer with fingerprint {given}, but tokenizer.json has {own.fingerprint()}"
+                f"{self.path}: {FACTS} belongs to the tokenizer with fingerprint {given}, but the one beside it has {own.fingerprint()}"
             )
         return own
 
@@ -238,7 +238,7 @@ def save_adapter(
     rules = adapter_rules(bare, changes, names)
     written = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in write(rules, tensors)}
     size = sum(tensor.nbytes for tensor in written.values())
-    with replacing(folder, TEMPLATE, GENERATION) as stage, room_for("the adapter", size, folder):
+    with replacing(folder, *MANNERS) as stage, room_for("the adapter", size, folder):
         save_file(written, stage / TENSORS, {"format": "pt"})
         write_json(stage / ADAPTER, peft_config(bare, changes, lora, base.name, names))
         whole.write_manners(stage, arch, tokenizer, chat, generation)

@@ -338,7 +338,7 @@ class Pairs(Bucketed):
         if len(sources) != len(targets) or not sources:
             raise ValueError(f"{len(sources)} sources with {len(targets)} targets: each needs one, and there must be some")
         end = [] if tokenizer.closing else [tokenizer.end_of_text]
-        read, write = (tokenizer.encode_batch(list(texts)) for texts in (sources, targets))
+        read, write = tokenizer.encode_batch(list(sources)), tokenizer.target.encode_batch(list(targets))
         self._sources = [np.array(tokenizer.framed(tokens, context), np.int64) for tokens in read]
         self._targets = [np.array([*tokenizer.framed(tokens, context - len(end)), *end], np.int64) for tokens in write]
         self.truncated = sum(

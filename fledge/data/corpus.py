@@ -4,6 +4,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 
 from fledge.arch.record import from_json
 from fledge.data.documents import remarks
-from fledge.data.files import sync
+from fledge.data.files import sha256, sync
 from fledge.data.tables import counted
+from fledge.text.files import MARIAN
 from fledge.text.tokenizer import Tokenizer
 
 FORMAT = 3
@@ -21,6 +23,7 @@ MANIFEST, PROFILE = "manifest.json", "profile.json"
 BLANK = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
 WIDE = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 CHECKED = 1 << 23  # bytes of a shard that are looked at together
+SYNCED = 8  # files whose way to the disk is waited for at once
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,8 @@ class Corpus:
 
         summary = from_json(Summary, facts["summary"], "summary")
         return cls(
-            folder, Tokenizer.load(folder), splits["train"], splits["validation"], summary, facts["settings"], facts["contents"],
-            {group: of(group) for group in facts["sizes"]}, facts["mix"], {folder.resolve().name: folder},
+            folder, Tokenizer.load(folder, facts["tokenizer"]), splits["train"], splits["validation"], summary, facts["settings"],
+            facts["contents"], {group: of(group) for group in facts["sizes"]}, facts["mix"], {folder.resolve().name: folder},
         )  # fmt: skip
 
     @classmethod
@@ -234,13 +237,16 @@ class Corpus:
         return _facts(folder, _manifest(folder))
 
 
-def content_hash(text: str) -> bytes:
-    """16 bytes that are equal for texts that differ in white space or Unicode composition only."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-        if any(blank in text for blank in WIDE):
-            text = "".join(text.split())
-    return hashlib.blake2b(text.encode().translate(None, BLANK), digest_size=16).digest()
+def content_hash(text: str, raw: bytes | None = None) -> bytes:
+    """16 bytes that are equal for texts that differ in white space or Unicode composition only; `raw`: its UTF-8, where that is at hand."""
+    composed = unicodedata.normalize("NFC", text)
+    if raw is None or composed is not text:
+        raw = composed.encode()
+    if not composed.isascii():
+        for blank in WIDE:
+            if blank in composed:
+                raw = raw.replace(blank.encode(), b"")
+    return hashlib.blake2b(raw.translate(None, BLANK), digest_size=16).digest()
 
 
 def share(text: str, seed: int) -> float:
@@ -260,12 +266,13 @@ def dtype_of(tokenizer: Tokenizer) -> np.dtype:
 
 
 def seal(folder: Path, known: dict[str, dict[str, Any]]) -> None:
-    """Everything in `folder` on disk, and then `manifest.json` with the SHA-256 and size of each file; those `known` are on disk."""
-    files = dict(known)
-    for path in folder.iterdir():
+    """Everything in `folder` on disk, and then `manifest.json` with the SHA-256 and size of each file; those `known` are not read."""
+    files, paths = dict(known), list(folder.iterdir())
+    for path in paths:
         if path.name not in files:
-            files[path.name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
-            sync(path)
+            files[path.name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    with ThreadPoolExecutor(SYNCED) as pool:  # so that one turn of the disk serves several
+        list(pool.map(sync, paths))
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": dict(sorted(files.items()))}, indent=1), encoding="utf-8")
     sync(manifest)
@@ -278,7 +285,7 @@ def _verified(folder: Path) -> dict[str, Any]:
     facts = _facts(folder, wanted)
     dtype, size = np.dtype(facts["dtype"]), facts["summary"]["vocabulary"]
     shards = {f"{shard}.bin" for split in facts["splits"].values() for shard in split}
-    for name, (sha256, length) in wanted.items():
+    for name, (digest, length) in wanted.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing: prepare the corpus again")
@@ -288,7 +295,7 @@ def _verified(folder: Path) -> dict[str, Any]:
                 whole.update(data)
                 if name in shards:
                     largest = max(largest, int(np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype).max(initial=0)))
-        if path.stat().st_size != length or whole.hexdigest() != sha256:
+        if path.stat().st_size != length or whole.hexdigest() != digest:
             raise ValueError(f"{path} is damaged: it differs from {MANIFEST}; prepare the corpus again")
         if largest >= size:
             raise ValueError(f"{path} is damaged: it holds token {largest:,}, but the ids are 0 to {size - 1:,}; prepare the corpus again")
@@ -330,18 +337,14 @@ def _facts(folder: Path, wanted: dict[str, tuple[str, int]]) -> dict[str, Any]:
     path = folder / "corpus.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: prepare the corpus again")
-    if _sha256(path) != wanted["corpus.json"][0]:
+    if sha256(path) != wanted["corpus.json"][0]:
         raise ValueError(f"{path} is damaged: it differs from {MANIFEST}; prepare the corpus again")
     facts = json.loads(path.read_text(encoding="utf-8"))
     if facts["format"] != FORMAT:
         raise ValueError(f"{folder} has corpus format {facts['format']}, but this fledge reads {FORMAT}: prepare the corpus again")
     shards = [f"{shard}.{ending}" for split in facts["splits"].values() for shard in split for ending in ("bin", "idx")]
-    for name in [*shards, "tokenizer.json", PROFILE]:
+    words = MARIAN if MARIAN[0] in wanted else ("tokenizer.json",)
+    for name in [*shards, *words, PROFILE]:
         if name not in wanted:
             raise ValueError(f"{folder / MANIFEST} does not name {name}: prepare the corpus again")
     return facts
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import IO, Any, Literal, Protocol, TypeVar
@@ -29,15 +29,15 @@ class Engine(Protocol):
         ...
 
 
-def engine_of(name: EngineName, workers: int) -> AbstractContextManager[Engine]:
-    """The engine of that name, to be used in a `with`; one local worker is this process itself."""
+def engine_of(name: EngineName, workers: int, modules: Sequence[str] = ()) -> AbstractContextManager[Engine]:
+    """The engine of that name, to be used in a `with`; one local worker is this process itself. `modules`: where its tasks come from."""
     if workers < 1:
         raise ValueError(f"--workers {workers} does nothing: give at least 1")
     if name == "ray":
         return Ray(workers)
     if name != "local":
         raise ValueError(f"--engine {name!r} is unknown: known are local, ray")
-    return Processes(workers) if workers > 1 else nullcontext(Here())
+    return Processes(workers, modules) if workers > 1 else nullcontext(Here())
 
 
 def ignored(_: int) -> None:
@@ -52,15 +52,23 @@ class Here:
 
 
 class Processes:
-    """Local processes, started when first needed: fresh ones of this Python, that end with this one and run no code of its `__main__`."""
+    """Local processes, started at once: fresh ones of this Python, that end with this one and run no code of its `__main__`.
 
-    def __init__(self, workers: int):
-        self.workers = workers
+    `modules` are those that their tasks come from: they load them while this process goes on.
+    """
+
+    def __init__(self, workers: int, modules: Sequence[str] = ()):
+        self.workers, self.modules = workers, modules
         self._idle: deque[_Worker] = deque()
         self._started: list[_Worker] = []
 
     def __enter__(self) -> "Processes":
+        self._idle.extend(self._begun() for _ in range(self.workers))
         return self
+
+    def _begun(self) -> "_Worker":
+        self._started.append(worker := _Worker(self.modules))
+        return worker
 
     def __exit__(self, *_) -> None:
         for worker in self._started:
@@ -84,9 +92,8 @@ class Processes:
         def ask(item: Any) -> Any:
             try:
                 worker = self._idle.pop()
-            except IndexError:
-                worker = _Worker()
-                self._started.append(worker)
+            except IndexError:  # they were stopped when a task failed
+                worker = self._begun()
             result = worker.ask(task, item, told)
             self._idle.append(worker)
             return result
@@ -113,13 +120,13 @@ class Processes:
 class _Worker:
     """A process that is told a task and an item, and tells bytes done, and then the result."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str]) -> None:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": "1",
         }
-        start = "from fledge.data.engine import serve; serve()"
+        start = f"import {', '.join(('fledge.data.engine', *modules))}; fledge.data.engine.serve()"
         self.process = subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def ask(self, task: Task, item: Any, report: Report) -> Any:

@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import hashlib
 import importlib
 import io
 import lzma
@@ -9,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO, Any
 
 Progress = Callable[[str, int, int], None]
@@ -37,7 +38,8 @@ NEEDED = {
 
 def format_of(path: str) -> tuple[str, str]:
     """The kind of a file and its compression, by its name: `notes/a.CSV.gz` is `("csv", "gz")`, `a.txt` is `("txt", "")`."""
-    suffixes = [suffix[1:].lower() for suffix in PurePath(path).suffixes]
+    name = os.path.basename(path.rstrip("/"))
+    suffixes = [] if name.endswith(".") else name.lstrip(".").lower().split(".")[1:]
     if suffixes and suffixes[-1] in SHORT:
         return SHORT[suffixes[-1]]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else ""
@@ -120,6 +122,22 @@ class _Whole(io.RawIOBase):
     def _next(self, size: int) -> bytes | memoryview:
         """At most `size` bytes; none at the end."""
         return self.raw.read(size)
+
+
+def upto(raw: IO[bytes], left: int) -> io.BufferedReader:
+    """The next `left` bytes of a stream."""
+    return io.BufferedReader(_UpTo(raw, left), BUFFER)
+
+
+class _UpTo(_Whole):
+    def __init__(self, raw: IO[bytes], left: int):
+        super().__init__(raw)
+        self.left = left
+
+    def _next(self, size: int) -> bytes:
+        data = self.raw.read(min(size, self.left))
+        self.left -= len(data)
+        return data
 
 
 STEP = 1 << 20  # decompressed bytes that are asked for at once
@@ -241,15 +259,29 @@ def known_encoding(charset: str | None) -> str:
     return "utf-8" if name == "ascii" else name
 
 
+def with_line_ends(text: str) -> str:
+    """`text` with `\\n` line ends."""
+    return text.replace("\r\n", "\n") if "\r" in text else text  # replacing takes ten times as long as looking
+
+
 def mended(text: str) -> tuple[str, int]:
     """`text` with `\\n` line ends, and the number of half surrogate pairs (JSON may hold them, UTF-8 cannot) replaced."""
-    text = text.replace("\r\n", "\n")
+    text = with_line_ends(text)
     try:
         text.encode()
         return text, 0
     except UnicodeEncodeError:
         whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return whole, whole.count("\ufffd") - text.count("\ufffd")
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb", 0) as stream:
+        found = hashlib.sha256()
+        while data := stream.read(STEP):
+            found.update(data)
+        return found.hexdigest()
 
 
 def sync(path: Path) -> None:

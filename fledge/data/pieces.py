@@ -1,7 +1,8 @@
 """Pieces of the input, and the staged files that keep what came of reading and cleaning them.
 
 A working folder holds finished things only, each under a key: the hash of all that decides what it is. Whatever is
-made lies under another name until it is whole and on disk; so a run that was killed goes on from what is there.
+made lies under another name until it is whole; so a run that was killed goes on from what is there. Nothing waits for
+the disk: whatever stands is used again only after its files were found as they were written.
 """
 
 import hashlib
@@ -10,11 +11,11 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from fledge.arch.record import from_json, to_json
 from fledge.data.cleaning.changes import Changes
 from fledge.data.corpus import content_hash
 from fledge.data.documents import EXAMPLES, SHOWN, Document, Rejected
-from fledge.data.files import sync
+from fledge.data.files import sha256
+from fledge.data.reading.part import Span
+from fledge.data.reading.spans import spans
 from fledge.data.sources import Input
 from fledge.data.unique.exact import digests
 from fledge.data.unique.near import Near
@@ -32,8 +35,8 @@ from fledge.data.unique.paragraphs import paragraph_digests
 BATCH = 1 << 21  # characters whose signatures are made together
 FEW = 1 << 11  # bytes whose words are counted at once by splitting them
 BLOCK = 1 << 20
-BLANKS = np.isin(np.arange(256), list(b" \t\n\v\f\r"))
-UNFINISHED = ".unfinished"
+BLANKS = bytes(byte in b" \t\n\v\f\r" for byte in range(256))
+UNFINISHED, MADE = ".unfinished", "made.json"
 NONE = np.zeros((0, 2), "<u8")
 # What is known of each document of a staged part: `bytes` of its text here, and `before` it was cleaned; `words` are what white space
 # (of ASCII) separates; where it comes
@@ -112,8 +115,43 @@ def key_of(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True)
+class Look:
+    """What looking at an input found: how its file looks, a hash of what it holds, and the spans in which it is read, if not as a whole."""
+
+    file: list[int] | None
+    content: str
+    spans: tuple[Span, ...] = ()
+
+    @classmethod
+    def at(cls, given: Input, size: int) -> "Look":
+        """Look at an input that is to be read in pieces of about `size` bytes."""
+        file = look_of(given)
+        if file is not None:
+            with suppress(OSError):
+                if found := spans(given.path, given.format, given.size, size):
+                    return cls(file, key_of([span.content for span in found]), found)
+        return cls(file, given.fingerprint())
+
+
+def parted(inputs: Sequence[Input], looks: Mapping[str, Look]) -> tuple[list[Input], list[str]]:
+    """The inputs, and for each span of one its own, with the contents that `pieces_of` needs.
+
+    How a span is read depends on where the file begins, too.
+    """
+    found: list[tuple[Input, str]] = []
+    for given in inputs:
+        look = looks[given.path]
+        for span in look.spans:
+            told = key_of(look.spans[0].content, span.start, span.line, span.content)
+            found.append((replace(given, size=span.end - span.start, span=span), told))
+        if not look.spans:
+            found.append((given, look.content))
+    return [given for given, _ in found], [content for _, content in found]
+
+
 class Contents:
-    """The SHA-256 of files, remembered by path, size, inode and times as long as those stay the same.
+    """What looks at files found, remembered by path, size, inode and times as long as those stay the same.
 
     A change of the same size whose modification time was set back is noticed by the time of change, which nobody sets; a file
     that was written within the last seconds is read again next time, for its clock may be too coarse to tell.
@@ -121,23 +159,26 @@ class Contents:
 
     SETTLED = 3_000_000_000  # nanoseconds
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, size: int):
+        """`size`: bytes of a piece, by which large files are taken apart."""
+        self.path, self.size = path, size
         try:
             self.known: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self.known = {}
         self.seen: dict[str, list[Any]] = {}
 
-    def known_of(self, given: Input) -> tuple[list[int] | None, str] | None:
-        """How a file looks that is as it was when it was last read, and its hash."""
+    def known_of(self, given: Input) -> Look | None:
+        """What the last look at a file found that is as it was then."""
         known = self.known.get(given.path)
-        return (known[0], known[1]) if known is not None and known[0] is not None and known[0] == look_of(given) else None
+        if known is None or known[0] is None or known[0] != look_of(given) or known[2] != self.size:
+            return None
+        return Look(known[0], known[1], tuple(Span(*span) for span in known[3]))
 
-    def note(self, path: str, look: list[int] | None, content: str, now: int) -> None:
-        """Remember what a file held when it looked like this, unless it was written a moment before `now` (nanoseconds)."""
-        settled = look is not None and now - max(look[2:4]) > self.SETTLED
-        self.seen[path] = [look if settled else None, content]
+    def note(self, path: str, look: Look, now: int) -> None:
+        """Remember what a look found, unless the file was written a moment before `now` (nanoseconds)."""
+        settled = look.file is not None and now - max(look.file[2:4]) > self.SETTLED
+        self.seen[path] = [look.file if settled else None, look.content, self.size, [list(astuple(span)) for span in look.spans]]
 
     def news(self) -> str:
         """What is new since the last time, as people say it."""
@@ -179,25 +220,38 @@ def replacing(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def building(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` once it is whole and on disk; if another was faster, that one stays."""
+def building(folder: Path, digests: Mapping[str, str] = MappingProxyType({})) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` once it is whole; if another was faster, that one stays.
+
+    `digests`: the SHA-256 of files in it, by their names, as far as they were found while these were written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=UNFINISHED))
     try:
         yield made
-        for path in made.iterdir():
-            sync(path)
-        sync(made)
+        files = {path.name: digests.get(path.name) or sha256(path) for path in made.iterdir()}
+        (made / MADE).write_text(json.dumps(files), encoding="utf-8")
         try:
             os.rename(made, folder)
         except OSError:
             if not folder.is_dir():
                 raise
             shutil.rmtree(made)
-        sync(folder.parent)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+def stands(folder: Path) -> bool:
+    """Whether a folder was built and its files are what they were then; if not, it is removed."""
+    try:
+        files: dict[str, str] = json.loads((folder / MADE).read_text(encoding="utf-8"))
+        if all(sha256(folder / name) == digest for name, digest in files.items()):
+            return True
+    except (OSError, ValueError):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
 
 
 @dataclass(frozen=True)
@@ -206,7 +260,7 @@ class Part:
 
     `.text` holds the texts one after another, `.documents` a record of each, `.json` the names that these number, `.hashes.npy` the
     `content_hash` of each, and, where they were asked for, `.signatures.npy` and `.paragraphs.npy` what near duplicates and repeated
-    paragraphs are found by. `content` is the SHA-256 of the texts and their lengths.
+    paragraphs are found by. `content` is a hash of the texts and their lengths.
     """
 
     path: str
@@ -266,14 +320,9 @@ class Staged:
 
     @classmethod
     def open(cls, folder: Path) -> "Staged":
-        """What stands in a folder; raises `OSError` or `ValueError` when it is not whole."""
+        """What stands in a folder."""
         facts: dict[str, Any] = json.loads((folder / "piece.json").read_text(encoding="utf-8"))
         parts = tuple(Part(str(folder / name), *rest) for name, *rest in facts.pop("parts"))
-        for part in parts:
-            if os.path.getsize(f"{part.path}.text") != part.bytes:
-                raise ValueError(f"{part.path}.text is not as long as it was")
-            if os.path.getsize(f"{part.path}.documents") != part.documents * RECORD.itemsize:
-                raise ValueError(f"{part.path}.documents is not as long as it was")
         changes = from_json(Changes, facts.pop("changes"), "changes")
         facts["examples"] = tuple(facts["examples"])
         return cls(folder, **facts, changes=changes, parts=parts)
@@ -282,10 +331,21 @@ class Staged:
 class Staging:
     """Documents and rejections on their way into the files of a piece; use it in a `with`.
 
-    `near`: by what near duplicates will be found, if they are; `paragraphs`: whether repeated ones will be.
+    `digests` gets the SHA-256 of each of its files of texts. `near`: by what near duplicates will be found, if they are; `paragraphs`:
+    whether repeated ones will be.
     """
 
-    def __init__(self, folder: Path, limit: int, origin: str = "", group: str = "", near: Near | None = None, paragraphs: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        limit: int,
+        digests: dict[str, str],
+        origin: str = "",
+        group: str = "",
+        near: Near | None = None,
+        paragraphs: bool = False,
+    ):
+        self.digests = digests
         self.folder, self.origin, self.group, self.limit, self.near, self.paragraphs = folder, origin, group, limit, near, paragraphs
         self.changes = Changes()
         self.parts: list[list[Any]] = []
@@ -344,7 +404,7 @@ class Staging:
         self.text.write(raw)
         self.content.update(raw)
         self.size += len(raw)
-        self.hashes.append(content_hash(item.text))
+        self.hashes.append(content_hash(item.text, raw))
         found = paragraph_digests(item.text) if self.paragraphs else NONE
         if len(found):
             self.found.append(found)
@@ -407,13 +467,18 @@ class Staging:
             np.save(self.folder / f"{name}.paragraphs.npy", np.concatenate([NONE, *self.found]))
         names = json.dumps({"sources": list(self.sources), "languages": list(self.languages)})
         (self.folder / f"{name}.json").write_text(names, encoding="utf-8")
-        self.content.update(records["bytes"].tobytes())
-        self.parts.append([name, len(records), self.size, self.content.hexdigest()])
+        self.digests[f"{name}.text"] = self.content.hexdigest()
+        self.parts.append([name, len(records), self.size, content_of(self.content, records)])
         self.whole.update(records.tobytes() + names.encode() + self.content.digest())
 
     def key(self) -> str:
         """The hash of all that was taken."""
         return key_of(self.whole.hexdigest(), self.rejected, self.examples, self.replaced)
+
+
+def content_of(texts: "hashlib._Hash", records: np.ndarray) -> str:
+    """The `content` of a part, by the SHA-256 of its texts and their records."""
+    return key_of(texts.hexdigest(), hashlib.sha256(records["bytes"].tobytes()).hexdigest())
 
 
 def word_count(raw: bytes) -> int:
@@ -426,8 +491,8 @@ def word_count(raw: bytes) -> int:
         return len(raw.split())
     count, blank = 0, True
     for start in range(0, len(raw), BLOCK):
-        block = BLANKS[np.frombuffer(raw, np.uint8, min(BLOCK, len(raw) - start), start)]
-        count += int(np.count_nonzero(block[:-1] & ~block[1:])) + int(blank and not block[0])
+        block = np.frombuffer(raw[start : start + BLOCK].translate(BLANKS), bool)
+        count += int(np.count_nonzero(block[:-1] > block[1:])) + int(blank and not block[0])
         blank = bool(block[-1])
     return count
 

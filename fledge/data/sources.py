@@ -9,16 +9,17 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from fledge.arch.record import did_you_mean
 from fledge.data.documents import Document, Item, Rejected
-from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, shown
+from fledge.data.files import BUFFER, Progress, decompressed, extra, format_of, require, sha256, shown, upto
 from fledge.data.reading.hub import PREFIX, SPLITS, DataSet, data_set, newest, saved
 from fledge.data.reading.kinds import items_of
-from fledge.data.reading.part import LIMIT, Part
+from fledge.data.reading.part import LIMIT, WHOLE, Part, Span
 from fledge.data.reading.remote import is_url, listed, opened_url
 
 
@@ -35,6 +36,7 @@ class Input:
         version: of what is not here, by which a change is noticed.
         origin: the source that it was found by, as it was given.
         problem: the reason why it cannot be read, known already, and `detail` to it; else "".
+        span: which of its bytes are to be read, if not all of them; `size` is then theirs.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Input:
     origin: str = ""
     problem: str = ""
     detail: str = ""
+    span: Span = WHOLE
 
     @property
     def source(self) -> str:
@@ -62,8 +65,7 @@ class Input:
         if self.problem or self.place != "file":
             return hashlib.sha256(repr((self.path, self.version, self.problem, self.detail)).encode()).hexdigest()
         try:
-            with open(self.path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256(self.path)
         except OSError as error:
             return hashlib.sha256(str(error.errno).encode()).hexdigest()
 
@@ -140,8 +142,14 @@ def _items(source: Input, text_column: str | None, limit: int) -> Iterator[Item]
     except OSError as error:
         yield Rejected("unreadable", source.source, detail=error.strerror or str(error), bytes=source.size)
         return
-    with raw as file, decompressed(file, compression, source.source) as stream:
-        yield from items_of(Part(stream, source.source, kind, source.size, text_column, limit))
+    size, span = source.size, source.span
+    with raw as file, decompressed(file, compression, source.source) as whole:
+        stream = whole
+        if span != WHOLE:
+            size = size if span.start else os.path.getsize(source.path)  # what is wrong with the whole of it is told once
+            file.seek(span.start)
+            stream = upto(file, span.end - span.start)
+        yield from items_of(Part(stream, source.source, kind, size, text_column, limit, span=span, begun=partial(open, source.path, "rb")))
 
 
 def find(sources: Sequence[str]) -> list[Input]:
@@ -154,6 +162,7 @@ def find(sources: Sequence[str]) -> list[Input]:
     if not sources:
         raise ValueError("no text was given: name files, folders or globs")
     found: dict[str, Input] = {}
+    real = RealPaths()
     for source in sources:
         group, path = grouped(source)
         path = os.path.expanduser(path.removeprefix("file://"))
@@ -161,10 +170,25 @@ def find(sources: Sequence[str]) -> list[Input]:
         if not inputs:
             raise ValueError(f"{path} holds no files")
         for one in inputs:
-            key = os.path.realpath(one.path) if one.place == "file" and not one.problem else one.path
+            key = real(one.path) if one.place == "file" and not one.problem else one.path
             known = found.get(key)
             found[key] = replace(known, named=known.named or one.named) if known else replace(one, origin=source)
     return list(found.values())
+
+
+class RealPaths:
+    """`os.path.realpath` of many files, of which each folder is looked at once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        if not name or name in (os.curdir, os.pardir) or os.path.islink(path):
+            return os.path.realpath(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], name)
 
 
 def grouped(source: str) -> tuple[str, str]:

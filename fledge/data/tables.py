@@ -106,9 +106,10 @@ def rows(path: str, named: Collection[str] = ()) -> Iterator[Row]:
 ROW_LIMIT = 32 << 20
 
 
-def rows_of(stream: IO[bytes], kind: str, source: str, named: Collection[str] = (), limit: int = ROW_LIMIT) -> Iterator[Row]:
+def rows_of(stream: IO[bytes], kind: str, source: str, named: Collection[str] = (), limit: int = ROW_LIMIT, line: int = 1) -> Iterator[Row]:
     """Every row of a table of this kind in its order; blank lines are no rows, and one of more than `limit` bytes is not held.
 
+    `line`: where `stream` begins, if that is behind others of the table; of lines of JSON only.
     Raises `ValueError` when the table as a whole is damaged (cut-off compression, no table of its kind, binary).
     """
     match kind:
@@ -116,7 +117,9 @@ def rows_of(stream: IO[bytes], kind: str, source: str, named: Collection[str] = 
             return _parquet(stream, source)
         case "arrow" | "feather":
             return _arrow(stream, source)
-    text = as_utf8(decompressed(stream, "", source))
+    text = decompressed(stream, "", source)
+    if line == 1:
+        text = as_utf8(text)
     match kind:
         case "json":
             return _json(text, source, limit)
@@ -125,7 +128,7 @@ def rows_of(stream: IO[bytes], kind: str, source: str, named: Collection[str] = 
         case "tsv":
             return _with_header(_tsv(text, source, limit), named)
         case _:
-            return _jsonl(text, source, limit)
+            return _jsonl(text, source, limit, line)
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,8 @@ class Line:
     bytes: int
 
 
-def _lines(stream: io.BufferedReader, source: str, limit: int) -> Iterator[Line]:
-    number = 0
+def _lines(stream: io.BufferedReader, source: str, limit: int, first: int = 1) -> Iterator[Line]:
+    number = first - 1
     while raw := stream.readline(limit + 1):
         number += 1
         if number == 1 and b"\0" in raw[:SNIFFED]:
@@ -158,8 +161,8 @@ def _too_long(line: int, size: int, limit: int) -> Row:
     return Row(line, problem=f"{size:,} bytes, but a row may have {limit:,}", bytes=size, reason="too long")
 
 
-def _jsonl(stream: io.BufferedReader, source: str, limit: int) -> Iterator[Row]:
-    for line in _lines(stream, source, limit):
+def _jsonl(stream: io.BufferedReader, source: str, limit: int, first: int) -> Iterator[Row]:
+    for line in _lines(stream, source, limit, first):
         if line.text is None:
             yield _too_long(line.number, line.bytes, limit)
         elif line.text.strip():

@@ -1,5 +1,6 @@
 """What a trained model makes of held-out text: bits per byte and perplexity, every token scored exactly once."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.arch.record import to_json
+from fledge.evaluation.clock import in_time
 from fledge.evaluation.statistics import Interval, ratio
 from fledge.model import Transformer
 
@@ -54,10 +56,20 @@ def document_score(
 
 
 def document_costs(
-    model: Transformer, documents: Sequence[np.ndarray], sizes: Sequence[int] | np.ndarray, start: int | None, stride: int | None = None
+    model: Transformer,
+    documents: Sequence[np.ndarray],
+    sizes: Sequence[int] | np.ndarray,
+    start: int | None,
+    stride: int | None = None,
+    until: float = math.inf,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The nats, tokens and bytes of each document, all `(documents,)`; see `document_nats`."""
-    return *document_nats(model, documents, start, stride), np.asarray(sizes)
+    """The nats, tokens and bytes of each document, all `(documents,)`; see `document_nats`.
+
+    A document of which only a part was scored before `until` counts with so many of its bytes.
+    """
+    nats, counts = document_nats(model, documents, start, stride, until)
+    lengths = np.array([len(document) - (start is None) for document in documents])
+    return nats, counts, np.asarray(sizes) * np.divide(counts, lengths, out=np.ones(len(counts)), where=lengths > 0)
 
 
 def language_score(nats: np.ndarray, counts: np.ndarray, sizes: np.ndarray, *, seed: int = 0) -> LanguageScore:
@@ -66,13 +78,19 @@ def language_score(nats: np.ndarray, counts: np.ndarray, sizes: np.ndarray, *, s
 
 
 def document_nats(
-    model: Transformer, documents: Sequence[np.ndarray], start: int | None, stride: int | None = None
+    model: Transformer,
+    documents: Sequence[np.ndarray],
+    start: int | None,
+    stride: int | None = None,
+    until: float = math.inf,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What each document costs in nats and how many of its tokens that counts, both `(documents,)`.
 
     `start` stands before each document as the context of its first token; with `None` that token is context and is not scored.
     Windows hold at most the model's context and move on by `stride` tokens, by default a whole context, so that they do not overlap;
     a shorter stride gives every token at least `context - stride` tokens to its left where the document has them, and costs more.
+    Windows come in a random order, and when `until` comes on the clock of `time.monotonic` the rest is left out.
     Raises `ValueError` for a stride that the context does not allow.
     """
     context = model.arch.context
@@ -81,18 +99,22 @@ def document_nats(
         raise ValueError(f"a stride of {stride:,} tokens, but the context is {context:,}: use 1 to {context:,}")
     streams = [np.asarray(document) if start is None else np.concatenate([[start], document]) for document in documents]
     windows = [(number, *window) for number, stream in enumerate(streams) for window in _windows(len(stream) - 1, context, stride)]
-    windows.sort(key=lambda window: window[3] - window[1])
-    nats = np.zeros(len(documents))
+    random = np.random.default_rng(seed)
+    windows = sorted((windows[i] for i in random.permutation(len(windows))), key=lambda window: window[3] - window[1])
+    groups = list(_groups(windows))
+    nats, counts = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
     with evaluating(model):
-        for group in _groups(windows):
+        for group in in_time([groups[i] for i in random.permutation(len(groups))], until):
             shape = (len(group), group[-1][3] - group[-1][1])
             tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
             for row, (number, begin, scored, end) in enumerate(group):
                 tokens[row, : end - begin] = streams[number][begin:end]
                 labels[row, scored - begin : end - begin] = streams[number][scored + 1 : end + 1]
             rows, losses = _losses(model, tokens, labels)  # padding is to the right, where no query sees it
-            np.add.at(nats, np.array([window[0] for window in group])[rows], losses)
-    return nats, np.array([max(0, len(stream) - 1) for stream in streams])
+            owners = np.array([window[0] for window in group])[rows]
+            np.add.at(nats, owners, losses)
+            np.add.at(counts, owners, 1)
+    return nats, counts
 
 
 def _windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

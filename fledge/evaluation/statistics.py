@@ -5,13 +5,15 @@ Efron, 1979, Bootstrap methods; Koehn, 2004, Statistical significance tests for 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from fledge.arch.record import to_json
 
 Measure = Callable[[np.ndarray], np.ndarray]
-"""A number per table of counts: per confusion matrix `(..., classes, classes)` -> `(...)`, as in `fledge.evaluation.metrics`."""
+"""A number per table of counts: per confusion matrix `(..., classes, classes)` -> `(...)`, as in `fledge.evaluation.metrics`; per sums of
+counts `(..., counts)` -> `(...)` in a `Tally`."""
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -49,23 +51,88 @@ def ratio(above: np.ndarray, below: np.ndarray, resamples: int = RESAMPLES, seed
         raise ValueError(f"a ratio over documents needs two equally long lists, but got shapes {above.shape} and {below.shape}")
     if below.sum() <= 0:
         raise ValueError("a ratio over documents needs at least one document that is not empty")
+    return of_sums(np.column_stack([above, below]), share, resamples, seed)
 
-    def quotient(sums: np.ndarray) -> np.ndarray:
-        kept = sums[:, 1] > 0  # a resample may hold empty documents only
-        return sums[kept, 0] / sums[kept, 1]
 
-    return of_sums(np.column_stack([above, below]), quotient, resamples, seed)
+def share(sums: np.ndarray) -> np.ndarray:
+    """The first of two sums `(..., 2)` by the second; no number where that is 0."""
+    return np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0)
 
 
 def of_sums(counts: np.ndarray, measure: Measure, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """`measure` of what `counts` (documents, counts) come to in all, resampled by document; it takes (resamples, counts)."""
+    """`measure` of what `counts` (documents, counts) come to in all, resampled by document; it takes (resamples, counts).
+
+    Resamples of which it is no number are left out: one may hold empty documents only.
+    """
     rng = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // len(counts))
     drawn = []
     for start in range(0, resamples, at_once):
         rows = rng.integers(len(counts), size=(min(at_once, resamples - start), len(counts)))
         drawn.append(measure(np.stack([column[rows].sum(1) for column in counts.T], 1)))
-    return interval(float(measure(counts.sum(0)[None])[0]), np.concatenate(drawn))
+    values = np.concatenate(drawn)
+    return interval(float(measure(counts.sum(0)[None])[0]), values[~np.isnan(values)])
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What a measure counts on each item, once or in several trials: `counts` is (trials, items, counts) and `measure` makes sums of them
+    the value. The value of several trials is their mean; items are resampled with all of their trials.
+
+    `signature` says how it was counted, `lower` whether less is better.
+    """
+
+    name: str
+    counts: np.ndarray
+    measure: Measure = share
+    signature: str | None = None
+    lower: bool = False
+
+    def __post_init__(self):
+        if self.counts.ndim != 3 or not self.counts.size:
+            raise ValueError(
+                f"{self.name}: counts of trials, items and counts are needed, and at least one, but they are {self.counts.shape}"
+            )
+
+    @cached_property
+    def trials(self) -> np.ndarray:
+        """The value of each trial, (trials,)."""
+        return self.measure(self.counts.sum(1))
+
+    @cached_property
+    def items(self) -> np.ndarray:
+        """The value of each item alone in each trial, (trials, items); no number for one that counts nothing."""
+        return self.measure(self.counts)
+
+    def interval(self, seed: int = 0) -> Interval:
+        return of_sums(self._flat, self._mean, seed=seed)
+
+    def difference(self, other: "Tally", seed: int = 0) -> Interval:
+        """This less the other on the same items, each of which is drawn with what both made of it."""
+        if self.counts.shape[1] != other.counts.shape[1]:
+            raise ValueError(f"{self.name} of {self.counts.shape[1]} and of {other.counts.shape[1]} items cannot be compared in pairs")
+        both, own = np.concatenate([self._flat, other._flat], 1), self._flat.shape[1]
+        return of_sums(both, lambda sums: self._mean(sums[:, :own]) - other._mean(sums[:, own:]), seed=seed)
+
+    @property
+    def _flat(self) -> np.ndarray:
+        return self.counts.transpose(1, 0, 2).reshape(self.counts.shape[1], -1)
+
+    def _mean(self, sums: np.ndarray) -> np.ndarray:
+        return self.measure(sums.reshape(len(sums), *self.counts.shape[::2])).mean(1)
+
+
+def proportion(hits: int, total: int) -> Interval:
+    """A share of independent trials with its 95 % score interval (Wilson, 1927), which is none too narrow where nothing or all was hit.
+
+    Raises `ValueError` without trials.
+    """
+    if not 0 <= hits <= total or not total:
+        raise ValueError(f"{hits} of {total} is no share of trials")
+    share, z = hits / total, 1.959964  # of a standard normal variable 95 % lie within z of 0
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return Interval(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
 
 
 def classification(

@@ -1,6 +1,7 @@
 """A page, from the first heading to the file: each method adds one thing, in the order of the calls."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Page:
         body = []
         for i, row in enumerate(rows):
             badge = '<span class="badge">best</span>' if i == chosen else ""
-            cells = [f'<th scope="row"{_numeric(numeric[0])}>{_cell(row[0], places[0])}{badge}</th>']
+            cells = [f'<th scope="row"{_numeric(numeric[0])}>{_BORDER.sub("<wbr>", _cell(row[0], places[0]))}{badge}</th>']
             cells += [
                 f"<td{_numeric(right)}>{_cell(cell, place)}</td>"
                 for cell, right, place in zip(row[1:], numeric[1:], places[1:], strict=True)
@@ -208,6 +209,9 @@ def _best(cells: Sequence[Cell], choose: Callable[[Iterable[float]], float]) -> 
 
 def _numeric(right: bool) -> str:
     return ' class="number"' if right else ""
+
+
+_BORDER = re.compile(r"(?<=[/._])(?=[^\W\d])")  # where a path or a setting's name may go on in another line
 
 
 def _cell(cell: Cell, places: int) -> str:

@@ -92,7 +92,7 @@ ul.examples .label { overflow-wrap: anywhere; }
 .legend .token { padding: .1em .4em; }
 body > footer { color: var(--soft); font-size: .84rem; margin-top: 4rem; padding-bottom: 3rem; }
 @media (max-width: 34rem) { body { font-size: 1rem; } .chart { min-width: 34rem; } th, td { padding: .45rem .5rem; }
-  tbody th { overflow-wrap: anywhere; min-width: 7rem; }
+  tbody th { position: sticky; left: 0; background: var(--ground); min-width: 7rem; max-width: 11rem; overflow-wrap: break-word; }
   h2 { margin-top: 2.6rem; } td small { display: block; margin: 0; } }
 @media print { :root { --ground: #fff; --card: #fff; --wash: #fff; --ink: #000; --soft: #444; --rule: #ccc; --accent: #064f4b;
   --accent-wash: #e4f2f0; --accent-line: #0b6e69;

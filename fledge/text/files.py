@@ -1,9 +1,13 @@
 """Where a tokenizer's files are: in a folder, in the hub's local cache, on the hub."""
 
+import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+MARIAN = ("source.spm", "target.spm", "vocab.json")
 
 MODELS = (
     ("tokenizer.json",),
@@ -13,19 +17,22 @@ MODELS = (
     ("sentencepiece.bpe.model",),  # XLM-RoBERTa
     ("tokenizer.model",),  # Llama 2, Mistral, Gemma
     ("vocab.txt",),  # BERT
-    ("source.spm", "target.spm", "vocab.json"),  # Marian
+    MARIAN,
 )
-CONFIG, DESCRIBED = "tokenizer_config.json", "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+BESIDE = (TOKENIZER_CONFIG, "config.json", "added_tokens.json", "special_tokens_map.json")
 HUB = {"gpt2": "openai-community/gpt2"}
 
 
 @dataclass(frozen=True)
 class Files:
-    """`model`: those of one of `MODELS`, or one like them; `config` and `described`: tokenizer_config.json and config.json beside it."""
+    """`model`: those of one of `MODELS`, or one like them; the others: what there is of `BESIDE`, in its order."""
 
     model: tuple[Path, ...]
     config: Path | None = None
     described: Path | None = None
+    added: Path | None = None
+    named: Path | None = None
 
 
 def tokenizer_files(name: str | Path) -> Files:
@@ -52,8 +59,13 @@ def tokenizer_files(name: str | Path) -> Files:
     return found
 
 
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of one."""
+    return _in_folder(folder) is not None
+
+
 def _needed() -> str:
-    return ", or ".join(" and ".join(names) for names in MODELS[:-1])  # of the last it is said what to do when it is met
+    return ", or ".join(" and ".join(names) for names in MODELS)
 
 
 def _in_folder(folder: Path) -> Files | None:
@@ -66,8 +78,7 @@ def _in_folder(folder: Path) -> Files | None:
 
 
 def _beside(model: tuple[Path, ...]) -> Files:
-    config, described = (model[0].parent / name for name in (CONFIG, DESCRIBED))
-    return Files(model, config if config.is_file() else None, described if described.is_file() else None)
+    return Files(model, *(path if path.is_file() else None for path in (model[0].parent / name for name in BESIDE)))
 
 
 def _on_hub(name: str) -> Files | None:
@@ -77,10 +88,11 @@ def _on_hub(name: str) -> Files | None:
     repositories = dict.fromkeys((name, HUB.get(name, name)))
     for repository in repositories:
         for names in MODELS:
-            paths = [try_to_load_from_cache(repository, file) for file in (*names, CONFIG, DESCRIBED)]
-            model = tuple(Path(path) for path in paths[:-2] if isinstance(path, str))
+            cached = [try_to_load_from_cache(repository, file) for file in (*names, *BESIDE)]
+            paths = [Path(path) if isinstance(path, str) else None for path in cached]
+            model = tuple(path for path in paths[: len(names)] if path)
             if len(model) == len(names):
-                return Files(model, *(Path(path) if isinstance(path, str) else None for path in paths[-2:]))
+                return Files(model, *paths[len(names) :])
     if constants.HF_HUB_OFFLINE:
         return None
 
@@ -96,5 +108,21 @@ def _on_hub(name: str) -> Files | None:
         for names in MODELS:
             model = tuple(path for path in map(download, names) if path)
             if len(model) == len(names):
-                return Files(model, download(CONFIG), download(DESCRIBED))
+                return Files(model, *map(download, BESIDE))
     return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises `ValueError` naming a file that holds none."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as reason:
+        raise ValueError(f"{path} is no JSON: {reason}") from None
+    if not isinstance(read, dict):
+        raise ValueError(f"{path} holds a {type(read).__name__}, but a JSON object is needed")
+    return read
+
+
+def content_of(entry: str | dict | None) -> str:
+    """The text of a token, which these files give as such or as a record with its `content`; empty where they give none."""
+    return (entry.get("content") if isinstance(entry, dict) else entry) or ""

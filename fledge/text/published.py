@@ -1,6 +1,6 @@
 """Tokenizers as others publish them: each kind of file as a `tokenizers` object with the ids that its makers' code gives."""
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +9,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
-from fledge.text.files import Files
+from fledge.text.files import Files, content_of, read_object
 from fledge.text.ranks import END, read_ranks
-from fledge.text.sentencepiece import CONTROL, UNKNOWN, Piece, SentencePiece, with_rounded_scores
+from fledge.text.sentencepiece import CONTROL, SPACE, UNKNOWN, Piece, SentencePiece, with_rounded_scores
 from fledge.text.wordpiece import read_vocabulary
 
 Read = tuple[tokenizers.Tokenizer, dict[str, Any]]
@@ -46,6 +46,8 @@ CLASSES = {
     "spiece.model": "T5", "tokenizer.model": "Llama", "sentencepiece.bpe.model": "XLMRoberta",
 }  # fmt: skip
 BERTS = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "LayoutLM", "Funnel", "SqueezeBert", "RetriBert", "Lxmert")
+SENTINEL = re.compile(f"{SPACE}?<extra_id_[0-9]+>")  # mT5's are pieces, each with a blank before it (vocabularies.py of google/seqio)
+NAMED = (*(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")), "additional_special_tokens")
 KEPT = ("additional_special_tokens", "chat_template", "model_max_length")
 
 
@@ -54,16 +56,10 @@ def read_published(files: Files) -> Read:
 
     Raises `ValueError` with what is wrong about a file, or `OSError`.
     """
-    config = _object(files.config) if files.config else {}
+    config = read_object(files.config) if files.config else {}
     first = files.model[0]
-    if len(files.model) == 3:
-        raise ValueError(
-            f"{first.parent} holds Marian's two vocabularies, {' and '.join(path.name for path in files.model[:2])}: one for what is read, "
-            "one for what is written, but a model of fledge has one tokenizer for both. Train a translator with one: "
-            "fledge finetune pairs DATA --arch transformer-base"
-        )
     if len(files.model) == 2:
-        return byte_pairs(*files.model), config
+        return with_added(byte_pairs(*files.model), _added(files, config)), config
     if first.suffix == ".json":
         return with_rounded_scores(tokenizers.Tokenizer.from_file(str(first))), config
     if first.suffix == ".tiktoken":
@@ -73,13 +69,13 @@ def read_published(files: Files) -> Read:
         if name and name not in BERTS:
             raise ValueError(f"{first}: how a {name}Tokenizer reads a {first.name} is not known: give a folder with its tokenizer.json")
         backend, names = read_vocabulary(first, config)
-        return backend, names | _kept(config)
+        return with_added(backend, _added(files, config)), names | _kept(config)
     if name and name not in FRAMES:
         raise ValueError(
             f"{first}: how a {name}Tokenizer numbers and frames its pieces is not known (known are {', '.join(FRAMES)}): "
             "give a folder with its tokenizer.json"
         )
-    return _sentence_pieces(SentencePiece.read(first), FRAMES[name] if name else Frame(), config)
+    return _sentence_pieces(SentencePiece.read(first), FRAMES[name] if name else Frame(), config, _added(files, config))
 
 
 def byte_pairs(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
@@ -91,23 +87,50 @@ def byte_pairs(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _sentence_pieces(model: SentencePiece, frame: Frame, config: Mapping[str, Any]) -> Read:
+def with_added(backend: tokenizers.Tokenizer, added: Mapping[int, AddedToken]) -> tokenizers.Tokenizer:
+    """`backend` with these tokens behind its own; raises `ValueError` where one would get another id."""
+    there = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for number, token in sorted(added.items()):
+        if token.content not in there:
+            backend.add_tokens([token])
+        if (given := backend.token_to_id(token.content)) != number:
+            raise ValueError(
+                f"{token.content!r} is to be token {number}, but it follows as {given}: this is not the vocabulary it was added to"
+            )
+    return backend
+
+
+def _added(files: Files, config: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """What was added to a vocabulary, by id: in tokenizer_config.json, or in added_tokens.json, where those with a name are special."""
+    if "added_tokens_decoder" in config or files.added is None:
+        told = config.get("added_tokens_decoder", {}).items()
+        return {
+            int(number): AddedToken(token["content"], special=bool(token.get("special")), normalized=bool(token.get("normalized")))
+            for number, token in told
+        }
+    named = read_object(files.named) if files.named else {}
+    values = [of[name] for of in (config, named) for name in NAMED if name in of]
+    special = {content_of(token) for value in values for token in (value if isinstance(value, list) else [value])}
+    return {
+        number: AddedToken(text, special=text in special, normalized=text not in special)
+        for text, number in read_object(files.added).items()
+    }
+
+
+def _sentence_pieces(model: SentencePiece, frame: Frame, config: Mapping[str, Any], added: Mapping[int, AddedToken]) -> Read:
     if frame.fairseq:
         model = _as_fairseq(model)
     names = {f"{name}_token": piece for name, piece in model.special.items()} | ({"mask_token": "<mask>"} if frame.fairseq else {})
     names |= _kept(config)
-    later = {int(number): token for number, token in config.get("added_tokens_decoder", {}).items()}
-    special = [token["content"] for token in later.values() if token.get("special")]
-    backend = model.backend({*special, *map(_text, config.get("additional_special_tokens") or [])} - {""})
+    special = [token.content for token in added.values() if token.special]
+    special += [piece.text for piece in model.pieces if SENTINEL.fullmatch(piece.text)]
+    backend = model.backend({*special, *map(content_of, config.get("additional_special_tokens") or [])} - {""})
     sentinels = config.get("extra_ids", frame.sentinels) if frame.sentinels else 0
     backend.add_special_tokens([f"<extra_id_{n}>" for n in reversed(range(sentinels))])
-    for number, token in sorted(later.items()):
-        if backend.token_to_id(token["content"]) is None:
-            backend.add_tokens([AddedToken(token["content"], special=bool(token.get("special")), normalized=False)])
-        if (given := backend.token_to_id(token["content"])) != number:
-            raise ValueError(f"tokenizer_config.json says that {token['content']!r} is token {number}, but it follows as {given}")
-    before = [_text(names.get("bos_token"))] if frame.opening and config.get("add_bos_token", True) else []
-    after = [_text(names.get("eos_token"))] if config.get("add_eos_token", frame.closing) else []
+    # As they stand in a text: a normalizer puts a blank before each part.
+    with_added(backend, {number: AddedToken(token.content, special=token.special, normalized=False) for number, token in added.items()})
+    before = [content_of(names.get("bos_token"))] if frame.opening and config.get("add_bos_token", True) else []
+    after = [content_of(names.get("eos_token"))] if config.get("add_eos_token", frame.closing) else []
     ids = [(name, backend.token_to_id(name)) for name in dict.fromkeys(before + after)]
     if any(number is None for _, number in ids):
         raise ValueError(f"{' or '.join(name or 'a token' for name, number in ids if number is None)} is to frame a text, but is no piece")
@@ -129,7 +152,7 @@ def _class(files: Files, config: Mapping[str, Any]) -> str | None:
         plain = named.removesuffix("Fast").removesuffix("Tokenizer")
         if plain not in ("PreTrained", "TokenizersBackend"):
             return plain
-    kind = _object(files.described).get("model_type") if files.described else None
+    kind = read_object(files.described).get("model_type") if files.described else None
     return CLASSES.get(kind or "") or CLASSES.get(files.model[0].name)
 
 
@@ -137,14 +160,3 @@ def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """Names of tokens and what goes with the text: the rest stands in tokenizer.json once it is written."""
     named = {name: value for name, value in config.items() if name.endswith("_token") and not name.startswith("add_") and value}
     return named | {name: config[name] for name in KEPT if config.get(name)}
-
-
-def _text(entry: Any) -> str:
-    return (entry.get("content") if isinstance(entry, dict) else entry) or ""
-
-
-def _object(path: Path) -> dict[str, Any]:
-    read = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} holds a {type(read).__name__}, but a JSON object is needed")
-    return read

@@ -4,19 +4,20 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from fledge.text.bulk import BYTES, LLAMA3, bulk_encoder
-from fledge.text.files import tokenizer_files
+from fledge.text.files import MARIAN, content_of, tokenizer_files
 from fledge.text.published import read_published
 from fledge.text.sentencepiece import SPACE, Charsmap, guard, learn_pieces
 from fledge.text.wordpiece import learn_word_pieces
@@ -56,14 +57,15 @@ class Tokenizer:
         backend.no_padding()
         self.backend = backend
         self.config = config or {}
+        self._known: str | None = None  # fingerprint
         self.controls = {token.content: number for number, token in backend.get_added_tokens_decoder().items() if token.special}
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.end_of_text = self._end_of_text()
-        self.pad = self._first("<|pad|>", _token_text(self.config.get("pad_token")), default=self.end_of_text)
-        mask = self._first("<|mask|>", _token_text(self.config.get("mask_token")), "[MASK]", "<mask>", default=-1)
+        self.pad = self._first("<|pad|>", content_of(self.config.get("pad_token")), default=self.end_of_text)
+        mask = self._first("<|mask|>", content_of(self.config.get("mask_token")), "[MASK]", "<mask>", default=-1)
         self.mask = None if mask < 0 else mask
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Tokenizer._from_json, (self.backend.to_str(), self.config)
 
     @classmethod
@@ -90,7 +92,8 @@ class Tokenizer:
     @cached_property
     def sentinels(self) -> list[int]:
         """The control tokens `<extra_id_0>`, `<extra_id_1>`, ... that stand for spans of a text, in this order; none if it has none."""
-        return [number for n in range(100) if (number := self.special(f"<extra_id_{n}>")) is not None]
+        names = (name for n in range(100) for name in (f"<extra_id_{n}>", f"{SPACE}<extra_id_{n}>"))
+        return [number for name in names if (number := self.special(name)) is not None]
 
     @cached_property
     def opening(self) -> list[int]:
@@ -118,7 +121,15 @@ class Tokenizer:
         end = next(name for name, number in self.controls.items() if number == self.end_of_text)
         template = [*([end] if opening else []), "$A", *([end] if closing else [])]
         backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[(end, self.end_of_text)])
+        return self._with(backend)
+
+    def _with(self, backend: tokenizers.Tokenizer) -> "Tokenizer":
         return Tokenizer(backend, self.config)
+
+    @property
+    def target(self) -> "Tokenizer":
+        """What encodes the targets of pairs: the same, unless what is written is cut otherwise than what is read."""
+        return self
 
     def words(self, tokens: Sequence[int]) -> list[int]:
         """The number of the word that each token is a part of; of a control token, and of what is no letter or digit, its own.
@@ -163,10 +174,17 @@ class Tokenizer:
 
     def encode_arrays(self, texts: list[str], threads: int = 1) -> list[np.ndarray]:
         """The same as arrays (length,) of unsigned integers, which costs less where the tokens go to disk, by so many threads."""
+        if self._bulk is not None:  # none that maps characters is encoded in bulk
+            try:
+                return self._bulk(texts, threads)
+            except UnicodeEncodeError:
+                return self._bulk([_unicode(text) for text in texts], threads)
         texts = [self._read(text) for text in texts]
-        if self._bulk is not None:
-            return self._bulk(texts, threads)
         return [np.array(encoding.ids, np.uint32) for encoding in self._direct.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def pieces(self, texts: list[str]) -> list[list[str]]:
+        """The tokens of each text by name, of Unigram what is unknown as it stands in the text."""
+        return [encoding.tokens for encoding in self._direct.encode_batch(list(map(self._read, texts)), add_special_tokens=False)]
 
     def _read(self, text: str) -> str:
         """Text as the model below is to see it: Unicode, and in a tokenizer of SentencePiece's mapped as that maps it."""
@@ -181,7 +199,7 @@ class Tokenizer:
         first = _steps(json.loads(self.backend.normalizer.__getstate__()))[0]
         if first["type"] != "Precompiled":
             return None
-        return Charsmap(base64.b64decode(first["precompiled_charsmap"]), self._verbatim)
+        return _charsmap(base64.b64decode(first["precompiled_charsmap"]), tuple(self._verbatim))
 
     @property
     def _verbatim(self) -> list[str]:
@@ -221,31 +239,62 @@ class Tokenizer:
             return "".join(f"<0x{BYTES[c]:02X}>" for c in name)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).replace(" ", "·")
 
+    def controlled(self, text: str) -> list[int | str]:
+        """The text of a format, which may spell control tokens: their ids, and what stands between them.
+
+        >>> tokenizer.controlled("<|im_start|>user")
+        [3, 'user']
+        """
+        parts = self._control_names.split(text) if self.controls else [text]
+        return [self.controls.get(part, part) for part in parts if part]
+
+    @cached_property
+    def _control_names(self) -> re.Pattern[str]:
+        longest_first = sorted(self.controls, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+    def named(self, names: Sequence[str]) -> dict[str, str]:
+        """The texts of control tokens by the names that tokenizer_config.json has for them, such as `bos_token`, where it has them."""
+        end = next(name for name, number in self.controls.items() if number == self.end_of_text)
+        found = {name: content_of(self.config.get(name)) for name in names}
+        return {"eos_token": end} | {name: text for name, text in found.items() if text}
+
     def fingerprint(self) -> str:
         """SHA-256 of the canonical tokenizer.json: keys sorted, no white space."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
+        if self._known is not None:
+            return self._known
         canonical = json.dumps(json.loads(self.backend.to_str()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def save(self, folder: Path, context: int | None = None) -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json`, as transformers opens them; `context`, in tokens, is `model_max_length`."""
+        """Writes `tokenizer_config.json` and `tokenizer.json` (or what else stands for it), as transformers opens them.
+
+        `context`, in tokens, is `model_max_length`.
+        """
         names = {number: name for name, number in self.controls.items()}
         config = {
             "backend": "tokenizers",
             "tokenizer_class": "PreTrainedTokenizerFast",  # transformers 5 calls it TokenizersBackend and knows both names
             "clean_up_tokenization_spaces": False,
-            **self.config,
+            **{
+                name: value for name, value in self.config.items() if name != "chat_template"
+            },  # a model's own file, which says which it has
             "eos_token": names[self.end_of_text],
             "pad_token": names[self.pad],
             **({"unk_token": UNKNOWN} if UNKNOWN in self.controls else {}),
             **({"model_max_length": context} if context else {}),
         }
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        for name, contents in self._files().items():
+            (Path(folder) / name).write_bytes(contents)
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _files(self) -> dict[str, bytes]:
+        return {"tokenizer.json": self.backend.to_str(pretty=True).encode()}
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int, kind: Kind = "bpe") -> "Tokenizer":
@@ -304,16 +353,21 @@ class Tokenizer:
         return cls(_with_spares(backend, UNKNOWN))
 
     @classmethod
-    def load(cls, name: str | Path) -> "Tokenizer":
+    def load(cls, name: str | Path, fingerprint: str | None = None) -> "Tokenizer":
         """A tokenizer from a folder, a name on the hub, or one file, as `fledge.text.published` reads them.
 
+        `fingerprint`: the one that it has, where that is known: finding it takes as long as all the rest.
         Raises `FileNotFoundError` with the files that are needed and where to put them, `ValueError` for files that are no
         tokenizer or one in which text could spell a control token.
         """
         files = tokenizer_files(name)
         try:
+            if tuple(path.name for path in files.model) == MARIAN:
+                from fledge.text.marian import MarianTokenizer  # a Tokenizer itself
+
+                return MarianTokenizer.read(files)
             backend, config = read_published(files)
-        except OSError:
+        except (OSError, ValueError):
             raise
         except Exception as reason:  # tokenizers raises bare Exceptions
             raise ValueError(
@@ -328,6 +382,7 @@ class Tokenizer:
                 f"{name}: the text {control!r} would become the control token {tokenizer.controls[control]} in this tokenizer "
                 f"({type(backend.model).__name__}): use a byte-level BPE"
             )
+        tokenizer._known = fingerprint
         return tokenizer
 
     def _spelled(self) -> list[str]:
@@ -341,7 +396,7 @@ class Tokenizer:
         return [name for name in spelled if self.controls[name] != unknown]
 
     def _end_of_text(self) -> int:
-        named = _token_text(self.config.get("eos_token"))
+        named = content_of(self.config.get("eos_token"))
         end = self._first(named, *ENDS, default=-1)
         if end < 0:
             raise ValueError(
@@ -349,8 +404,14 @@ class Tokenizer:
             )
         return end
 
-    def _first(self, *names: str | None, default: int) -> int:
+    def _first(self, *names: str, default: int) -> int:
         return next((self.controls[name] for name in names if name in self.controls), default)
+
+
+@lru_cache(maxsize=4)
+def _charsmap(blob: bytes, kept: tuple[str, ...]) -> Charsmap:
+    """One for all tokenizers with this map, for it takes a second to read; most have the same."""
+    return Charsmap(blob, kept)
 
 
 def _steps(normalizer: dict) -> list[dict]:
@@ -362,11 +423,6 @@ def _in_word(character: str) -> bool:
     """Whether a character of a vocabulary, which of a byte-level one is a byte, is a part of a word."""
     byte = BYTES.get(character)
     return character.isalnum() if byte is None else byte >= 128 or chr(byte).isalnum()
-
-
-def _token_text(entry: str | dict | None) -> str | None:
-    """tokenizer_config.json names a token by its text or as a record with its `content`."""
-    return entry.get("content") if isinstance(entry, dict) else entry
 
 
 def _unicode(text: str) -> str:

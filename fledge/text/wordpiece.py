@@ -8,6 +8,8 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from fledge.text.files import content_of
+
 PREFIX = "##"  # of what goes on with a word
 LONGEST = 100  # characters of a word; a longer one is unknown
 SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
@@ -57,7 +59,7 @@ def read_vocabulary(path: Path, config: Mapping[str, Any]) -> tuple[tokenizers.T
     if len(ids) < len(pieces):
         twice = next(piece for number, piece in enumerate(pieces) if ids[piece] != number)
         raise ValueError(f"{path}: the piece {twice!r} stands in two lines")
-    names = {field: _content(config.get(field)) or usual for field, usual in SPECIAL.items()}
+    names = {field: content_of(config.get(field)) or usual for field, usual in SPECIAL.items()}
     missing = [name for name in names.values() if name not in ids]
     if missing:
         raise ValueError(
@@ -74,7 +76,3 @@ def read_vocabulary(path: Path, config: Mapping[str, Any]) -> tuple[tokenizers.T
         special_tokens=[(name, ids[name]) for name in (first, last)],
     )
     return backend, {**names, "eos_token": last}
-
-
-def _content(entry: Any) -> str | None:
-    return entry.get("content") if isinstance(entry, dict) else entry

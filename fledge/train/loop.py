@@ -183,6 +183,12 @@ def keep_memory() -> None:
         mallopt(trim_threshold, most)
 
 
+def deterministic(strict: bool) -> None:
+    """Whether the same bits come out twice; torch is told only what changes, as its answer loads the compiler for a second."""
+    if strict != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(strict)
+
+
 @contextmanager
 def on_machine(machine: Machine) -> Iterator[None]:
     """Threads and determinism as the machine says; torch's settings and random state come back afterwards."""
@@ -193,7 +199,7 @@ def on_machine(machine: Machine) -> Iterator[None]:
     devices = [torch.device(machine.device)] if torch.device(machine.device).type == "cuda" else []
     with torch.random.fork_rng(devices), kernels.used(machine.kernels):
         torch.set_num_threads(machine.threads or threads)
-        torch.use_deterministic_algorithms(machine.deterministic)
+        deterministic(machine.deterministic)
         fills.fill_uninitialized_memory = False  # that finds faults, for a pass over all new memory
         if machine.deterministic and devices:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # pytorch.org/docs/stable/notes/randomness.html
@@ -201,5 +207,5 @@ def on_machine(machine: Machine) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)
+            deterministic(strict)
             fills.fill_uninitialized_memory = filling

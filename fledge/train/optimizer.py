@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from fledge.model import query_shares
 from fledge.train import run
@@ -14,6 +15,16 @@ from fledge.train.parallel.spread import Alone, spread_of
 # (Bernstein/Jordan quintic) coefficients that bring every singular value near 1 in five rounds: kellerjordan.github.io/posts/muon
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
+
+
+def _uncompiled(*methods: Any) -> None:
+    """Let torch's methods run as they are: to keep its compiler out of them it would load it, for 2 s of each start."""
+    for method in methods:
+        if (plain := getattr(method, "__wrapped__", None)) is not None:
+            plain.__dynamo_disable = plain
+
+
+_uncompiled(torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad)
 
 
 def kinds(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
@@ -62,7 +73,7 @@ class Optimizer:
             {"params": list(groups[kind].values()), "lr": other, "weight_decay": decay} for kind, decay in rows if groups[kind]
         ]
         if table:
-            self.parts.append(torch.optim.AdamW(table, betas=recipe.betas, eps=recipe.eps, fused=True))
+            self.parts.append(AdamW(table, recipe.betas, recipe.eps))
         self.rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def set_rates(self, factor: float) -> float:
@@ -123,6 +134,35 @@ class Optimizer:
             name, _, what = place.rpartition("/")
             part, parameter = owners[name]
             part.state[parameter][what] = tensor.to(parameter.device) if tensor.ndim else tensor.clone()
+
+
+class AdamW(torch.optim.Optimizer):
+    """torch's fused AdamW, whose own class would load torch's compiler at the first step.
+
+    Loshchilov and Hutter, 2019, arXiv:1711.05101.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float):
+        super().__init__(groups, {"betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            given = [p for p in group["params"] if p.grad is not None]
+            states = [self._state(p) for p in given]
+            average, square, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            (beta1, beta2), gradients = group["betas"], [p.grad for p in given]
+            adamw(
+                given, gradients, average, square, [], steps, fused=True, amsgrad=False, beta1=beta1, beta2=beta2,
+                lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+            )  # fmt: skip
+
+    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        return state
 
 
 class Muon(torch.optim.Optimizer):

@@ -40,11 +40,15 @@ LADDER = (
     (1024, 16),
 )
 DRIFT = 0.05  # of the steps left: the least change of speed that changes the plan
+CONTEXT = 256  # tokens of a row, where no shape says how many its positions are made for
 FEWEST_STEPS = 40  # below this nothing is learned
 
-# Bits per byte after D bytes through N parameters: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022, arXiv:2203.15556.
-# Laid through runs on the standard library: docs/decisions/0011-what-the-plan-expects.md. It is an expectation for code; prose takes more.
-E, A, ALPHA, B, BETA = 0.5, 39.0, 0.34, 33_800.0, 0.7
+# Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, form and exponents of Hoffmann et
+# al., 2022, arXiv:2203.15556; and for the share that can be copied C / D^c - G, for to copy is learned later, and then gains G.
+# Laid through runs on four texts: docs/decisions/0011-what-the-plan-expects.md.
+E, A, ALPHA, B, BETA = 0.776, 16.4, 0.34, 4.21, 0.28
+GAIN, COPYING, GAMMA = 2.34, 69_600.0, 0.7
+MOST_COPIED = 0.2  # no text was measured of which more can be
 REPEATS_WORTH = 15.4  # epochs after which repeating is worth nothing more: Muennighoff et al., 2023, arXiv:2305.16264
 
 
@@ -59,6 +63,15 @@ class Speed:
         flops = math.log(training_flops(arch, context))
         tried = np.log([(per_token, per_token * speed) for per_token, speed in sorted(self.points)])
         return math.exp(float(np.interp(flops, tried[:, 0], tried[:, 1])) - flops)
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How hard a text is: the bits per byte that `ngrams` need which have counted a megabyte of it, and the share of its tokens that can be
+    `copied` from the few hundred before them (`fledge.evaluation.difficulty`)."""
+
+    ngrams: float
+    copied: float
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ class Proposal:
 
     def sentence(self) -> str:
         stack = self.arch.trunk
-        expected = f"; expected: {self.bits_per_byte:.2f} bits per byte" if self.arch.writes and len(self.arch.stacks) == 1 else ""
+        expected = f"; expected: {self.plan.expected:.2f} bits per byte" if self.plan.expected is not None else ""
         return (
             f"{parameter_count(self.arch) / 1e6:.1f} M parameters (width {stack.width}, depth {stack.depth}), "
             f"{self.plan.steps:,} steps of {self.batch.tokens:,} tokens = {self.epochs:.1f} times the text, "
@@ -182,29 +195,31 @@ def default_arch(width: int, depth: int, vocabulary: int, context: int, objectiv
     return qwen3(width, depth, vocabulary=vocabulary, context=context)
 
 
-def expected_bits(parameters: int, read: float, text: float) -> float:
-    """Bits per byte after `read` bytes of a text of `text` bytes, which repeats when `read` is more."""
+def expected_bits(parameters: int, read: float, text: float, difficulty: Difficulty) -> float:
+    """Bits per byte after `read` bytes of a text of `text` bytes, which repeats when `read` is more, and is so hard."""
     again = max(0.0, read / text - 1)
     worth = min(read, text) + text * REPEATS_WORTH * (1 - math.exp(-again / REPEATS_WORTH))
-    return E + A / parameters**ALPHA + B / worth**BETA
+    copied = min(difficulty.copied, MOST_COPIED)
+    in_ngrams = E + A / parameters**ALPHA + B / worth**BETA + copied * (COPYING / worth**GAMMA - GAIN)
+    return difficulty.ngrams * in_ngrams
 
 
 def propose(
-    seconds: float, tokens: int, bytes_per_token: float, vocabulary: int, speed: Speed, arch: Arch | None = None,
+    seconds: float, tokens: int, bytes_per_token: float, vocabulary: int, speed: Speed, difficulty: Difficulty, arch: Arch | None = None,
     batch: Batch | None = None, objective: ObjectiveName = "next-word",
 ) -> Proposal:  # fmt: skip
     """The best training of `seconds` on a text of `tokens`: the size of the ladder (or `arch` as given) with the least expected loss.
 
     Raises `ValueError` with the nearest possible when the text is shorter than a context or the time too short.
     """
-    context = batch.context if batch else min(arch.context if arch else 256, 256)
+    context = batch.context if batch else arch.context if arch else CONTEXT
     if tokens <= context:
         raise ValueError(
             f"the text has {tokens:,} tokens, but one context of {context:,} needs {context + 1:,}: "
             f"give more text, or --set batch.context={max(1, tokens - 1)}"
         )
     archs = [arch] if arch else [default_arch(width, depth, vocabulary, context, objective) for width, depth in LADDER]
-    proposals = [_with(a, seconds, tokens, bytes_per_token, speed, context, batch) for a in archs]
+    proposals = [_with(a, seconds, tokens, bytes_per_token, speed, difficulty, context, batch) for a in archs]
     smallest, free = proposals[0], free_memory()
     proposals = [p for p in proposals if training_bytes(p.arch, p.batch) <= free]
     if not proposals:
@@ -220,14 +235,18 @@ def propose(
     return min(proposals, key=lambda p: p.bits_per_byte)
 
 
-def _with(arch: Arch, seconds: float, tokens: int, bytes_per_token: float, speed: Speed, context: int, batch: Batch | None) -> Proposal:
+def _with(
+    arch: Arch, seconds: float, tokens: int, bytes_per_token: float, speed: Speed, difficulty: Difficulty, context: int,
+    batch: Batch | None,
+) -> Proposal:  # fmt: skip
     per_second = speed.tokens_per_second(arch, context)
     reads = per_second * seconds
     batch = batch or Batch(rows_for(reads, context), 1, context)
     steps = max(1, int(reads / batch.tokens))
-    bits = expected_bits(parameter_count(arch), max(1.0, reads * bytes_per_token), tokens * bytes_per_token)
+    bits = expected_bits(parameter_count(arch), max(1.0, reads * bytes_per_token), tokens * bytes_per_token, difficulty)
     schedule = Stable(warmup=min(100, max(1, steps // 30)), decay=0.5)
-    return Proposal(arch, batch, optimizer_for(arch), schedule, Plan(steps, seconds), per_second, reads / tokens, bits)
+    plan = Plan(steps, seconds, expected=bits if arch.writes and len(arch.stacks) == 1 else None)
+    return Proposal(arch, batch, optimizer_for(arch), schedule, plan, per_second, reads / tokens, bits)
 
 
 def rows_for(reads: float, context: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from fledge.data.batches import IGNORED, PADDING, Batch, Batches, draw, padded, rows_of
 from fledge.generation import Completion, Engine, Request, Sampling
 from fledge.model import Transformer
-from fledge.text import ChatFormat, Message, Tokenizer
+from fledge.text import ChatFormat, Message, Template, Tokenizer
 from fledge.train.loop import precision
 from fledge.train.run import Machine, Reward
 
@@ -49,8 +49,8 @@ class Rollouts(Batches):
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, form: ChatFormat, questions: Sequence[Question], worth: Worth, goal: Reward,
-        machine: Machine, rows: int, accumulate: int = 1,
+        self, model: Transformer, tokenizer: Tokenizer, form: ChatFormat | Template, questions: Sequence[Question], worth: Worth,
+        goal: Reward, machine: Machine, rows: int, accumulate: int = 1,
     ):  # fmt: skip
         prompts = [form.encode(tokenizer, list(question.messages), answer=True).tokens for question in questions]
         kept = [number for number, prompt in enumerate(prompts) if len(prompt) < model.arch.context]

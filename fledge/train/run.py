@@ -253,7 +253,8 @@ class Plan:
 
     `seconds` is the budget as given, wall time from the command's start to its end summed over resumptions; `reserve`
     of them are kept for what follows the last step. `tokens` is the budget as given in tokens. A skip `(step, batches)`
-    leaves out so many batches from that step on. `most` steps are never exceeded, whatever the time allows.
+    leaves out so many batches from that step on. `most` steps are never exceeded, whatever the time allows. `expected` are the bits per
+    byte that were foreseen when this was planned, where they can be.
     """
 
     steps: int = 1000
@@ -263,6 +264,7 @@ class Plan:
     revisions: tuple[tuple[int, int], ...] = ()
     skips: tuple[tuple[int, int], ...] = ()
     most: int | None = None
+    expected: float | None = None
 
     def __post_init__(self):
         _at_least(self, 1, "steps")

@@ -18,7 +18,7 @@ from torch import Tensor
 from fledge.adapt.low import is_adapted, trained
 from fledge.arch import Arch
 from fledge.data.batches import Batch
-from fledge.model import Transformer
+from fledge.model import Transformer, shell
 from fledge.train import checkpoint
 from fledge.train.guard import Spikes
 from fledge.train.loop import Hook, NotFinite, State, Stopped, on_machine, precision, run_steps, signals_held
@@ -88,8 +88,7 @@ class Snapshot:
     def model(self) -> Transformer:
         """The whole model as it was."""
         assert self.whole is not None
-        with torch.device("meta"):  # draws no random numbers, of which training makes use meanwhile
-            model = Transformer(self.arch)
+        model = shell(self.arch)  # draws no random numbers, of which training makes use meanwhile
         model.load_state_dict(self.whole, assign=True)
         return model.eval()
 

@@ -14,7 +14,7 @@ from fledge.verbs.finetune.instructing import Instructed, InstructJob
 from fledge.verbs.machine import look
 from fledge.verbs.preparation import corpus_of
 from fledge.verbs.pretraining import Budget, Pretrained, Validation, planned, raise_model
-from fledge.verbs.session import begun_run, command, open_parent, seconds_of
+from fledge.verbs.session import begun_run, command, command_began, open_parent, seconds_of
 
 if TYPE_CHECKING:
     from fledge.data.corpus import Corpus
@@ -87,7 +87,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("fledge demo is the work of one process: start it without torchrun")
-    started = clock.monotonic()
+    started = command_began()
     out, budget = Path(out), seconds_of(time)
     report = out / "report.html"
     if report.is_file():
@@ -132,7 +132,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
             "example": example.prompt,
         }
     }
-    assistant = InstructJob(training, held_out, parent, "chatml", seconds=ends[2] - begun, more=lesson)
+    assistant = InstructJob(training, held_out, held_out, parent, "chatml", seconds=ends[2] - begun, more=lesson)
     answered = assistant.run(out / "assistant", machine, {}, asked, begun)
     show_assistant(answered)
 
@@ -245,9 +245,10 @@ def pretrained(corpus: Corpus, out: Path, budget: Budget, machine: Machine, aske
 
 def show_rivals(base: Pretrained, rivals: tuple[Rival, ...]) -> None:
     assert isinstance(base.validation, Validation)
-    bits = base.validation.bits_per_byte
+    bits, share = base.validation.bits_per_byte, base.validation.share
     rows = sorted([("this model", bits), *((rival.name, rival.bits_per_byte.value) for rival in rivals)], key=lambda row: row[1])
-    terminal.say("Bits per byte of the held-out modules, each scored whole (less is better):")
+    scored = "each scored whole" if share == 1 else f"of which this model had the time to score {share:.0%}"
+    terminal.say(f"Bits per byte of the held-out modules, {scored} (less is better):")
     terminal.table(
         ["", "bits per byte"], [[name, f"{value:.3f}"] for name, value in rows], best=[name for name, _ in rows].index("this model")
     )
@@ -262,7 +263,9 @@ def show_classifier(found: Classified) -> None:
 
 
 def show_assistant(found: Instructed) -> None:
-    terminal.say(f"Perplexity of held-out answers: {found.before:.1f} before, {found.after:.1f} after.")
+    before, after = found.before, found.after
+    terminal.say(f"Perplexity of held-out answers: {before.perplexity.value:.1f} before, {after.perplexity.value:.1f} after.")
+    terminal.say(f"Of {after.written:,} answers {after.ended.value:.0%} end by themselves, before {before.ended.value:.0%}.")
     for example in found.examples:
         terminal.say(
             f"\nQuestion: {example.question}\n  its own answer: {example.answer}\n  before: {example.before}\n  after:  {example.after}"

@@ -10,9 +10,11 @@ from typing import Any
 from fledge.arch import Arch, forward_flops, parameter_count, parts
 from fledge.arch.record import did_you_mean, to_json
 from fledge.verbs import terminal
+from fledge.verbs.finetune.instructing import Format
+from fledge.verbs.lens import lens_on
 from fledge.verbs.model import SAMPLING
 from fledge.verbs.preparation import is_corpus
-from fledge.verbs.session import Name, is_model
+from fledge.verbs.session import Column, Name, Place, is_model
 
 COLUMNS = 80  # of a terminal
 WRITING = {"do_sample", "max_new_tokens", "num_beams", "length_penalty", *SAMPLING}  # of a generation_config.json, what decides the text
@@ -34,20 +36,43 @@ class Shown:
         return {"kind": self.kind, "name": self.name, **self.facts}
 
 
-def show(name: Name, /, *, from_: Name | None = None, verify: bool = False, rows: int = 3) -> Shown:
+def show(
+    name: Name,
+    /,
+    *,
+    from_: Name | None = None,
+    verify: bool = False,
+    rows: int = 3,
+    out: Place | None = None,
+    format: Format | None = None,
+    everything: bool = False,
+    context: int | None = None,
+    prompt_column: Column | None = None,
+    answer_column: Column | None = None,
+) -> Shown:
     """Show an architecture, a model folder, a corpus, or with --from which tokens of training data are trained on.
 
     Args:
         name: a preset, a model folder or hub id, a corpus folder, or a file of instructions (with --from).
-        from_: the model whose tokenizer and chat format read the file.
+        from_: the model that would be fine-tuned, whose tokenizer and chat format read the file.
         verify: compare the weights with the hash that was stored when they were saved.
         rows: how many conversations of a file to show.
+        out: with --from: write this HTML page too.
+        format: with --from: how turns are written, as finetune instruct takes it.
+        everything: with --from: train on the questions too.
+        context: with --from: tokens in a row of training; by default what finetune instruct would take.
+        prompt_column: with --from: the column of the questions, where the guess is wrong.
+        answer_column: with --from: the column of the answers.
     """
     from fledge.presets import PRESETS
 
     name, path = str(name), Path(name)
     if from_ is not None:
-        return show_conversations(name, from_, rows)
+        found = lens_on(name, from_, format, everything, rows, context, prompt_column, answer_column)
+        if out is not None:
+            found.page().write(out)
+            terminal.say(f"  {out} shows the same as a page")
+        return Shown("conversations", name, found.to_json(), str(found))
     if is_corpus(name):
         return show_corpus(path)
     if is_model(path) or ("/" in name and not path.exists()):
@@ -114,31 +139,3 @@ def show_corpus(path: Path) -> Shown:
 
     found = Described.of(Corpus.open(path))
     return Shown("corpus", str(path), found.to_json(), told(found))
-
-
-def show_conversations(name: str, model: Name, rows: int) -> Shown:
-    """The loss lens: the tokens of conversations, those that are trained on in brackets (green in a terminal)."""
-    from fledge.data.instructions import lint, read_instructions, tokenized
-    from fledge.text import FORMATS
-    from fledge.verbs.finetune.instructing import default_format
-    from fledge.verbs.session import open_parent
-
-    parent = open_parent(model)
-    form, tokenizer = FORMATS[default_format(parent)], parent.tokenizer
-    conversations = read_instructions(name).conversations
-    turns = tokenized(conversations, form, tokenizer)
-    checked = lint(conversations, turns, parent.arch.context, form.stop_tokens(tokenizer))
-    blocks = [lens(tokenizer, turn.tokens, turn.trained) for turn in turns[:rows]]
-    text = "\n\n".join([*checked.said(), "trained on are the tokens in ⟦ ⟧:", *blocks])
-    return Shown("conversations", name, to_json(checked), text)
-
-
-def lens(tokenizer, tokens: list[int], trained: list[bool]) -> str:
-    """The text of tokens with those that are trained on between ⟦ and ⟧."""
-    pieces, start = [], 0
-    for end in range(1, len(tokens) + 1):
-        if end == len(tokens) or trained[end] != trained[start]:
-            text = tokenizer.decode(tokens[start:end], specials=True)
-            pieces.append(f"⟦{text}⟧" if trained[start] else text)
-            start = end
-    return "".join(pieces)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fledge.arch import Arch, Reads
     from fledge.generation import Completion, Engine, Request
     from fledge.model import Transformer
-    from fledge.text import ChatFormat, Tokenizer
+    from fledge.text import ChatFormat, Template, Tokenizer
 
 MAX_TOKENS = 100
 AT_ONCE = 32  # requests side by side
@@ -88,11 +88,12 @@ class Model:
         return self.network.arch
 
     @property
-    def chat_format(self) -> ChatFormat | None:
-        """The format that this model was trained to converse in, if it was."""
-        from fledge.text import FORMATS
+    def chat_format(self) -> ChatFormat | Template | None:
+        """The format that this model was trained to converse in, if it was: one of ours, or its folder's own template."""
+        from fledge.text import chat_format
 
-        return FORMATS.get(self.facts.get("chat") or "")
+        chat = self.facts.get("chat") or self.facts.get("chat_template")
+        return None if chat is None else chat_format(chat, self.tokenizer)
 
     @overload
     def generate(self, prompt: str, **settings: Unpack[Settings]) -> str: ...
@@ -106,9 +107,12 @@ class Model:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             return []
-        requests = [self._request(self._prompt_tokens(text), settings) for text in prompts]
-        texts = [completion.text for completion in self._written(requests, settings)]
+        texts = [completion.text for completion in self.continued([self._prompt_tokens(text) for text in prompts], **settings)]
         return texts[0] if isinstance(prompt, str) else texts
+
+    def continued(self, prompts: Sequence[Sequence[int]], **settings: Unpack[Settings]) -> list[Completion]:
+        """The completion of each prompt of tokens, made side by side."""
+        return list(self._written([self._request(list(tokens), settings) for tokens in prompts], settings))
 
     def targets(self, sources: Sequence[str], **settings: Unpack[Settings]) -> list[str]:
         """What a model with an encoder and a decoder writes for each source, read up to its context as in training.
@@ -130,29 +134,21 @@ class Model:
             return (completion.text for completion in self._written([request], settings))
         return self._engine([request]).stream(request)
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **settings: Unpack[Settings]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> str:
         """The assistant's next answer to messages such as `{"role": "user", "content": "..."}`.
 
         Raises `ValueError` for a model that was not trained to converse, and for messages out of order.
         """
         return "".join(self.chat_stream(messages, **settings))
 
-    def chat_stream(self, messages: Sequence[Mapping[str, str]], **settings: Unpack[Settings]) -> Iterator[str]:
+    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Iterator[str]:
         """The assistant's next answer piece by piece."""
-        from fledge.text import Message
-
-        form = self.chat_format
-        if form is None:
-            raise ValueError(
-                "this model was not trained to converse: fine-tune it with `fledge finetune instruct`, or use `fledge generate`"
-            )
-        strange = next((m for m in messages if not {"role", "content"} <= m.keys()), None)
-        if strange is not None:
-            raise ValueError(f"a message is {dict(strange)!r}, but role and content are needed")
-        conversation = [Message(m["role"], m["content"]) for m in messages]
-        tokens = form.encode(self.tokenizer, conversation, answer=True).tokens
-        request = self._request(tokens, settings)
+        request = self._request(self._conversation_tokens(messages), settings)
         return self._engine([request]).stream(request)
+
+    def answers(self, conversations: Sequence[Sequence[Mapping[str, Any]]], **settings: Unpack[Settings]) -> list[Completion]:
+        """The assistant's next answer to each of several conversations, made side by side, and how it ended."""
+        return list(self._written([self._request(self._conversation_tokens(messages), settings) for messages in conversations], settings))
 
     @overload
     def predict(self, text: str) -> dict[str, Any]: ...
@@ -262,8 +258,23 @@ class Model:
             return self.tokenizer.framed(self.tokenizer.encode(text)) or [self.tokenizer.end_of_text]
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.tokenizer.end_of_text]
 
+    def _conversation_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """What is read of messages before an answer.
+
+        Raises `ValueError` for a model that was not trained to converse, and for messages out of order.
+        """
+        from fledge.text.messages import as_turns
+
+        form = self.chat_format
+        if form is None:
+            raise ValueError(
+                "this model was not trained to converse: fine-tune it with `fledge finetune instruct`, or use `fledge generate`"
+            )
+        return form.encode(self.tokenizer, list(as_turns(messages)), answer=True).tokens
+
     def _request(self, tokens: list[int], settings: Settings) -> Request:
         from fledge.generation import Request, Sampling
+        from fledge.weights.folder import stops
 
         for name in settings:
             if name not in Settings.__annotations__:
@@ -271,7 +282,7 @@ class Model:
         given = {name: value for name, value in settings.items() if value is not None and name not in ("beams", "length_penalty")}
         merged: dict[str, Any] = {**self._defaults(), **given}
         form = self.chat_format
-        ends = form.stop_tokens(self.tokenizer) if form is not None else [self.tokenizer.end_of_text]
+        ends = stops(self.facts.get("chat") or self.facts.get("chat_template"), self.tokenizer)
         stop = merged.pop("stop", ())
         stop = [stop] if isinstance(stop, str) else stop  # one text is no list of its letters
         stops = (*stop, *(form.stop_strings if form is not None else ()))

@@ -194,7 +194,7 @@ def instructed_page(done: Instructed, job: InstructJob, out: Path) -> Page:
     """The report of `fledge finetune instruct`."""
     from fledge.report import Page
 
-    page = Page(f"Assistant {Path(done.out).name}", str(done))
+    page = Page(f"Assistant {Path(done.out).name}", str(done).partition("\n")[0])
     page.heading("Result")
     instructed_parts(page, done, job)
     page.heading("Curves")
@@ -203,19 +203,19 @@ def instructed_page(done: Instructed, job: InstructJob, out: Path) -> Page:
 
 
 def instructed_parts(page: Page, done: Instructed, job: InstructJob) -> None:
-    from fledge.text import FORMATS
+    from fledge.data.instructions import is_whole
+    from fledge.verbs.lens import lit
 
     page.facts(
-        [("conversations learned from", done.conversations), ("perplexity of held-out answers before", done.before), ("after", done.after)]
+        [("conversations learned from", done.conversations), ("held out to measure with", done.held_out), ("chat format", done.format)]
     )
-    turns = FORMATS[job.format].encode(job.parent.tokenizer, list(job.training[0].messages))
-    page.tokens(
-        "Which tokens are trained on",
-        [
-            (job.parent.tokenizer.decode([token], specials=True), trained)
-            for token, trained in zip(turns.tokens, turns.trained, strict=True)
-        ],
+    page.table(
+        f"Held-out answers, before and after; its own were written to {done.after.written:,} questions",
+        ["measure", "before", "after"],
+        list(done.compared),
     )
+    first = next(conversation for conversation in job.training if is_whole(conversation))
+    page.tokens("Which tokens are trained on", lit(job.parent.tokenizer, job.form.encode(job.parent.tokenizer, list(first.messages))))
     conversed(page, done.examples)
 
 
@@ -259,7 +259,7 @@ def distilled_page(done: Distilled, job: DistillJob, out: Path) -> Page:
     """The report of `fledge finetune distill`."""
     from fledge.report import Page
 
-    page = Page(f"Distilled {Path(done.out).name}", str(done))
+    page = Page(f"Distilled {Path(done.out).name}", str(done).partition("\n")[0])
     page.heading("Result")
     page.facts([("the teacher's perplexity of held-out answers", done.teacher)])
     instructed_parts(page, done, job)

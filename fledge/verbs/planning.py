@@ -16,8 +16,20 @@ from fledge.train.devices import DEVICES, Device, known_as
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
 from fledge.verbs.preparation import corpus_from
-from fledge.verbs.pretraining import Budget, fitting, planned, started_by
-from fledge.verbs.session import Duration, PresetName, Settings, applied, arch_of, is_model, preset_of, seconds_of, settings_of, texts_of
+from fledge.verbs.pretraining import Budget, fitting, mixed, planned, refuse_bad_mixing, started_by, wanted_shares
+from fledge.verbs.session import (
+    Duration,
+    Mix,
+    PresetName,
+    Settings,
+    applied,
+    arch_of,
+    is_model,
+    preset_of,
+    seconds_of,
+    settings_of,
+    texts_of,
+)
 
 if TYPE_CHECKING:
     from fledge.train.forecast import Forecast, Job
@@ -111,6 +123,9 @@ def plan(
     recompute: Recompute = "auto",
     utilisation: float | None = None,
     price_per_hour: float | None = None,
+    mix: Mix | None = None,
+    temperature: float | None = None,
+    epochs_per_source: float | None = None,
     set: Settings | None = None,
 ) -> PlannedRun | PlannedFleet:
     """Plan a training without doing it: of a text with --time here, or of a preset or a model with --devices and --device.
@@ -129,6 +144,9 @@ def plan(
         recompute: whether blocks keep their input alone and compute the rest again: yes, no, or auto for what is quickest.
         utilisation: which share of the devices' peak is reached; by default 0.4, as Llama 3 reached (arXiv:2407.21783, table 4).
         price_per_hour: of one device, in any money.
+        mix: of a text: the share of the tokens that each group makes up, as for pretrain.
+        temperature: of a text: instead of a mix, as for pretrain.
+        epochs_per_source: of a text: read no group more often.
         set: any field of what is planned, such as arch.depth=4 or optimizer.kind=AdamW; may be given several times.
     """
     names, settings = texts_of(name), settings_of(set)
@@ -137,13 +155,14 @@ def plan(
         "devices": devices, "tokens": tokens, "batch-tokens": batch_tokens, "context": context, "tensor": tensor, "rows": rows,
         "utilisation": utilisation, "price-per-hour": price_per_hour,
     }  # fmt: skip
-    for_texts = {"time": time, "arch": arch}
+    for_texts = {"time": time, "arch": arch, "mix": mix, "temperature": temperature, "epochs-per-source": epochs_per_source}
     for flag, value in (for_models if model is None else for_texts).items():
         if value is not None:
             other = "a preset or a model" if model is None else "a text"
             raise ValueError(f"--{flag} plans {other}, but {names[0]} is {'a text' if model is None else 'a model'}")
     if model is None:
-        return plan_text(names, time or DEFAULT_TIME, arch, settings)
+        refuse_bad_mixing(mix, temperature, epochs_per_source)
+        return plan_text(names, time or DEFAULT_TIME, arch, settings, mix, temperature, epochs_per_source)
     kind, count = device_named(device), 1 if devices is None else devices
     for flag, value in (("devices", count), ("context", context), ("tensor", tensor), ("rows", rows)):
         if value is not None and value < 1:
@@ -376,9 +395,12 @@ def facts(found: Forecast) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plan_text(names: Sequence[str], time: str, arch: PresetName | None, settings: dict[str, str]) -> PlannedRun:
+def plan_text(
+    names: Sequence[str], time: str, arch: PresetName | None, settings: dict[str, str], mix: str | None, temperature: float | None,
+    epochs_per_source: float | None,
+) -> PlannedRun:  # fmt: skip
     """What `pretrain` would do with a text in this time, by the same probe of this machine."""
-    from fledge.train.plan import expected_bits, this_machine
+    from fledge.train.plan import this_machine
 
     started, seconds = clock.monotonic(), seconds_of(time)
     terminal.say(f"This machine: {look()}")
@@ -386,14 +408,13 @@ def plan_text(names: Sequence[str], time: str, arch: PresetName | None, settings
     with tempfile.TemporaryDirectory(prefix="fledge-plan-") as folder:
         corpus = corpus_from(names, Path(folder) / "corpus")
         given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer) if preset is not None else None
+        shares = wanted_shares(corpus, mix, temperature)
         run = planned(corpus, Budget(seconds), given, settings, machine, started, fitting(None, given))
+        run = mixed(run, corpus, shares, epochs_per_source)
         summary = corpus.summary
     run = replace(run, data=replace(run.data, sources=tuple(names)))
     read = run.plan.steps * run.batch.tokens
-    bits = None
-    if run.data.objective == "next-word":
-        bits = expected_bits(parameter_count(run.arch), read * summary.bytes_per_token, summary.train_tokens * summary.bytes_per_token)
-    done = PlannedRun(", ".join(names), run, parameter_count(run.arch), read, read / summary.train_tokens, bits)
+    done = PlannedRun(", ".join(names), run, parameter_count(run.arch), read, read / summary.train_tokens, run.plan.expected)
     show_run(done)
     return done
 

@@ -33,7 +33,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` made: where, and how much of what."""
+    """What `prepare` made: where, and how much of what; `groups`: of each name that sources were given ("" where none was)."""
 
     out: str
     documents: int
@@ -47,6 +47,7 @@ class Prepared:
     validation_tokens: int
     vocabulary: int
     tokenizer: str
+    groups: dict[str, dict[str, int]]
 
     def __str__(self) -> str:
         return f"The corpus is {self.out}. Train on it: fledge pretrain {self.out} --out DIR --time 10m"
@@ -126,6 +127,12 @@ def prepare(
     return Prepared(
         str(out), found.documents, found.bytes, found.duplicates, dict(found.rejected), found.bytes_in, -found.changed,
         found.bytes_rejected, found.train_tokens, found.validation_tokens, found.vocabulary, corpus.tokenizer.fingerprint(),
+        {
+            name: {
+                f"{split}_{what}": getattr(shards, what)
+                for split, shards in (("train", group.train), ("validation", group.validation)) for what in ("documents", "bytes", "tokens")
+            } for name, group in corpus.groups.items()
+        },
     )  # fmt: skip
 
 
@@ -231,6 +238,7 @@ def corpus_of(
             nonlocal started, stage_of
             if stage != stage_of:
                 started, stage_of = time.monotonic(), stage
+                bar.begin(total)
             spent = time.monotonic() - started
             speed = f", {terminal.memory(done / spent)}/s" if spent > 1 and total > 1 else ""
             bar.to(done, f"{STAGES[stage]}{speed}", total)

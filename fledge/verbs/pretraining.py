@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time as clock
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fledge.arch import Arch, parameter_count
-from fledge.arch.record import did_you_mean, to_json
+from fledge.arch.record import did_you_mean, to_json, with_setting
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.machine import look
@@ -33,6 +34,7 @@ from fledge.verbs.session import (
     arch_of,
     asked_of,
     begun_run,
+    command_began,
     completing,
     framing_for,
     mending,
@@ -47,11 +49,10 @@ from fledge.verbs.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
-    from fledge.data.batches import Batch as Rows
     from fledge.data.batches import Batches
     from fledge.data.corpus import Corpus, Shards
     from fledge.model import Transformer
@@ -66,18 +67,21 @@ SAMPLE_EVERY = 20.0  # seconds
 HIDEABLE = re.compile(r"( ?)\b[^\W\d_]{3,15}\b")  # words to show how gaps are filled in
 WORTH = 4  # epochs that are nearly as good as new text: Muennighoff et al., 2023, arXiv:2305.16264
 PROBE_SHARE = 0.02  # of the time
-RESERVE = 0.05  # of the time, for what comes after the last step
+SCORED = 0.05  # of the time, at most, for scoring held-out text in the end
+TIDYING = 0.025, 15.0  # of the time, and at most so many seconds, for saving and the report after that
+FORWARD = 0.4  # of a training step: a forward pass alone, and the loss of each token
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
 
 @dataclass(frozen=True)
 class Validation:
     """Held-out text: nats per token, bits per byte, and the 95 % bootstrap interval of the latter by document; and of each of several
-    groups."""
+    groups. `share` of its tokens were scored, where the time was not enough for all."""
 
     loss: float
     bits_per_byte: float
     interval: tuple[float, float]
+    share: float = 1.0
     groups: dict[str, Validation] = field(default_factory=dict)
 
     def by_group(self) -> dict[str, str]:
@@ -89,12 +93,14 @@ class Validation:
 @dataclass(frozen=True)
 class Guessed:
     """Held-out words that the model could not see: nats per word, the share that it guessed, with its 95 % bootstrap interval by row,
-    and the share that always guessing the commonest one would hit; and of each of several groups."""
+    and the share that always guessing the commonest one would hit; and of each of several groups. `share` of its rows were scored, where
+    the time was not enough for all."""
 
     loss: float
     accuracy: float
     interval: tuple[float, float]
     commonest: float
+    share: float = 1.0
     groups: dict[str, Guessed] = field(default_factory=dict)
 
     def by_group(self) -> dict[str, str]:
@@ -102,8 +108,15 @@ class Guessed:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What the plan foresaw, where it can."""
+
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True)
 class Pretrained:
-    """A pretrained model's folder, what it cost, and how good it is."""
+    """A pretrained model's folder, what it cost, how good it is, and how good it was expected to be."""
 
     out: str
     steps: int
@@ -111,6 +124,7 @@ class Pretrained:
     seconds: float
     parameters: int
     validation: Validation | Guessed
+    expected: Expected
 
     def __str__(self) -> str:
         low, high = self.validation.interval
@@ -120,6 +134,8 @@ class Pretrained:
                 found = f"{bits:.3f} bits per byte on held-out text{sure}"
             case Guessed(accuracy=accuracy, commonest=commonest):
                 found = f"guesses {accuracy:.3f} of the hidden words of held-out text{sure}, the commonest alone {commonest:.3f}"
+        if self.validation.share < 1:
+            found += f", of which the time was enough to score {self.validation.share:.0%} (fledge evaluate scores all)"
         found += "".join(f", {name or NAMELESS} {said}" for name, said in self.validation.by_group().items())
         return (
             f"{self.out}: {terminal.size(self.parameters)} parameters, {self.steps:,} steps, {terminal.size(self.tokens)} tokens, "
@@ -185,7 +201,7 @@ def pretrain(
         deterministic: the same bits twice, even where that is slower.
         track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
-    started = clock.monotonic()
+    started = command_began()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track", "prompt"))
     trackers = wanted(track)
     out = Path(out)
@@ -198,10 +214,7 @@ def pretrain(
         raise ValueError("--arch starts from random weights and --from continues a model: give one of them")
     if from_ is not None and (tokenizer is not None or vocab is not None):
         raise ValueError("--from continues a model with its own tokenizer: leave out --tokenizer and --vocab")
-    if mix is not None and temperature is not None:
-        raise ValueError("--mix and --temperature each say how much to read of each group: give one of them")
-    if epochs_per_source is not None and not epochs_per_source > 0:
-        raise ValueError(f"--epochs-per-source {epochs_per_source:g} reads nothing: give for example 4")
+    refuse_bad_mixing(mix, temperature, epochs_per_source)
     settings = settings_of(set)
     budget = Budget(seconds_of(time or DEFAULT_TIME) if steps is None and tokens is None else None, steps, tokens)
     begun = begun_run(out, asked)
@@ -229,6 +242,14 @@ def pretrain(
             given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer)
         run = mixed(planned(corpus, budget, given, settings, machine, started, objective), corpus, shares, epochs_per_source)
     return raise_model(run, corpus, out, parent, asked, started, prompt, trackers)
+
+
+def refuse_bad_mixing(mix: str | None, temperature: float | None, epochs_per_source: float | None) -> None:
+    """Raise `ValueError` for what says twice how much to read of each group, or says to read nothing."""
+    if mix is not None and temperature is not None:
+        raise ValueError("--mix and --temperature each say how much to read of each group: give one of them")
+    if epochs_per_source is not None and not epochs_per_source > 0:
+        raise ValueError(f"--epochs-per-source {epochs_per_source:g} reads nothing: give for example 4")
 
 
 def wanted_shares(corpus: Corpus, mix: str | None, temperature: float | None) -> dict[str, float]:
@@ -320,6 +341,7 @@ def planned(
 
     Raises `ValueError` for text too short for one context, and for a time too short to learn anything.
     """
+    from fledge.evaluation.difficulty import difficulty_of
     from fledge.train.plan import probe, propose
     from fledge.train.run import FAMILIES, Data, Masks, Run, Save, Spans
 
@@ -334,20 +356,36 @@ def planned(
         if objective != "next-word" and corpus.train.tokens > batch.context:
             tokenizer = framing_for(FAMILIES[objective], corpus.tokenizer)
             sample = stretches(corpus.train, tokenizer, described, batch.context, batch.rows, start=tokenizer.end_of_text).batch_at(0)[0]
-        seconds = max(2.0, PROBE_SHARE * budget.seconds)
+        difficulty, seconds = difficulty_of(corpus), max(2.0, PROBE_SHARE * budget.seconds)
         speed = probe(machine, corpus.tokenizer.size, batch, seconds=seconds, objective=objective, sample=sample)
         spent = clock.monotonic() - started
-        reserve = RESERVE * budget.seconds
-        left = budget.seconds - reserve - spent
+        left = budget.seconds - spent - tidying(budget.seconds)
         if left <= 0:
             wanted = terminal.duration(spent + 60)
             raise ValueError(f"{terminal.duration(budget.seconds)} are over before the first step: give at least --time of {wanted}")
         chosen = batch if any(name.startswith("batch.") for name in settings) else None
-        proposal = propose(left, corpus.train.tokens, corpus.summary.bytes_per_token, corpus.tokenizer.size, speed, arch, chosen, objective)
+        text = corpus.train.tokens, corpus.summary.bytes_per_token, corpus.tokenizer.size
+        proposal = propose(left, *text, speed, difficulty, arch, chosen, objective)
+        scoring = min(SCORED * budget.seconds, scoring_seconds(corpus.validation.tokens, proposal.tokens_per_second, objective))
+        proposal = propose(left - scoring, *text, speed, difficulty, arch, chosen, objective)
         terminal.say(f"  {proposal.sentence()}")
-        plan = replace(proposal.plan, seconds=budget.seconds, reserve=reserve)
+        plan = replace(proposal.plan, seconds=budget.seconds, reserve=tidying(budget.seconds) + scoring)
         run = Run(proposal.arch, described, proposal.batch, proposal.optimizer, proposal.schedule, plan, Save(), machine)
     return applied(run, settings)
+
+
+def tidying(seconds: float) -> float:
+    """Of so many seconds those for saving and the report in the end."""
+    share, most = TIDYING
+    return min(share * seconds, most)
+
+
+def scoring_seconds(held_out: int, tokens_per_second: float, objective: Objective) -> float:
+    """About how long a model that trains at this speed takes to score so many held-out tokens: by one process, in windows of text that
+    overlap by half (`score`)."""
+    from fledge.train.parallel.ranks import ranks
+
+    return ranks() * (2 if objective == "next-word" else 1) * FORWARD * held_out / tokens_per_second
 
 
 def sources_of(corpus: Corpus) -> tuple[str, ...]:
@@ -359,11 +397,14 @@ def sources_of(corpus: Corpus) -> tuple[str, ...]:
 
 def trial_batch(settings: dict[str, str], arch: Arch | None) -> Batch:
     """The batch to try or to train with where nothing else decides: 4,096 tokens a step, or as `--set batch.*` says."""
+    from fledge.train.plan import CONTEXT
     from fledge.train.run import Batch
 
-    given = {name[6:]: int(value) for name, value in settings.items() if name.startswith("batch.")}
-    context = given.get("context", min(256, arch.context if arch else 256))
-    return Batch(**{"rows": max(1, 4096 // context), "context": context, **given})
+    batch = Batch(context=arch.context if arch else CONTEXT)
+    for name, value in settings.items():
+        if name.startswith("batch."):
+            batch = with_setting(batch, name.removeprefix("batch."), value)
+    return batch if "batch.rows" in settings else replace(batch, rows=max(1, 4096 // batch.context))
 
 
 def fingerprint(corpus: Corpus) -> str:
@@ -406,11 +447,10 @@ def raise_model(
     from fledge.data.batches import first_tokens, seed_of
     from fledge.data.mixing import Mixture
     from fledge.data.packing import Packed
-    from fledge.model import Transformer, initialise
+    from fledge.model import Transformer, initialise, shell
     from fledge.train.loop import on_machine
     from fledge.train.objective import PredictTokens
     from fledge.train.parallel import ranks
-    from fledge.train.parallel.engine import on_meta
     from fledge.train.training import train, validate
     from fledge.verbs.corpora import data_card
 
@@ -426,7 +466,7 @@ def raise_model(
     if parent is not None:
         model = parent.with_arch(run.arch).network
     else:
-        model = on_meta(run.arch) if ranks.ranks() > 1 else initialise(Transformer(run.arch), run.machine.seed)
+        model = shell(run.arch) if ranks.ranks() > 1 else initialise(Transformer(run.arch), run.machine.seed)
     tokenizer = parent.tokenizer if parent is not None else framing_for(tuple(run.arch.stacks), corpus.tokenizer)
     start, accumulate = run.arch.start or 0, run.batch.accumulate
     seeds = {name: seed_of(run.machine.seed, name) if mix else run.machine.seed for name in texts}
@@ -467,11 +507,14 @@ def raise_model(
             asked=asked, started=started, track=track, say=bar.say,
         )  # fmt: skip
     ranks.only_first()
+    seconds = run.plan.seconds
+    until = math.inf if seconds is None else clock.monotonic() + seconds - tidying(seconds) - result.seconds
     best = writer.best(run.machine.device)
     with on_machine(run.machine):
-        validation = score(best, corpus) if next_word else guessed(best, whole, checked)
+        validation = score(best, corpus, until) if next_word else guessed(best, checked or {"": whole}, until)
     writer.save(best, {"validation": to_json(validation)})
-    done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation)
+    expected = Expected(run.plan.expected)
+    done = Pretrained(str(out), result.steps, result.tokens, result.seconds, parameter_count(run.arch), validation, expected)
     pretrained_page(done, out).write(out / "run" / "report.html")
     return done
 
@@ -484,40 +527,61 @@ def described_mix(run: Run, corpus: Corpus) -> dict[str, str]:
     return {"mixture": ", ".join(known)}
 
 
-def score(model: Transformer, corpus: Corpus) -> Validation:
-    """How well `model` predicts the corpus's whole held-out text, every token scored once; and that of each of several groups."""
+def score(model: Transformer, corpus: Corpus, until: float = math.inf) -> Validation:
+    """How well `model` predicts the corpus's whole held-out text, every token scored once; and that of each of several groups.
+
+    When `until` comes on the clock of `time.monotonic`, what was scored is a random part of it.
+    """
     import numpy as np
 
     from fledge.evaluation.documents import closed_documents
     from fledge.evaluation.language import document_costs, language_score
 
     end = corpus.tokenizer.end_of_text
+    texts = {name: closed_documents(group.validation, end) for name, group in corpus.groups.items() if group.validation.documents}
+    documents = [document for closed, _ in texts.values() for document in closed]
+    sizes = np.concatenate([size for _, size in texts.values()])
+    owners = np.repeat(np.array(list(texts)), [len(closed) for closed, _ in texts.values()])
+    costs = document_costs(model, documents, sizes, start=end, stride=max(1, model.arch.context // 2), until=until)
 
-    def validation(costs: Sequence[np.ndarray], groups: dict[str, Validation] | None = None) -> Validation:
-        found = language_score(*costs)
+    def validation(chosen: np.ndarray, groups: dict[str, Validation] | None = None) -> Validation:
+        found = language_score(*(cost[chosen] for cost in costs))
         bits = found.bits_per_byte
         assert bits is not None
-        return Validation(found.nats_per_token.value, bits.value, (bits.low, bits.high), groups or {})
+        share = found.tokens / sum(len(documents[number]) for number in np.flatnonzero(chosen))
+        return Validation(found.nats_per_token.value, bits.value, (bits.low, bits.high), share, groups or {})
 
-    texts = {name: group.validation for name, group in corpus.groups.items() if group.validation.documents}
-    costs = {
-        name: document_costs(model, *closed_documents(text, end), start=end, stride=max(1, model.arch.context // 2))
-        for name, text in texts.items()
-    }
-    groups = {name: validation(cost) for name, cost in costs.items()} if len(costs) > 1 else None
-    return validation([np.concatenate(part) for part in zip(*costs.values(), strict=True)], groups)
+    scored = [name for name in texts if costs[1][owners == name].any()]
+    groups = {name: validation(owners == name) for name in scored} if len(texts) > 1 else None
+    return validation(np.ones(len(documents), bool), groups)
 
 
-def guessed(model: Transformer, whole: Batches, groups: Mapping[str, Batches]) -> Guessed:
-    """How well `model` guesses what is hidden of the corpus's whole held-out text; and of that of each of several groups."""
-    from fledge.evaluation.words import word_score
+def guessed(model: Transformer, texts: Mapping[str, Batches], until: float = math.inf) -> Guessed:
+    """How well `model` guesses what is hidden of held-out text; and of that of each of several groups.
 
-    def found(batches: Iterable[Rows], groups: dict[str, Guessed] | None = None) -> Guessed:
-        score = word_score(model, batches)
-        return Guessed(score.nats.value, score.accuracy.value, (score.accuracy.low, score.accuracy.high), score.commonest, groups or {})
+    When `until` comes on the clock of `time.monotonic`, what was scored is a random part of it.
+    """
+    import numpy as np
 
-    each = {name: found(batches.in_order()) for name, batches in groups.items()} if len(groups) > 1 else None
-    return found(whole.in_order(), each)
+    from fledge.evaluation.clock import in_time
+    from fledge.evaluation.words import WordCosts, word_costs
+
+    costs: dict[str, list[WordCosts]] = {name: [] for name in texts}
+    places = [(name, first) for name, text in texts.items() for first in range(0, text.examples, text.batch)]
+    for i in in_time(np.random.default_rng(0).permutation(len(places)), until):
+        name, first = places[i]
+        costs[name].append(word_costs(model, texts[name].rows(first, texts[name].batch)))
+
+    def found(names: Sequence[str], groups: dict[str, Guessed] | None = None) -> Guessed:
+        together = WordCosts.together([cost for name in names for cost in costs[name]])
+        score = together.score()
+        share = len(together.counts) / sum(texts[name].examples for name in names)
+        return Guessed(
+            score.nats.value, score.accuracy.value, (score.accuracy.low, score.accuracy.high), score.commonest, share, groups or {}
+        )
+
+    scored = [name for name in texts if any(cost.counts.any() for cost in costs[name])]
+    return found(list(texts), {name: found([name]) for name in scored} if len(texts) > 1 else None)
 
 
 def stretches(

@@ -7,10 +7,12 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
@@ -47,23 +49,61 @@ Trackers = Annotated[Sequence[TrackerName], Parameter(metavar="NAME")]
 SAMPLE_TOKENS = 48
 AFTER = 0.1  # of a fine-tuning's time, for what comes after the last step
 VALIDATION_TOKENS = 65_536  # scored while training goes on
+REFUSALS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)  # of bad input
+BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)  # of the command line that calls a verb, on `time.monotonic`
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+def command_began() -> float:
+    """When the command line began that calls this verb; now, where Python calls it."""
+    began = BEGAN.get()
+    return time.monotonic() if began is None else began
+
+
+def process_began() -> float:
+    """When this process began, before it imported anything; now, where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc_pid_stat(5): starttime
+        return time.monotonic() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return time.monotonic()
+
+
 def together(verb: Callable[Taken, Given]) -> Callable[Taken, Given]:
-    """The verb, on each of the processes that `torchrun` started: the first prepares and plans, and the others follow it into training."""
+    """The verb, on each of the processes that `torchrun` started: the first prepares and plans, and the others follow it into training.
+
+    Of a start that is refused nothing is left in the folder `out`.
+    """
 
     @wraps(verb)
     def each(*arguments: Taken.args, **named: Taken.kwargs) -> Given:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return verb(*arguments, **named)
-        from fledge.train.parallel import ranks
+        with begun_or_gone(Path(str(named.get("out")))):
+            if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+                return verb(*arguments, **named)
+            from fledge.train.parallel import ranks
 
-        with ranks.joined():
-            ranks.follow()
-            return verb(*arguments, **named)
+            with ranks.joined():
+                ranks.follow()
+                return verb(*arguments, **named)
 
     return each
+
+
+@contextmanager
+def begun_or_gone(out: Path) -> Iterator[None]:
+    """Inside a run begins in `out`; when it is refused for bad input before its first step, the folders that were made are removed."""
+    run = out / "run"
+    made = [folder for folder in (run, out, *out.parents) if not folder.exists()]
+    try:
+        yield
+    except REFUSALS:
+        told = run / "metrics.jsonl"
+        if run in made and not (told.is_file() and told.stat().st_size):
+            shutil.rmtree(run, ignore_errors=True)
+            with suppress(OSError):  # something of another's lies there
+                for folder in made[1:]:
+                    folder.rmdir()
+        raise
 
 
 def seconds_of(text: str | float) -> float:

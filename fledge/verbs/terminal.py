@@ -30,6 +30,18 @@ def plain(text: str) -> str:
     return text.replace("\r\n", "\n").translate(PICTURES)
 
 
+def lit(text: str, on: bool = True) -> str:
+    """Text for standard output that stands out if it is `on`: green in a terminal with colours, else between ⟦ and ⟧."""
+    from rich.console import Console
+
+    text, console = plain(text), Console()
+    if not on:
+        return text
+    if console.color_system is None or console.no_color:
+        return f"⟦{text}⟧"
+    return "\n".join(f"\x1b[1;32m{line}\x1b[0m" if line else "" for line in text.split("\n"))
+
+
 def say(line: str = "") -> None:
     """Print a line of plain text (nothing in it is read as markup)."""
     _say(_console(), line)
@@ -62,6 +74,12 @@ class Bar:
         elif time.monotonic() - self._printed > PLAIN_EVERY:
             self._printed = time.monotonic()
             say(f"{self.title}: {self.done / max(self.total, 1e-9):.0%}{_left(self)}  {note}".rstrip())
+
+    def begin(self, total: float) -> None:
+        """Another stage, of another pace: the time left is told by its own."""
+        self.done, self.total, self._begun = 0.0, total, time.monotonic()
+        if self._live is not None:
+            self._live.reset(self._live.task_ids[0], total=total)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

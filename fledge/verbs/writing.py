@@ -120,6 +120,7 @@ def chat(
     opened = load(model, device, dtype, threads)
     if opened.chat_format is None:
         raise ValueError(f"{model} was not trained to converse: fine-tune it with `fledge finetune instruct DATA --from {model} --out DIR`")
+    opened.chat_format.usable_with(opened.tokenizer)
     greet(opened.facts)
     settings = {"max_tokens": CHAT_TOKENS, **settings}
     start = [{"role": "system", "content": system}] if system else []

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,20 @@ from torch import Tensor
 
 from fledge.arch import Arch, Words
 from fledge.arch.record import did_you_mean, differences
-from fledge.model import Transformer
+from fledge.model import Transformer, shell
 from fledge.text.chat import FORMATS
+from fledge.text.files import MARIAN
+from fledge.text.templates import chat_format, is_template
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.families import FAMILIES, Family, family_name, family_of, plain
 from fledge.weights.files import INDEX, SHARD_BYTES, SHARDS, WHOLE, Stored, read_json, room_for, save_tensors, sha256, write_json
 from fledge.weights.hub import resolve
 from fledge.weights.rules import claim, read, write
 from fledge.weights.sentences import LIMIT, MODULES, POOLING, read_sentences, write_sentences
-from fledge.weights.shell import shell
 from fledge.weights.staging import finish, replacing
 
 CONFIG, FACTS, GENERATION, TEMPLATE, CARD = "config.json", "fledge.json", "generation_config.json", "chat_template.jinja", "README.md"
+MANNERS = ("tokenizer.json", *MARIAN, TEMPLATE, GENERATION)  # what `write_manners` may write
 FORMAT = 1
 OWN_NAMES = (
     "\n\nNo published family expresses this architecture, so config.json says `model_type: fledge` and only fledge opens this folder.\n"
@@ -58,7 +61,7 @@ class ModelFolder:
         tokenizer = Tokenizer.load(path)
         given, stands = facts.get("tokenizer"), tokenizer.fingerprint()
         if given not in (None, stands):
-            raise ValueError(f"{path}: {FACTS} belongs to the tokenizer with fingerprint {given}, but tokenizer.json has {stands}")
+            raise ValueError(f"{path}: {FACTS} belongs to the tokenizer with fingerprint {given}, but the one beside it has {stands}")
         check_vocabulary(arch, tokenizer)
         return cls(path, arch, tokenizer, facts | read_manners(path, tokenizer, facts.get("chat")))
 
@@ -75,6 +78,8 @@ def read_manners(path: Path, tokenizer: Tokenizer, chat: str | None) -> dict[str
         facts["embedding"] = told
     if (path / TEMPLATE).is_file():
         facts["chat_template"] = (path / TEMPLATE).read_text(encoding="utf-8")
+    elif isinstance(older := tokenizer.config.get("chat_template"), str):
+        facts["chat_template"] = older
     if chat is not None and chat_template(chat, tokenizer) != facts.get("chat_template"):
         raise ValueError(f"{path}: {FACTS} says that the chat format is {chat}, but {TEMPLATE} is missing or another")
     return facts
@@ -130,8 +135,7 @@ def save_model(
     name = family_name(arch, facts.get("names"))
     rules = FAMILIES[name].table(arch)
     size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-    owned = (WHOLE, INDEX, SHARDS, TEMPLATE, GENERATION, MODULES, LIMIT, POOLING)
-    with replacing(folder, *owned) as stage, room_for("the model", size, folder):
+    with replacing(folder, WHOLE, INDEX, SHARDS, *MANNERS, MODULES, LIMIT, POOLING) as stage, room_for("the model", size, folder):
         weights = save_tensors(
             ((name, tensor.detach().to("cpu", dtype)) for name, tensor in write(rules, model.state_dict())), stage, shard_bytes
         )
@@ -164,8 +168,7 @@ def write_manners(folder: Path, arch: Arch, tokenizer: Tokenizer, chat: str | No
     if chat is not None:
         (folder / TEMPLATE).write_text(chat_template(chat, tokenizer), encoding="utf-8")
     if isinstance(arch.head, Words) and arch.decoder is not None:
-        stops = [tokenizer.end_of_text, *(FORMATS[chat].stop_tokens(tokenizer) if chat in FORMATS else [])]
-        ids = {**token_ids(arch, tokenizer), "eos_token_id": list(dict.fromkeys(stops))}
+        ids = {**token_ids(arch, tokenizer), "eos_token_id": stops(chat, tokenizer)}
         write_json(folder / GENERATION, {**ids, **(generation or {})})
 
 
@@ -196,12 +199,20 @@ def chat_template(chat: str, tokenizer: Tokenizer) -> str:
 
     Raises `ValueError` for an unknown name, and for a tokenizer without the format's control tokens.
     """
-    if "{{" in chat or "{%" in chat:
+    if is_template(chat):
         return chat
     if chat not in FORMATS:
         raise ValueError(f"chat format {chat!r} is unknown{did_you_mean(chat, FORMATS)}")
     FORMATS[chat].usable_with(tokenizer)
     return FORMATS[chat].template()
+
+
+def stops(chat: str | None, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end what a model writes; of a template that cannot be used, the end of a text alone."""
+    ends = [tokenizer.end_of_text]
+    with suppress(ValueError):
+        ends += chat_format(chat, tokenizer).stop_tokens(tokenizer) if chat is not None else []
+    return list(dict.fromkeys(ends))
 
 
 def _again(name: str, stored: Stored, family: Family) -> bool:

@@ -11,9 +11,8 @@ from tokenizers import decoders, models, normalizers, processors
 from torch import Tensor
 
 from fledge.arch import Arch, Attention, Block, Mlp, RmsNorm, Rope, Stack, Words
-from fledge.model import Transformer
+from fledge.model import Transformer, shell
 from fledge.text.tokenizer import Tokenizer
-from fledge.weights.shell import shell
 
 HEADER = struct.Struct("<7i")  # dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len
 PICKLES = (b"\x80", b"PK")  # pickle itself, and the zip that torch.save makes

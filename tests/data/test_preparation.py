@@ -157,7 +157,7 @@ def test_an_added_file_costs_little_more_than_itself(tmp_path, monkeypatch):
         work = getattr(stages, name)
 
         def spied(order, report, work=work, name=name):
-            stood = name == "tokenize_part" and order.folder.exists()
+            stood = order.folder.exists()
             tasks.extend([] if stood else [name])
             return work(order, report)
 
@@ -191,6 +191,36 @@ def test_an_added_file_costs_little_more_than_itself(tmp_path, monkeypatch):
     made("fewer", keep=False)
     assert hashes(tmp_path / "fewer") == hashes(tmp_path / "c")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".c.work", "c", "clean", "fewer", "notes"]
+
+
+def test_a_large_file_is_read_in_spans_and_makes_the_same_corpus(tmp_path, monkeypatch):
+    read, path = list[str](), tmp_path / "rows.jsonl"
+    work = stages.read_piece
+
+    def spied(order, report):
+        read.extend([] if order.folder.exists() else [str(order.piece)])
+        return work(order, report)
+
+    def made(name: str, workers: int = 1, keep: bool = True) -> Corpus:
+        read.clear()
+        recipe = Recipe(Tokenizer.bytes(), cleaning=LIGHT)
+        return prepare(find([str(path)]), tmp_path / name, recipe, workers=workers, piece_bytes=1000, keep=keep)
+
+    rows = [json.dumps({"text": document.text}) + "\n" for document in documents(200)]
+    path.write_text("".join(rows))
+    several = made("several", workers=3)
+    monkeypatch.setattr(stages, "read_piece", spied)
+    assert hashes(made("one").folder) == hashes(several.folder)
+    assert len(read) > 10
+    assert (several.summary.files, several.summary.items) == (1, 200)
+    texts = [Tokenizer.bytes().decode(split.document(n)[0].tolist()) for split in (several.train, several.validation)
+             for n in range(split.documents)]  # fmt: skip
+    assert sorted(texts) == sorted({document.text for document in documents(200)})
+    path.write_text("".join(rows) + rows[0] + "{broken\n")
+    assert made("one").summary.rejected == {"broken row": 1}
+    assert len(read) == 1
+    made("clean", keep=False)
+    assert hashes(tmp_path / "clean") == hashes(tmp_path / "one")
 
 
 def test_a_damaged_corpus_is_made_again_from_what_is_kept(tmp_path):

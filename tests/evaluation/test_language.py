@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fledge.data.batches import Batch
 from fledge.evaluation import language
-from fledge.evaluation.language import answer_score, document_nats, document_score
+from fledge.evaluation.language import answer_score, document_costs, document_nats, document_score
 from fledge.model import Transformer, initialise
 from fledge.presets import gpt2, qwen3
 
@@ -58,6 +58,22 @@ def test_every_token_is_scored_once_in_its_window(model, stride, start, monkeypa
     assert model.training
     assert counts.tolist() == [max(0, len(d) - (start is None)) for d in documents]
     np.testing.assert_allclose(nats, [one_by_one(model, document, start, stride) for document in documents], rtol=2e-5, atol=1e-6)
+
+
+def test_what_is_scored_in_time_is_a_fair_part(model, monkeypatch):
+    """One group of windows in each of many random orders: together they say what scoring all of them says, and nothing counts twice."""
+    monkeypatch.setattr(language, "TOKENS_AT_ONCE", 48)
+    documents = [document for document in some_documents() for _ in range(3)]
+    nats, lengths = document_nats(model, documents, START, 8)
+    some = [document_nats(model, documents, START, 8, until=0.0, seed=seed) for seed in range(200)]
+    for part, counts in some:
+        assert 0 < counts.sum() < lengths.sum() / 10
+        assert (counts <= lengths).all()
+        assert not part[counts == 0].any()
+    total = np.sum([(part.sum(), counts.sum()) for part, counts in some], axis=0)
+    assert total[0] / total[1] == pytest.approx(nats.sum() / lengths.sum(), rel=0.03)
+    costs = document_costs(model, documents, 3 * lengths, START, 8, until=0.0)
+    np.testing.assert_allclose(costs[2], 3 * costs[1])
 
 
 def test_windows_of_a_stream_do_not_overlap_by_default(model):

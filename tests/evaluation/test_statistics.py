@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fledge.evaluation.metrics import accuracy, confusion, macro_f1
-from fledge.evaluation.statistics import classification, interval, paired_difference, ratio
+from fledge.evaluation.statistics import Tally, classification, interval, paired_difference, proportion, ratio
 
 
 def test_resampled_confusions_are_distributed_as_resampled_rows():
@@ -79,3 +79,36 @@ def test_bad_input_is_a_sentence(above, below, sentence):
 
 def test_reads_well():
     assert str(interval(0.5, np.linspace(0.4, 0.6, 1001))) == "0.500 (0.405 to 0.595)"
+
+
+def test_a_tally_is_the_ratio_and_its_trials_their_mean():
+    rng = np.random.default_rng(6)
+    counts = np.stack([rng.random((3, 40)), rng.integers(1, 5, (3, 40)).astype(float)], -1)
+    single = Tally("m", counts[:1])
+    assert single.interval(seed=2) == ratio(counts[0, :, 0], counts[0, :, 1], seed=2)
+    several = Tally("m", counts)
+    assert several.interval().value == pytest.approx(np.mean([ratio(*trial.T).value for trial in counts]))
+    assert several.items == pytest.approx(counts[..., 0] / counts[..., 1])
+
+
+def test_tallies_differ_in_pairs():
+    rng = np.random.default_rng(7)
+    hits = (rng.random(200) < 0.6).astype(float)
+    better = hits.copy()
+    better[:15] = 1
+    one, other = (Tally("m", np.stack([part, np.ones(200)], -1)[None]) for part in (better, hits))
+    found = one.difference(other, seed=1)
+    alone = ratio(better - hits, np.ones(200), seed=1)
+    assert (found.low, found.value, found.high) == pytest.approx((alone.low, alone.value, alone.high))
+    assert (one.difference(one).low, one.difference(one).high) == (0, 0)
+    with pytest.raises(ValueError, match="cannot be compared in pairs"):
+        one.difference(Tally("m", one.counts[:, :5]))
+
+
+def test_a_proportion_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    for hits, total in ((0, 100), (3, 7), (50, 100), (9, 9)):
+        found, theirs = proportion(hits, total), stats.binomtest(hits, total).proportion_ci(0.95, "wilson")
+        assert (found.value, found.low, found.high) == pytest.approx((hits / total, theirs.low, theirs.high), abs=1e-6)
+    with pytest.raises(ValueError, match="no share of trials"):
+        proportion(0, 0)

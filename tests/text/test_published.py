@@ -173,8 +173,36 @@ def test_tokens_that_only_the_config_names_follow_on_the_pieces(trained, tmp_pat
     assert 600 not in ours.encode("a <|user|> b")
     assert 601 in ours.encode("a [tool] b")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": {"700": later["600"]}}))
-    with pytest.raises(ValueError, match="is token 700, but it follows as 600"):
+    with pytest.raises(ValueError, match="is to be token 700, but it follows as 600"):
         Tokenizer.load(tmp_path)
+
+
+def test_tokens_of_an_older_folder_follow_on_its_vocabulary(data, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "vocab.txt").write_bytes((data / "tokenizers" / "bert-base-uncased" / "vocab.txt").read_bytes())
+    (tmp_path / "added_tokens.json").write_text('{"[Tool]": 30523, "[USER]": 30522}')
+    (tmp_path / "special_tokens_map.json").write_text('{"additional_special_tokens": ["[USER]"]}')
+    ours, theirs = Tokenizer.load(tmp_path), transformers.BertTokenizer.from_pretrained(tmp_path)
+    for text in ("The [Tool] is [tool].", "sky[TOOL]", "The sky"):
+        assert ours.framed(ours.encode(text)) == theirs(text).input_ids
+    assert ours.special("[USER]") == 30_522 == theirs("[USER]").input_ids[1]
+    assert ours.special("[Tool]") is None
+    assert not {30_522}.intersection(ours.encode("The [USER] is [user]"))
+    ours.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").fingerprint() == ours.fingerprint()
+
+
+def test_the_sentinels_of_mt5_are_pieces_that_no_text_becomes(trained, tmp_path):
+    """They stand at the end of its file as pieces of a user's, named in reverse."""
+    names = [f"▁<extra_id_{n}>" for n in reversed(range(3))]
+    path = trained("mt5", **KINDS["unigram"], user_defined_symbols=names)
+    (tmp_path / "spiece.model").write_bytes(path.read_bytes())
+    (tmp_path / "config.json").write_text('{"model_type": "mt5"}')
+    ours, theirs = Tokenizer.load(tmp_path), spm.SentencePieceProcessor(model_file=str(path))
+    assert ours.sentinels == [theirs.piece_to_id(name) for name in reversed(names)]
+    assert ours.closing == [1]
+    assert not set(ours.sentinels) & set(ours.encode("a <extra_id_0> b▁<extra_id_1><extra_id_2>"))
+    assert [ours.encode(text) for text in TEXTS[:20]] == [theirs.encode(text) for text in TEXTS[:20]]
 
 
 REFUSED = {
@@ -201,13 +229,6 @@ def test_a_class_that_reads_such_a_file_otherwise_is_refused(name, kind, tmp_pat
     (tmp_path / name).write_bytes(trained("llama", **LLAMA).read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": f"{kind}Tokenizer"}))
     with pytest.raises(ValueError, match=f"how a {kind}Tokenizer .* is not known"):
-        Tokenizer.load(tmp_path)
-
-
-def test_marians_two_vocabularies_are_refused_with_what_to_do(tmp_path):
-    for name in ("source.spm", "target.spm", "vocab.json"):
-        (tmp_path / name).write_bytes(b"{}")
-    with pytest.raises(ValueError, match=r"has one tokenizer for both.*--arch transformer-base"):
         Tokenizer.load(tmp_path)
 
 

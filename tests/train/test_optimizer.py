@@ -23,6 +23,22 @@ def fill_gradients(model: torch.nn.Module, seed: int) -> None:
         p.grad = torch.randn(p.shape, generator=generator)
 
 
+def test_adamw_has_the_bits_of_torchs_own():
+    def trained(kind, **more) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in ((7, 5), (3,))]
+        made = kind([{"params": [p], "lr": 0.1, "weight_decay": decay} for p, decay in zip(parameters, (0.2, 0.0), strict=True)], **more)
+        for step in range(4):
+            for p in parameters:
+                p.grad = None if step == 1 and p.ndim == 1 else torch.randn_like(p)
+            made.step()
+        return [part for p in parameters for part in (p, *made.state[p].values())]
+
+    ours = trained(optimizer.AdamW, betas=(0.9, 0.95), eps=1e-8)
+    theirs = trained(torch.optim.AdamW, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_every_parameter_has_one_kind_and_the_right_one():
     for arch in (
         gpt2(32, 2, 2, vocabulary=64, context=16),

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fledge.arch import Arch, Classes, parameter_count
-from fledge.model import Transformer, initialise, starting_weights
+from fledge.model import Transformer, initialise, shell, starting_weights
 from fledge.presets import gpt2
 from fledge.presets.shapes import gemma3, modernbert, qwen3, t5
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
-from fledge.train.parallel.engine import deal, materialise, mesh_of, on_meta, recompute, spread_out
-from fledge.train.parallel.tracing import Layout, Trace, least_depth, sample, traced, traced_whole
+from fledge.train.parallel.engine import deal, materialise, mesh_of, recompute, spread_out
+from fledge.train.parallel.spread import spread_of
+from fledge.train.parallel.tracing import Layout, Trace, alone_among, least_depth, sample, traced, traced_whole
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
 from tests.train.families import CONTEXT, FAMILIES
 from tests.train.ranks import on_ranks
@@ -39,7 +41,7 @@ def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
         if layout.ranks > 1:
             spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
             materialise(model, "cpu")
-            deal(model, starting_weights(on_meta(arch)))
+            deal(model, starting_weights(shell(arch)))
         if layout.recompute:
             recompute(model)
         state = State(0, Plan(3), model, Optimizer(model, recipe))
@@ -104,6 +106,31 @@ def test_what_ranks_hold_and_send_adds_up(name):
     twice = of(data=4, accumulate=6)
     assert twice.sent["reduce_scatter_base", 4, 4] == 6 * reduced["reduce_scatter_base"]
     assert alone.peak["optimizer"] == pytest.approx(2 * size, rel=0.01)
+
+
+def test_more_ranks_are_no_more_operations():
+    """What Muon's owners do is counted in matrices, not in ranks, of which there may be thousands."""
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    calls = []
+    for ranks in (16, 256):
+        with alone_among(ranks):
+            model = shell(FAMILIES["decoder"])
+            spread_out(model, mesh_of("cpu", ranks, 2))
+            materialise(model, "cpu")
+            spread = spread_of(model)
+            matrices = {name: part for name, part in spread.held(model).items() if len(spread.cuts[name].shape) == 2}
+            with torch.no_grad(), Count() as count:
+                changed = spread.on_owners(matrices, lambda wholes: wholes)
+            assert {name: part.shape for name, part in changed.items()} == {name: part.shape for name, part in matrices.items()}
+        calls.append(count.calls)
+    assert calls[1] <= calls[0]
 
 
 def test_computing_again_holds_less_and_nothing_is_left_behind():

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from fledge.model import Transformer, initialise
+from fledge.model import Transformer, initialise, shell
 from fledge.train.loop import State, Stopped
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
-from fledge.train.parallel.engine import on_meta, put_on
+from fledge.train.parallel.engine import put_on
 from fledge.train.parallel.spread import Spread, spread_of
 from fledge.train.run import AdamW, Batch, Data, Machine, Masks, Muon, Plan, Run, Save, Stable
 from fledge.train.training import train, validate
@@ -43,7 +43,7 @@ def losses(family: str, optimizer: str, folder: Path, tensor: int, stop: int = E
         return {"loss": found[-1]}
 
     try:
-        train(run, on_meta(arch), Steps(arch), PredictTokens(), folder, evaluate=evaluate, after_step=[look], say=lambda sentence: None)
+        train(run, shell(arch), Steps(arch), PredictTokens(), folder, evaluate=evaluate, after_step=[look], say=lambda sentence: None)
     except Stopped:
         assert stop < END
     return found
@@ -55,7 +55,7 @@ def gradients(name: str, tensor: int) -> tuple[float, float, dict[str, torch.Ten
     With both an encoder and a decoder, ranks that share layers compute activations again.
     """
     arch = (FAMILIES | ODD)[name]
-    model, steps, objective = on_meta(arch), Steps(arch), PredictTokens(smoothing=0.1)
+    model, steps, objective = shell(arch), Steps(arch), PredictTokens(smoothing=0.1)
     spread = put_on(model, Machine(tensor=tensor, recompute=len(arch.stacks) == 2 and tensor > 1))
     optimizer = Optimizer(model, AdamW())
     parts = steps.batch_at(0, *spread.data)
@@ -86,7 +86,7 @@ def all_gradients(tensor: int) -> dict[str, tuple[float, float, dict[str, torch.
 def weights(name: str, tensor: int) -> list[dict[str, torch.Tensor] | None]:
     """The whole weights, on rank 0, of a model that started on the meta device, and of one that had values."""
     found = []
-    for model in (on_meta((FAMILIES | ODD)[name]), initialise(Transformer((FAMILIES | ODD)[name]), seed=7)):
+    for model in (shell((FAMILIES | ODD)[name]), initialise(Transformer((FAMILIES | ODD)[name]), seed=7)):
         spread = put_on(model, Machine(tensor=tensor))
         found.append(spread.whole(spread.held(model)))
     return found

@@ -39,11 +39,13 @@ def test_a_checkpoint_holds_the_adapter_and_its_optimiser_alone(adapter):
     assert {name.rpartition("/")[0] for name in load_file(step / "optimizer.safetensors")} == held.keys()
 
 
-def test_every_command_takes_an_adapter(adapter, base, tmp_path, command, text):
+def test_every_command_takes_an_adapter(adapter, base, questions, tmp_path, command, text):
     assert command("generate", adapter, "Repeat", "--max-tokens", 3).code == 0
     assert "the weights are those that were saved" in command("show", adapter, "--verify").out
     assert command("evaluate", adapter, "--on", text, "--json").code == 0
     assert command("embed", adapter, "hello").code == 0
+    assert "⟦0!<|im_end|>⟧" in command("show", questions, "--from", adapter, "--rows", 1).out
+    assert command("evaluate", adapter, "--on", questions, "--json").code == 0
     said = command("import", adapter, "--out", tmp_path / "merged", "--json")
     assert said.code == 0
     merged = fledge.load(tmp_path / "merged")

@@ -6,7 +6,11 @@ import shutil
 import pytest
 
 import fledge
+from fledge.data.batches import IGNORED, Conversations
+from fledge.data.instructions import read_instructions, tokenized
 from fledge.presets import PRESETS
+from fledge.text import FORMATS
+from fledge.verbs.lens import lit
 
 
 def test_a_preset_a_model_and_a_corpus(base, command):
@@ -19,11 +23,54 @@ def test_a_preset_a_model_and_a_corpus(base, command):
     assert corpus.json["documents"] == 1
 
 
-def test_the_loss_lens_marks_the_answers(assistant, questions, command):
+def test_the_loss_lens_marks_the_answers(assistant, questions, command, monkeypatch):
     said = command("show", questions, "--from", assistant, "--rows", 1)
     assert said.code == 0
     assert "⟦0!<|im_end|>⟧" in said.out
     assert said.out.count("⟦") == 2  # one in the legend
+    everything = command("show", questions, "--from", assistant, "--rows", 1, "--everything", "--format", "alpaca")
+    assert "⟦Below is" in everything.out
+    assert "0!<|endoftext|>⟧" in everything.out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert "\x1b[1;32m0!<|im_end|>\x1b[0m" in command("show", questions, "--from", assistant, "--rows", 1).out
+
+
+def test_the_lens_shows_what_training_reads(assistant, tmp_path, command):
+    """Text and labels of the lens, of the page and of the batches are the same; its counts are those of the lint."""
+    rows = [
+        {"prompt": f"Say {i} — naïve 🙂 <|im_end|>", "completion": answer}
+        for i, answer in enumerate(["<b>one</b> \x1b[31m🙂", "two", " ", "two", "three " * 60])
+    ]
+    rows[3] = rows[1]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    words = ["show", tmp_path / "rows.json", "--from", assistant, "--context", 100, "--rows", 9, "--out", tmp_path / "lens.html"]
+    found = command(*words, "--json").json
+    assert (found["layout"], found["format"], found["rows"]) == ("prompt and completion", "chatml", 5)
+    assert (found["unanswered"], found["duplicated"], found["truncated"], found["overlong"]) == ([3], [4], [5], [5])
+    tokenizer = fledge.load(assistant).tokenizer
+    turns = tokenized(read_instructions(str(tmp_path / "rows.json")).conversations, FORMATS["chatml"], tokenizer)
+    batches = Conversations(turns, 100, 1).in_order()
+    labels = sorted(tokenizer.decode(batch.labels[batch.labels != IGNORED], specials=True) for batch in batches)
+    shown = [lit(tokenizer, turn, 101) for turn in turns if turn.tokens]
+    assert ["".join(text for text, _ in part) for part in shown] == [
+        tokenizer.decode(turn.tokens[:101], specials=True) for turn in turns if turn.tokens
+    ]
+    assert sorted("".join(text for text, on in part if on) for part in shown) == labels
+    assert sum(on for part in shown for _, on in part) == found["trained"]
+    page = (tmp_path / "lens.html").read_text()
+    assert '<span class="trained">&lt;</span><span class="trained">b</span>' in page
+    assert "\x1b" not in command(*words).out
+    assert "Row 5, of which" in page
+
+
+def test_a_set_that_never_stops_is_refused(assistant, tmp_path, command):
+    (tmp_path / "rows.json").write_text(json.dumps([{"prompt": f"Say {i}.", "completion": "long " * 90} for i in range(9)]))
+    for words in (["show", tmp_path / "rows.json"], ["finetune", "instruct", tmp_path / "rows.json", "--out", tmp_path / "a"]):
+        said = command(*words, "--from", assistant)
+        assert said.code == 2
+        assert "the model would never stop" in said.err
+    assert not (tmp_path / "a").exists()
 
 
 def test_every_preset_fits_a_terminal_and_its_column_adds_up():

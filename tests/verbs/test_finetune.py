@@ -1,6 +1,7 @@
 """`finetune classify` and `finetune instruct` on a person's own rows."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -104,6 +105,68 @@ def test_the_assistant_answers_and_knows_its_format(assistant):
     )
 
 
+def test_answers_are_measured_before_and_after(base, tmp_path, command):
+    """On rows of a file of their own, each said with its name; the card, the page and JSON hold the same numbers."""
+    rows = [{"prompt": f"Say {i}", "completion": "yes"} for i in range(40)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "test.jsonl").write_text("\n".join(json.dumps({"prompt": f"Say {i}", "completion": "yes"}) for i in range(38, 44)))
+    words = ["finetune", "instruct", tmp_path / "rows.json", "--out", tmp_path / "a", "--from", base, "--epochs", 30]
+    said = command(*words, "--test", tmp_path / "test.jsonl", "--set", "optimizer.rate=1e-2", "--json")
+    assert said.code == 0
+    assert "2 of 6 questions" in said.err
+    before, after = said.json["before"], said.json["after"]
+    assert said.json["held_out"] == after["written"] == 6
+    assert after["perplexity"]["value"] < before["perplexity"]["value"] / 2
+    assert before["ended"]["value"] < 1 == after["ended"]["value"]
+    assert [example["after"] for example in said.json["examples"]] == ["yes"] * 5
+    assert {score["measure"]: score["interval"]["value"] for score in after["scores"]}["ROUGE-L"] == 100
+    facts = json.loads((tmp_path / "a" / "fledge.json").read_text())
+    assert facts["scores"]["ROUGE-L of its answers"]["after"] == 100
+    assert "ROUGE-L of its answers" in (tmp_path / "a" / "README.md").read_text()
+    assert "ROUGE-L of its answers" in (tmp_path / "a" / "run" / "report.html").read_text()
+    assert command(*words[:4], tmp_path / "b", *words[5:], "--test", 0.95).code == 2
+    assert not (tmp_path / "b").exists()
+
+
+TURNS = "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ ': ' ~ CONTENT ~ '<|im_end|>' }}{% endfor %}"
+OPENING = "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+
+
+def with_template(base, folder, content: str):
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("run"))
+    template = TURNS.replace("CONTENT", content) + OPENING
+    (folder / "chat_template.jinja").write_text(template)
+    return template
+
+
+def test_an_imported_template_is_learned_and_kept(base, tmp_path, questions, command):
+    template = with_template(base, tmp_path / "theirs", "m.content")
+    words = ["finetune", "instruct", questions, "--from", tmp_path / "theirs", "--epochs", 1, "--set", "batch.context=128"]
+    said = command(*words, "--out", tmp_path / "a", "--json")
+    assert said.code == 0
+    assert said.json["format"] == "the model's own chat template"
+    assert (tmp_path / "a" / "chat_template.jinja").read_text() == template
+    model = fledge.load(tmp_path / "a")
+    assert model.tokenizer.special("<|im_end|>") in json.loads((tmp_path / "a" / "generation_config.json").read_text())["eos_token_id"]
+    assert model.chat([{"role": "user", "content": "Repeat 3."}], max_tokens=4, seed=0) is not None
+    shown = command("show", questions, "--from", tmp_path / "a", "--rows", 1)
+    assert "<|im_start|>assistant: ⟦0!<|im_end|>⟧" in shown.out
+
+
+def test_a_template_that_alters_contents_is_refused_where_it_would_be_used(base, tmp_path, questions, command):
+    with_template(base, tmp_path / "theirs", "m.content | replace('Repeat', 'Say')")
+    words = ["finetune", "instruct", questions, "--from", tmp_path / "theirs", "--epochs", 1, "--set", "batch.context=128"]
+    said = command(*words, "--out", tmp_path / "a")
+    assert said.code == 2
+    assert "alters what message 1 (user) says: choose another format with finetune instruct --format" in said.err
+    assert not (tmp_path / "a").exists()
+    assert command(*words, "--out", tmp_path / "b", "--format", "chatml").code == 0
+    assert fledge.load(tmp_path / "b").facts["chat"] == "chatml"
+    with pytest.raises(ValueError, match="alters what message 1"):
+        fledge.load(tmp_path / "theirs").chat([{"role": "user", "content": "Repeat 3."}])
+    assert command("generate", tmp_path / "theirs", "Repeat", "--max-tokens", 2).code == 0
+
+
 def test_alpaca_rows_in_the_alpaca_format(base, tmp_path, command):
     rows = [{"instruction": f"Add {i}.", "input": "" if i % 2 else str(i), "output": str(i + i)} for i in range(20)]
     (tmp_path / "rows.json").write_text(json.dumps([*rows, rows[0], {"instruction": "Nothing?", "input": "", "output": ""}]))
@@ -123,13 +186,14 @@ def test_rows_without_an_answer_are_left_out_on_both_sides(base, tmp_path, comma
     words = ["finetune", "instruct", tmp_path / "rows.json", "--from", base, "--epochs", 1, "--validation", 0.4]
     said = command(*words, "--out", tmp_path / "a", "--json")
     assert said.code == 0
-    assert "without a question or an answer, left out" in said.err
+    assert "without an answer, left out" in said.err
+    assert "with an empty question or turn, left out" in said.err
     assert said.json["conversations"] < 20
     assert all(example["question"] and example["answer"] for example in said.json["examples"])
     (tmp_path / "rows.json").write_text(json.dumps(holes))
     nothing = command(*words, "--out", tmp_path / "b")
     assert nothing.code == 2
-    assert "give more of them" in nothing.err
+    assert "none of 40 conversations has both a question and an answer" in nothing.err
 
 
 @pytest.mark.parametrize(
@@ -138,7 +202,7 @@ def test_rows_without_an_answer_are_left_out_on_both_sides(base, tmp_path, comma
         ('{"instruction": "a", "output": "b"}\n{"instruction": oops}\n', "line 2"),
         ('{"messages": [{"role": "userr", "content": "b"}]}\n', "userr"),
         ('{"a": 1}\n', "instruction"),
-        ('{"instruction": "a", "output": "b"}\n', "at least two"),
+        ('{"instruction": "a", "output": "b"}\n', "at least 3"),
     ],
 )
 def test_bad_conversations_are_one_sentence(base, tmp_path, command, content, words):

@@ -55,12 +55,24 @@ def test_a_text_by_the_one_dial(text, command):
     assert not list(text.parent.glob("fledge-plan-*"))
 
 
+def test_a_mixture_of_texts(text, command):
+    texts = [f"a={text}", f"b={text.with_name('csv.py')}"]
+    said = command("plan", *texts, "--time", "60s", "--arch", "fledge-1m", "--set", "arch.depth=1", "--mix", "a=0.5,b=0.5", "--json")
+    assert said.code == 0, said.err
+    assert said.json["run"]["data"]["mix"] == [["a", 0.5], ["b", 0.5]]
+    assert "Mixture: a 50.0%" in said.err
+    twice = command("plan", *texts, "--mix", "a=1", "--temperature", 0.5)
+    assert twice.code == 2
+    assert "give one of them" in twice.err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         ("gpt3-175x", "did you mean gpt3-175b"),
         ("gpt2 --device h1000", "did you mean h100"),
         ("gpt2 --time 3m", "--time plans a text, but gpt2 is a model"),
+        ("gpt2 --mix a=1", "--mix plans a text, but gpt2 is a model"),
         ("gpt2 --devices 0", "--devices 0 is none"),
         ("gpt2 --utilisation 1.5", "no share of a peak"),
         ("gpt2 --tokens many", "give for example 300B"),

@@ -17,7 +17,12 @@ import torch
 import transformers
 
 import fledge
+from fledge.data.documents import Document
+from fledge.data.preparation import Recipe, prepare
+from fledge.presets import PRESETS
+from fledge.text import Tokenizer
 from fledge.train import checkpoint
+from fledge.train.run import Machine
 from fledge.verbs import pretraining
 from fledge.verbs.pretraining import Guessed, Validation
 
@@ -108,6 +113,47 @@ def test_the_time_is_enough_for_every_family(base, tmp_path, objective):
     assert isinstance(done.validation, Guessed)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not tell when a process began")
+def test_time_counts_from_the_start_of_the_process():
+    code = "import time; time.sleep(1); from fledge.verbs.session import process_began; print(time.monotonic() - process_began())"
+    before = time.monotonic()
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 1 <= float(said.stdout) <= time.monotonic() - before + 0.02
+
+
+@pytest.mark.parametrize("held_out", [2_000, 900_000])
+def test_the_time_in_the_end_is_kept_as_scoring_needs_it(held_out, tmp_path):
+    documents = [
+        Document("A sparrow sat on the mill wheel. " * 500, "train"),
+        Document("Geese flew over it. " * (held_out // 20), "held out"),
+    ]
+    corpus = prepare(documents, tmp_path / "corpus", Recipe(Tokenizer.bytes(), lambda document: document.source == "held out"))
+    arch = PRESETS["fledge-1m"].arch(vocabulary=corpus.tokenizer.size, width=32, depth=1, context=64)
+    run = pretraining.planned(corpus, pretraining.Budget(100.0), arch, {}, Machine(threads=1), time.monotonic())
+    share = (run.plan.reserve - pretraining.tidying(100.0)) / 100.0
+    assert 0 < share <= pretraining.SCORED
+    assert (share > pretraining.SCORED / 2) == (held_out > 10_000)
+
+
+def test_what_the_time_does_not_allow_is_scored_in_part(tmp_path, command):
+    """Held-out text that would take longer to score than the whole command may take: it ends in time, and says so."""
+    for name, sentence in (("birds", "Geese fly over the mill at {}. "), ("plays", "Enter {} kings and a fool. ")):
+        for number in range(8):
+            (tmp_path / f"{name}-{number}.txt").write_text("".join(sentence.format(number * i) for i in range(8_000)), encoding="utf-8")
+    texts = [f"{name}={tmp_path}/{name}-*.txt" for name in ("birds", "plays")]
+    words = [*TINY_FLAGS, "--validation", 0.5, "--json"]
+    began = time.monotonic()
+    said = command("pretrain", *texts, "--out", tmp_path / "m", "--time", "20s", *words)
+    took = time.monotonic() - began
+    assert said.code == 0, said.err
+    found = said.json["validation"]
+    assert 0 < found["share"] < 1
+    assert {group["share"] < 1 for group in found["groups"].values()} == {True}
+    assert found["interval"][0] <= found["bits_per_byte"] <= found["interval"][1]
+    assert said.json["expected"]["bits_per_byte"] == json.loads((tmp_path / "m" / "run" / "run.json").read_text())["plan"]["expected"] > 0
+    assert 0.9 < took / 20 < 1.1
+
+
 def test_muon_tokens_and_a_parent(base, text, tmp_path, command):
     settings = ["arch.width=32", "arch.heads=2", "arch.depth=1", "arch.context=64", "batch.rows=4", "optimizer.kind=Muon"]
     flags = ["--arch", "gpt2", "--tokens", 2560, *(word for setting in settings for word in ("--set", setting))]
@@ -143,7 +189,7 @@ def test_a_parent_keeps_its_weights_and_takes_what_needs_none(base, messages, qu
         misfit = command(*words, "--out", tmp_path / "misfit", "--set", "arch.decoder.depth=2")
         assert misfit.code == 2
         assert "arch.decoder.depth: 1 -> 2" in misfit.err
-        assert not (tmp_path / "misfit" / "run" / "run.json").exists()
+        assert not (tmp_path / "misfit").exists()
 
 
 def test_changed_weights_are_no_parent(base, messages, questions, tmp_path, command):
@@ -156,7 +202,7 @@ def test_changed_weights_are_no_parent(base, messages, questions, tmp_path, comm
         said = command(*verb.split(), data, "--from", tmp_path / "m", "--out", tmp_path / "o")
         assert said.code == 2
         assert "has changed since it was saved" in said.err
-        assert not (tmp_path / "o" / "run" / "run.json").exists()
+        assert not (tmp_path / "o").exists()
 
 
 def test_a_failed_start_blocks_nothing_and_a_run_keeps_its_text(text, tmp_path, command):
@@ -165,6 +211,11 @@ def test_a_failed_start_blocks_nothing_and_a_run_keeps_its_text(text, tmp_path, 
     words = ["pretrain", mine, "--out", tmp_path / "m", *TINY_FLAGS, "--steps", 3]
     mine.write_text(whole[:60], encoding="utf-8")
     assert "give more text" in command(*words).err
+    assert not (tmp_path / "m").exists()
+    there = tmp_path / "there"
+    there.mkdir()
+    assert "unknown" in command("pretrain", text, "--out", there, *TINY_FLAGS, "--steps", 3, "--set", "batch.row=3").err
+    assert not list(there.iterdir())
     mine.write_text(whole[:3000], encoding="utf-8")
     assert command(*words).code == 0
     before = weights(tmp_path / "m")

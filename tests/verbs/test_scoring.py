@@ -52,3 +52,31 @@ def test_what_does_not_fit(base, classifier, messages, tmp_path, command):
     missing = command("evaluate", base, "--on", tmp_path / "nothing.txt")
     assert missing.code == 2
     assert "nothing.txt does not exist" in missing.err
+
+
+def test_without_more_speed_samples_and_what_was_forgotten(base, assistant, tmp_path, command):
+    said = command("evaluate", assistant, "--out", tmp_path / "page.html", "--json")
+    assert said.code == 0, said.err
+    found = said.json
+    [speed] = found["speeds"]
+    assert speed["reading"] > 0 < speed["writing"]
+    assert speed["weights"] == sum(p.numel() * p.element_size() for p in fledge.load(assistant).network.parameters())
+    assert len(found["samples"]) == 1
+    [forgotten] = found["forgotten"]
+    assert forgotten["parent"] == str(base)
+    alone = {score.measure: score.value for score in fledge.evaluate(str(base)).scores}
+    assert forgotten["before"]["value"] == alone["bits per byte"]
+    assert forgotten["after"]["value"] == found["scores"][0]["value"]
+    assert forgotten["difference"]["value"] == forgotten["after"]["value"] - forgotten["before"]["value"]
+    assert "What was forgotten" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_of_two_models_the_paired_difference(base, assistant, tmp_path, command):
+    (tmp_path / "a.jsonl").write_text('{"text": "def parse(arguments):"}\n{"text": "    return arguments"}\n' * 3)
+    found = fledge.evaluate([str(base), str(assistant)], on=str(tmp_path / "a.jsonl"))
+    values = {(score.model, score.measure): score.value for score in found.scores}
+    for one in found.differences:
+        assert one.lower
+        assert one.value == values[one.first, one.measure] - values[one.second, one.measure]
+    same = command("evaluate", base, base, "--on", tmp_path / "a.jsonl")
+    assert "no difference seen" in same.out

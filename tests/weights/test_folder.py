@@ -161,7 +161,7 @@ def test_disagreement_is_refused_with_both_values(tmp_path: Path):
         ({"arch": {**facts["arch"], "vocabulary": 512}}, rf"arch\.vocabulary: {TOKENIZER.size} -> 512"),
         ({"arch": other}, r'arch\.head\.labels\.1: "spam" -> "eggs"'),
         ({"arch": {**facts["arch"], "dropout": 0.5}}, r"arch\.dropout: 0\.0 -> 0\.5"),
-        ({"tokenizer": "f00d"}, rf"f00d, but tokenizer\.json has {TOKENIZER.fingerprint()}"),
+        ({"tokenizer": "f00d"}, rf"f00d, but the one beside it has {TOKENIZER.fingerprint()}"),
         ({"chat": "chatml"}, "chat format is chatml, but chat_template"),
     ):
         (tmp_path / "fledge.json").write_text(json.dumps({**facts, **changes}))

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from fledge import presets
 from fledge.arch import Arch, Classes, LayerNorm, LongRope, Mlp, Rope, Words
-from fledge.model import Transformer, initialise
+from fledge.model import Transformer, initialise, shell
 from fledge.weights.families import FAMILIES, expresses, family_name, family_of
 from fledge.weights.rules import Rule, Split, Transpose, claim, read, rule, write
-from fledge.weights.shell import shell
 
 GPT2 = presets.gpt2(16, 2, 2, 50, 32)
 QWEN3 = presets.qwen3(16, 4, 2, 1, 8, 24, 50, 32)

@@ -21,7 +21,7 @@ from fledge.data.preparation.stages import Stages
 from fledge.data.preparation.work import Work
 from fledge.data.preparation.writing import write, write_log
 from fledge.data.profile import profiled
-from fledge.data.sources import Input
+from fledge.data.sources import Input, RealPaths
 from fledge.text.tokenizer import Tokenizer
 
 Standing = Literal["refuse", "update", "replace"]
@@ -54,8 +54,6 @@ def prepare(
     (with the differences); nothing else is overwritten. Whatever happens, `out` is either whole or not there.
     """
     out, recipe = Path(out), recipe or Recipe()
-    told = recipe.told()
-    found = _standing(out, told, recipe, standing)
     work = Work(out)
     given = _as_inputs(source, out)
     if mix and given is not None:
@@ -66,7 +64,9 @@ def prepare(
     if not workers:
         most = os.cpu_count() or 1
         workers = most if given is None else max(1, min(most, -(-total // piece_bytes)))
-    with work.used(keep), engine_of(engine, workers) as does:
+    with work.used(keep), engine_of(engine, workers, ("fledge.data.preparation",)) as does:
+        told = recipe.told()
+        found = _standing(out, told, recipe, standing)
         run = Stages(work, recipe, does, strict, piece_bytes, progress or (lambda *_: None))
         if given is not None:
             pieces, looks = run.looked(given)
@@ -102,11 +102,10 @@ def _as_inputs(source: Iterable[Any], out: Path) -> list[Input] | None:
     """
     if not (isinstance(source, (list, tuple)) and source and all(isinstance(item, Input) for item in source)):
         return None
-    own = os.path.join(os.path.realpath(out), "")
-    inputs = [given for given in source if given.place != "file" or not os.path.realpath(given.path).startswith(own)]
-    for given in inputs:
-        if not given.problem:
-            require(given.source, given.format)
+    own, real = os.path.join(os.path.realpath(out), ""), RealPaths()
+    inputs = [given for given in source if given.place != "file" or not real(given.path).startswith(own)]
+    for form, given in {given.format: given for given in reversed(inputs) if not given.problem}.items():
+        require(given.source, form)
     return inputs
 
 

@@ -31,16 +31,21 @@ def split(
             continue
         sizes = part.records()["bytes"]
         chosen = np.flatnonzero(fate == TRAIN)
-        raw = np.ascontiguousarray(own[chosen] if leads is None or not len(chosen) else hashes.at(leads[start + chosen])).tobytes()
-        for place, at in enumerate(chosen.tolist()):
-            drawn, size = share_of(raw[16 * place : 16 * place + 16], seed), int(sizes[at])
-            documents, total = documents + 1, total + size
-            if drawn < validation:
-                fate[at] = VALIDATION
-                held, held_bytes = held + 1, held_bytes + size
-            if alone is None or alone[start + at]:
-                lowest, highest = min(lowest, (drawn, number, at)), max(highest, (drawn, -number, -at))
-                longest = max(longest, (size, -number, -at))
+        if not len(chosen):
+            continue
+        raw = np.ascontiguousarray(own[chosen] if leads is None else hashes.at(leads[start + chosen])).tobytes()
+        drawn = np.array([share_of(raw[place : place + 16], seed) for place in range(0, len(raw), 16)])
+        out = chosen[drawn < validation]
+        fate[out] = VALIDATION
+        documents, total = documents + len(chosen), total + int(sizes[chosen].sum())
+        held, held_bytes = held + len(out), held_bytes + int(sizes[out].sum())
+        if alone is not None:
+            chosen, drawn = chosen[alone[start + chosen]], drawn[alone[start + chosen]]
+        if len(chosen):
+            first, last, most = int(np.argmin(drawn)), int(np.argmax(drawn)), int(np.argmax(sizes[chosen]))
+            lowest = min(lowest, (float(drawn[first]), number, int(chosen[first])))
+            highest = max(highest, (float(drawn[last]), -number, -int(chosen[last])))
+            longest = max(longest, (int(sizes[chosen[most]]), -number, -int(chosen[most])))
     aim, size = validation * total, longest[0]
     number, at = -longest[1], -longest[2]
     if size < 0:

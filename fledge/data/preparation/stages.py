@@ -18,13 +18,16 @@ from fledge.data.fates import CONTAMINATED, CUT, DUPLICATE, NEAR, REPEATED, TRAI
 from fledge.data.files import Progress
 from fledge.data.pieces import (
     Contents,
+    Look,
     Part,
     Piece,
     Staged,
     Staging,
     building,
     key_of,
+    parted,
     pieces_of,
+    stands,
 )
 from fledge.data.preparation.recipe import Recipe, vocabulary_for
 from fledge.data.preparation.shards import Shard, Tokenizing, tokenize_part
@@ -40,7 +43,6 @@ from fledge.data.preparation.tasks import (
     look_at,
     read_piece,
     shorten_part,
-    staged_in,
     take,
 )
 from fledge.data.preparation.work import Work
@@ -66,48 +68,44 @@ class Stages:
     done: int = field(default=0, init=False)
     news: str = field(default="", init=False)
 
-    def _mapped(self, stage: str, task: Any, orders: Sequence[Any], total: int, done: int = 0) -> Iterator[Any]:
+    def _mapped(self, stage: str, task: Any, orders: Sequence[Any], total: int) -> Iterator[Any]:
         """The results of a task, with the progress told in bytes."""
-        self.done = done
+        self.done = 0
 
         def report(more: int) -> None:
             self.done += more
             self.progress(stage, self.done, total)
 
-        self.progress(stage, done, total)
+        self.progress(stage, 0, total)
         return self.engine.map(task, orders, report)
 
-    def looked(self, inputs: list[Input]) -> tuple[list[Piece], dict[str, list[int] | None]]:
-        """The pieces of the inputs, whose contents are hashed, as far as they are not known; and how each looked."""
-        contents = Contents(self.work.folder / "contents.json")
+    def looked(self, inputs: list[Input]) -> tuple[list[Piece], dict[str, Look]]:
+        """The pieces of the inputs, which are looked at, as far as they are not known; and what was found."""
+        contents = Contents(self.work.folder / "contents.json", self.piece_bytes)
         found = {given.path: known for given in inputs if (known := contents.known_of(given)) is not None}
         unknown = [given for given in inputs if given.path not in found]
-        orders = [Looking(piece.inputs) for piece in pieces_of(unknown, [""] * len(unknown), self.piece_bytes)]
+        orders = [Looking(piece.inputs, self.piece_bytes) for piece in pieces_of(unknown, [""] * len(unknown), self.piece_bytes)]
         now, total = time_ns(), sum(given.size for given in unknown)
         for order, seen in zip(orders, self._mapped("look", look_at, orders, total), strict=True):
             found |= zip((given.path for given in order.inputs), seen, strict=True)
-        for path, (look, content) in found.items():
-            contents.note(path, look, content, now)
+        for path, look in found.items():
+            contents.note(path, look, now)
         self.news = contents.news()
         contents.save()
-        looks = {path: look for path, (look, _) in found.items()}
-        return pieces_of(inputs, [found[given.path][1] for given in inputs], self.piece_bytes), looks
+        return pieces_of(*parted(inputs, found), self.piece_bytes), found
 
-    def read(self, pieces: list[Piece], looks: dict[str, list[int] | None]) -> list[Staged]:
+    def read(self, pieces: list[Piece], looks: dict[str, Look]) -> list[Staged]:
         """Each piece in its staged parts; those that stand are not read again."""
         recipe = replace(self.recipe, tokenizer=None, validation=0.1)  # which a piece does not depend on
         settings = [recipe.reading(), self.piece_bytes]
         folders = [self.work.place("pieces", piece.key(settings)) for piece in pieces]
-        standing = [staged_in(folder) for folder in folders]
         orders = [
             Reading(piece, tuple(looks[given.path] for given in piece.inputs), folder, recipe, self.strict, self.piece_bytes)
-            for piece, folder, stands in zip(pieces, folders, standing, strict=True)
-            if stands is None
+            for piece, folder in zip(pieces, folders, strict=True)
         ]
-        total, left = sum(piece.size for piece in pieces), sum(order.piece.size for order in orders)
-        for _ in self._mapped("read", read_piece, orders, total, total - left):
+        for _ in self._mapped("read", read_piece, orders, sum(piece.size for piece in pieces)):
             pass
-        return [Staged.open(folder) if stands is None else stands for folder, stands in zip(folders, standing, strict=True)]
+        return [Staged.open(folder) for folder in folders]
 
     def taken(self, items: Iterable[Item]) -> list[Staged]:
         """Documents in memory in staged pieces, each of one group and named by what it holds."""
@@ -117,8 +115,9 @@ class Stages:
         item = next(source, None)
         while item is not None:
             group = item.group if isinstance(item, Document) else ""
-            with building(self.work.folder / "pieces" / "taken") as folder:
-                with Staging(folder, self.piece_bytes, "", group, recipe.near, recipe.paragraphs) as staging:
+            digests: dict[str, str] = {}
+            with building(self.work.folder / "pieces" / "taken", digests) as folder:
+                with Staging(folder, self.piece_bytes, digests, "", group, recipe.near, recipe.paragraphs) as staging:
                     while item is not None and staging.size < self.piece_bytes:
                         if isinstance(item, Document) and item.group != group:
                             break
@@ -244,7 +243,7 @@ class Stages:
         rate = 1.0 if wanted == "characters" else min(1.0, SAMPLE_BYTES / max(1, size))
         sample = _Sample(parts, fates, rate)
         folder = self.work.place("tokenizers", key_of(to_json(wanted) if isinstance(wanted, Training) else wanted, sample.key()))
-        if not folder.is_dir():
+        if not stands(folder):
             self.progress("tokenizer", 0, 1)
             made = Tokenizer.learned(sample.texts(), wanted)
             with building(folder) as place:
@@ -256,7 +255,7 @@ class Stages:
         """The shards of each part."""
         fingerprint = tokenizer.fingerprint()
         folder = self.work.place("tokenizers", fingerprint)
-        if not folder.is_dir():
+        if not stands(folder):
             with building(folder) as place:
                 tokenizer.save(place)
         parts = [part for stage in staged for part in stage.parts]

@@ -18,12 +18,14 @@ from fledge.data.documents import Document, Item, Rejected
 from fledge.data.engine import Report
 from fledge.data.fates import TRAIN
 from fledge.data.pieces import (
+    Look,
     Part,
     Piece,
-    Staged,
     Staging,
     building,
+    content_of,
     look_of,
+    stands,
     word_count,
 )
 from fledge.data.preparation.recipe import OFF, Recipe
@@ -37,10 +39,10 @@ REPORTED = 1 << 20  # characters after which a reader tells how far it is
 
 @dataclass(frozen=True)
 class Reading:
-    """The order to read a piece into `folder`; `looks`: how its files looked when their contents were hashed."""
+    """The order to read a piece into `folder`; `looks`: what looking at its files found."""
 
     piece: Piece
-    looks: tuple[list[int] | None, ...]
+    looks: tuple[Look, ...]
     folder: Path
     recipe: Recipe
     strict: bool
@@ -51,13 +53,19 @@ class Reading:
 
 
 def read_piece(order: Reading, report: Report) -> None:
-    """Read and clean one piece into its staged parts."""
+    """Read and clean one piece into its staged parts, unless they stand."""
+    if stands(order.folder):
+        report(order.piece.size)
+        return
     first, recipe = order.piece.inputs[0], order.recipe
     clean = cleaner_of(recipe.cleaning)
+    digests: dict[str, str] = {}
     with (
-        building(order.folder) as folder,
-        Staging(folder, order.limit, first.origin, first.group, recipe.near, recipe.paragraphs) as staging,
+        building(order.folder, digests) as folder,
+        Staging(folder, order.limit, digests, first.origin, first.group, recipe.near, recipe.paragraphs) as staging,
     ):
+        if first.span.start:
+            staging.source = first.source  # whose beginning lies in another piece
         for given, look in zip(order.piece.inputs, order.looks, strict=True):
             left, waiting = given.size, 0
             for item in read_input(given, recipe.text_column):
@@ -69,7 +77,7 @@ def read_piece(order: Reading, report: Report) -> None:
                         left, waiting = left - done, 0
                         report(done)
             report(left)
-            if look is not None and look_of(given) != look:
+            if look.file is not None and look_of(given) != look.file:
                 raise ValueError(f"{given.source} was changed while it was read: give the same command again")
 
 
@@ -90,19 +98,20 @@ def cleaner_of(settings: Cleaning) -> Cleaner | None:
 
 @dataclass(frozen=True)
 class Looking:
-    """The order to hash files."""
+    """The order to look at files that are read in pieces of about `size` bytes."""
 
     inputs: tuple[Input, ...]
+    size: int
 
     def __str__(self) -> str:
         return self.inputs[0].source
 
 
-def look_at(order: Looking, report: Report) -> list[tuple[list[int] | None, str]]:
-    """How each file looks, and what it holds."""
+def look_at(order: Looking, report: Report) -> list[Look]:
+    """What each file holds."""
     found = []
     for given in order.inputs:
-        found.append((look_of(given), given.fingerprint()))
+        found.append(Look.at(given, order.size))
         report(given.size)
     return found
 
@@ -147,7 +156,7 @@ class Comparing:
 def compare_part(order: Comparing, report: Report) -> list[tuple[int, Contaminated]]:
     """The numbers of the documents of a part that share words with evaluation files, and what they share."""
     kept = order.folder / "found.json"
-    if not kept.is_file():
+    if not stands(order.folder):
         tests, found, number = _contamination(order.files, order.content), [], 0
         for batch in batches(order.part.texts(), BATCH_BYTES):
             found += [(number + at, to_json(shared)) for at, shared in enumerate(tests.found_each(batch)) if shared is not None]
@@ -178,7 +187,7 @@ class Shortening:
 
 def shorten_part(order: Shortening, report: Report) -> tuple[Part, list[int]]:
     """The part without repeated paragraphs, and the numbers of the documents of which nothing is left."""
-    if not (order.folder / "part.json").is_file():
+    if not stands(order.folder):
         records, fates = order.part.records(), np.frombuffer(order.fates, np.uint8)
         repeated = np.unpackbits(np.frombuffer(order.repeated, np.uint8), count=int(records["paragraphs"].sum())).astype(bool)
         masks = np.split(repeated, np.cumsum(records["paragraphs"])[:-1])
@@ -193,20 +202,11 @@ def shorten_part(order: Shortening, report: Report) -> tuple[Part, list[int]]:
                     records["characters"][number], records["words"][number] = len(rest), word_count(raw)
                     content.update(raw)
                     file.write(raw)
-            content.update(records["bytes"].tobytes())
             records.tofile(folder / "00000.documents")
             for ending in ("json", "hashes.npy"):
                 shutil.copyfile(f"{order.part.path}.{ending}", folder / f"00000.{ending}")
-            facts = [len(records), int(records["bytes"].sum()), content.hexdigest(), empty]
+            facts = [len(records), int(records["bytes"].sum()), content_of(content, records), empty]
             (folder / "part.json").write_text(json.dumps(facts), encoding="utf-8")
     report(order.part.bytes)
     documents, size, digest, empty = json.loads((order.folder / "part.json").read_text(encoding="utf-8"))
     return Part(str(order.folder / "00000"), documents, size, digest), empty
-
-
-def staged_in(folder: Path) -> Staged | None:
-    try:
-        return Staged.open(folder)
-    except (OSError, ValueError):
-        shutil.rmtree(folder, ignore_errors=True)
-        return None

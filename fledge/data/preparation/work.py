@@ -25,7 +25,7 @@ class Work:
 
     @contextmanager
     def used(self, keep: bool) -> Iterator[None]:
-        """It is there, and this process alone works in it; afterwards it is removed unless it is to be kept or holds finished work."""
+        """It is there, and this process alone works in it; afterwards it is removed unless it is to be kept or holds text that was read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with _alone(self.folder):
             if self.before.exists():  # stopped between two renames
@@ -39,7 +39,7 @@ class Work:
             try:
                 yield
             except BaseException:
-                if not any(self.folder.glob("pieces/*")):
+                if not any(self.folder.glob("pieces/*/*.documents")):  # no text was read
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             if not keep:

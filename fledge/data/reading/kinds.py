@@ -54,7 +54,15 @@ def items_of(part: Part) -> Iterator[Item]:
         yield replace(part, size=0 if begun else part.size).rejected(reason, detail.strip().splitlines()[0][:500])
 
 
+def is_text(kind: str) -> bool:
+    """Whether files of this kind are read as the text that they are."""
+    return kind not in UNTOLD and kind not in OTHERS and READERS.get(kind, whole_text) is whole_text
+
+
 def _items(part: Part) -> Iterator[Item]:
+    if part.span.start:  # of what was looked at where it begins
+        yield from READERS.get(part.kind, whole_text)(part)
+        return
     head = part.stream.peek(SNIFFED)[:SNIFFED]
     if part.kind in UNTOLD:
         page = re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE)
@@ -65,7 +73,8 @@ def _items(part: Part) -> Iterator[Item]:
     elif part.kind in OTHERS:
         yield part.rejected("no reader", OTHERS[part.kind])
     elif reader is whole_text or part.kind in TEXTUAL:
-        part = replace(part, stream=as_utf8(part.stream))
+        if (stream := as_utf8(part.stream)) is not part.stream:
+            part = replace(part, stream=stream)
         if b"\0" in part.stream.peek(SNIFFED)[:SNIFFED]:
             yield part.rejected("binary", "it holds NUL bytes")
         else:

@@ -5,20 +5,36 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import IO
 
 from fledge.data.documents import Document, Item, Rejected
-from fledge.data.files import as_utf8, decoded, mended
+from fledge.data.files import BUFFER, as_utf8, decoded, mended, with_line_ends
 
 LIMIT = 32 << 20
 PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
+class Span:
+    """The bytes of a file from `start` to `end`, the first of which lies in `line`; `content` is their SHA-256."""
+
+    start: int
+    end: int
+    line: int
+    content: str
+
+
+WHOLE = Span(0, 0, 1, "")
+
+
+@dataclass(frozen=True)
 class Part:
-    """A file, or a member of an archive: its decompressed bytes, how it is called and what kind it is; `size` bytes as stored."""
+    """A file, or a member of an archive: its decompressed bytes, how it is called and what kind it is; `size` bytes as stored.
+
+    Where only a `span` of a file is read, `stream` ends with it; `begun` opens the file from its beginning.
+    """
 
     stream: io.BufferedReader
     source: str
@@ -27,6 +43,8 @@ class Part:
     text_column: str | None = None
     limit: int = LIMIT
     depth: int = 0
+    span: Span = WHOLE
+    begun: Callable[[], AbstractContextManager[io.BufferedReader]] | None = None
 
     def rejected(self, reason: str, detail: str = "", line: int | None = None) -> Rejected:
         """The whole of it."""
@@ -44,32 +62,45 @@ def documents(text: str, source: str, limit: int, line: int | None = None, colum
     elif len(text) * 4 <= limit or len(raw := text.encode()) <= limit:
         yield Document(text, source, line, column, replaced + halves)
     else:
-        yield from _cut(io.BufferedReader(io.BytesIO(raw)), source, limit, line, column, replaced + halves)
+        for begins, some, _ in runs(io.BufferedReader(io.BytesIO(raw)), limit):
+            yield from _run(some, source, begins if line is None else line, column, replaced + halves)
+            replaced = halves = 0
 
 
 def whole_text(part: Part) -> Iterator[Item]:
     """A file of text: one document, or several where it is longer than the limit, each at the line where it begins."""
-    yield from _cut(as_utf8(part.stream), part.source, part.limit)
+    stream = part.stream if part.span.start else as_utf8(part.stream)
+    for line, raw, ended in runs(stream, part.limit, part.span.line):
+        yield from _run(raw, part.source, None if part.span == WHOLE and ended and line == 1 else line)
 
 
-def _cut(
-    stream: io.BufferedReader, source: str, limit: int, row: int | None = None, column: str | None = None, replaced: int = 0
-) -> Iterator[Item]:
-    """The text of `stream` in parts of at most `limit` bytes; those of a row keep its line, others have the line where they begin."""
-    raw, line, ended = b"", 1, False
+def runs(stream: io.BufferedReader, limit: int, line: int = 1) -> Iterator[tuple[int, bytes, bool]]:
+    """The bytes of a text that begins in `line` in runs of at most `limit`: the line in which each begins, and whether it is the last."""
+    raw, ended = b"", False
     while not ended:
-        more = stream.read(limit + 1 - len(raw))
+        more = _filled(stream, limit + 1 - len(raw))
         ended = len(raw) + len(more) <= limit
-        raw += more
+        raw = raw + more if raw else more
         end = len(raw) if ended else _break(raw, limit)
-        text, invalid = decoded(raw[:end])
-        text, halves = mended(text)
-        at = row if row is not None else None if ended and line == 1 else line
-        if text.strip():
-            yield Document(text, source, at, column, replaced + invalid + halves)
-        elif end:
-            yield Rejected("empty file" if at is None else "empty text", source, at, bytes=end)
-        line, raw, replaced = line + raw.count(b"\n", 0, end), raw[end:], 0
+        yield line, raw[:end], ended
+        if not ended:
+            line, raw = line + raw.count(b"\n", 0, end), raw[end:]
+
+
+def _filled(stream: io.BufferedReader, size: int) -> bytes:
+    """The next `size` bytes; little room is made for a stream that has few."""
+    found = stream.read(min(size, BUFFER))
+    return found if len(found) < BUFFER else found + stream.read(size - len(found))
+
+
+def _run(raw: bytes, source: str, line: int | None, column: str | None = None, replaced: int = 0) -> Iterator[Item]:
+    """The document of a run; blank text is rejected."""
+    text, invalid = decoded(raw)
+    text = with_line_ends(text)
+    if text.strip():
+        yield Document(text, source, line, column, replaced + invalid)
+    elif raw:
+        yield Rejected("empty file" if line is None else "empty text", source, line, bytes=len(raw))
 
 
 def _break(raw: bytes, limit: int) -> int:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils.checkpoint import checkpoint
 
-from fledge.arch import Arch
-from fledge.model import Transformer, starting_weights
+from fledge.model import Transformer, shell, starting_weights
 from fledge.model.trunk import Block
 from fledge.train.parallel.ranks import ranks
 from fledge.train.parallel.spread import Alone, Spread, spread_of
@@ -34,7 +33,7 @@ def put_on(model: Transformer, machine: Machine) -> Alone:
         recompute(model)
     if unmade or ranks() > 1:
         materialise(model, machine.device)
-        deal(model, starting_weights(on_meta(model.arch), machine.seed) if unmade else values.items())
+        deal(model, starting_weights(shell(model.arch), machine.seed) if unmade else values.items())
     else:
         model.to(machine.device)
     return found
@@ -48,12 +47,6 @@ def mesh_of(device: str, ranks: int, tensor: int = 1) -> DeviceMesh:
     if ranks % tensor:
         raise ValueError(f"{ranks} processes cannot share each layer by {tensor}: start a multiple of machine.tensor, or set another")
     return init_device_mesh(device, (ranks // tensor, tensor), mesh_dim_names=("data", "tensor"))
-
-
-def on_meta(arch: Arch) -> Transformer:
-    """The model without any weights yet."""
-    with torch.device("meta"):
-        return Transformer(arch)
 
 
 def spread_out(model: Transformer, mesh: DeviceMesh) -> Spread:

@@ -228,19 +228,42 @@ class Spread(Alone):
             return {}
         order = sorted(parts, key=lambda name: -math.prod(self.cuts[name].shape))
         owned = [order[rank :: self.size] for rank in range(self.size)]
-        some = next(iter(parts.values()))
-        given = [[parts[name] for name in names if self.holds(name, self.rank)] for names in owned]
-        holders = {name: dict(self.holders(name)) for name in owned[self.rank]}
-        places = [[(name, holders[name].get(rank)) for name in holders] for rank in range(self.size)]
-        whole = {name: some.new_empty(self.cuts[name].shape) for name in owned[self.rank]}
-        taken = [[(name, part) for name, part in row if part is not None] for row in places]
-        for row, pieces in zip(taken, _exchanged(given, [[_lengths(part) for _, part in row] for row in taken], some), strict=True):
-            for (name, part), piece in zip(row, pieces, strict=True):
-                whole[name][part] = piece
-        changed = dict(zip(whole, change(list(whole.values())), strict=True))
-        dealt = [[changed[name][self.cuts[name].part(**self.place(rank))] for name in changed] for rank in range(self.size)]
-        found = _exchanged(dealt, [[_lengths(self.part(name)) for name in names] for names in owned], some)
-        return {name: piece for names, pieces in zip(owned, found, strict=True) for name, piece in zip(names, pieces, strict=True)}
+        some, mine = next(iter(parts.values())), owned[self.rank]
+        given = [[parts[name].flatten() for name in names if self.holds(name, self.rank)] for names in owned]
+        sizes = [[self.elements(name, rank) if self.holds(name, rank) else 0 for name in mine] for rank in range(self.size)]
+        taken = zip(*_exchanged(given, sizes, some), strict=True)
+        changed = change([self.joined(name, pieces) for name, pieces in zip(mine, taken, strict=True)])
+        dealt = [self.parted(name, whole.to(some.dtype)) for name, whole in zip(mine, changed, strict=True)]
+        rows = [[pieces[rank] for pieces in dealt] for rank in range(self.size)]
+        found = _exchanged(rows, [[self.elements(name, self.rank) for name in names] for names in owned], some)
+        return {
+            name: piece.view(_lengths(self.part(name)))
+            for names, pieces in zip(owned, found, strict=True)
+            for name, piece in zip(names, pieces, strict=True)
+        }
+
+    def elements(self, name: str, rank: int) -> int:
+        """How many numbers of the parameter lie on a rank."""
+        return math.prod(_lengths(self.cuts[name].part(**self.place(rank))))
+
+    def sections(self, name: str) -> list[Part]:
+        """What each tensor rank holds of the parameter, together with those that stand at its place among the other data ranks."""
+        return [self.cuts[name].part((0, 1), (place, self.tensor[1])) for place in range(self.tensor[1])]
+
+    def joined(self, name: str, pieces: Sequence[Tensor]) -> Tensor:
+        """The whole parameter of what each rank holds of it, flat: section by section, for there may be thousands of ranks."""
+        whole = pieces[0].new_empty(self.cuts[name].shape)
+        sections = self.sections(name) if self.cuts[name].tensor is not None else self.sections(name)[:1]
+        for place, section in enumerate(sections):
+            whole[section] = torch.cat(list(pieces[place :: self.tensor[1]])).view(_lengths(section))
+        return whole
+
+    def parted(self, name: str, whole: Tensor) -> list[Tensor]:
+        """What each rank is to hold of the whole parameter, flat."""
+        found: list[Sequence[Tensor]] = []
+        for place, section in enumerate(self.sections(name)):
+            found.append(whole[section].flatten().split([self.elements(name, rank) for rank in range(place, self.size, self.tensor[1])]))
+        return [piece for pieces in zip(*found, strict=True) for piece in pieces]
 
     def whole(self, held: dict[str, Tensor]) -> dict[str, Tensor] | None:
         found = {name: tensor for name, tensor in self.gathered(held) if tensor is not None}
@@ -274,11 +297,10 @@ def _lengths(part: Sequence[slice]) -> list[int]:
     return [place.stop - place.start for place in part]
 
 
-def _exchanged(given: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[list[int]]], like: Tensor) -> list[list[Tensor]]:
-    """What each rank gives this one, in these shapes, for what this one gives each."""
-    sizes = [[math.prod(shape) for shape in row] for row in shapes]
-    sent = torch.cat([like.new_empty(0), *(tensor.to(like.dtype).flatten() for row in given for tensor in row)])
+def _exchanged(given: Sequence[Sequence[Tensor]], sizes: Sequence[Sequence[int]], like: Tensor) -> list[list[Tensor]]:
+    """What each rank gives this one, flat and of these sizes, for what this one gives each."""
+    sent = torch.cat([like.new_empty(0), *(tensor for row in given for tensor in row)])
     found = like.new_empty(sum(map(sum, sizes)))
     torch.distributed.all_to_all_single(found, sent, [*map(sum, sizes)], [sum(tensor.numel() for tensor in row) for row in given])
     pieces = iter(found.split([size for row in sizes for size in row]))
-    return [[next(pieces).view(shape) for shape in row] for row in shapes]
+    return [[next(pieces) for _ in row] for row in sizes]

@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fledge.arch import Arch, Words
 from fledge.data.batches import IGNORED, Batch, Source
-from fledge.model import Transformer
+from fledge.model import Transformer, shell
 from fledge.train.loop import State, run_steps
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Muon as OurMuon
 from fledge.train.optimizer import Optimizer
-from fledge.train.parallel.engine import materialise, mesh_of, on_meta, recompute, spread_out
+from fledge.train.parallel.engine import materialise, mesh_of, recompute, spread_out
 from fledge.train.parallel.ledger import KINDS, Kind, Ledger
 from fledge.train.run import AdamW, Constant, Machine, Muon, Plan
 
@@ -106,7 +106,7 @@ def further(found: Trace, shallow: Trace, deeper: Trace, times: int) -> Trace:
     """`found`, and so many times what the deeper one has more than the shallow one."""
 
     def count(one: Counter, a: Counter, b: Counter) -> Counter:
-        return Counter({key: one[key] + times * (b[key] - a[key]) for key in {*a, *b}})
+        return Counter({key: one[key] + times * (b[key] - a[key]) for key in {**a, **b}})
 
     peaks = {name: count(found.peaks[name], peak, deeper.peaks[name]) for name, peak in shallow.peaks.items()}
     return Trace(peaks, count(found.sent, shallow.sent, deeper.sent), count(found.calls, shallow.calls, deeper.calls))
@@ -116,7 +116,7 @@ def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon,
     """The same by tracing all layers."""
     with alone_among(layout.ranks), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of norms: it is about speed
-        model = on_meta(arch)
+        model = shell(arch)
         if layout.ranks > 1:
             spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
         if layout.recompute:

@@ -78,7 +78,7 @@ class AdapterWriter(ModelWriter):
             raise ValueError(f"{self.out} holds an adapter for {self.base.name} as it was before it changed: give another --out")
 
     def export(self, snapshot: Snapshot, scores: Mapping[str, Any]) -> None:
-        from fledge.weights.shell import shell
+        from fledge.model import shell
 
         assert snapshot.whole is not None
         self.write(shell(snapshot.arch), snapshot.whole, scores)

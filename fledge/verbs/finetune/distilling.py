@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time as clock
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +10,12 @@ from fledge.train.run import Distillation
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, refuse_adapter_of_nothing
-from fledge.verbs.finetune.instructing import Format, Instructed, InstructJob, default_format
+from fledge.verbs.finetune.instructing import Format, Instructed, InstructJob, Part, chosen_chat, parted
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import distilled_page
 from fledge.verbs.session import (
+    Column,
     Duration,
     Name,
     Parent,
@@ -26,6 +26,7 @@ from fledge.verbs.session import (
     arch_of,
     asked_of,
     begun_run,
+    command_began,
     open_writer,
     preset_of,
     refuse_unknown,
@@ -35,6 +36,7 @@ from fledge.verbs.session import (
 )
 
 if TYPE_CHECKING:
+    from fledge.evaluation.statistics import Interval
     from fledge.train.objective import Objective
     from fledge.train.run import Run
 
@@ -43,10 +45,10 @@ if TYPE_CHECKING:
 class Distilled(Instructed):
     """A small assistant's folder, with the `teacher`'s perplexity of the same held-out answers."""
 
-    teacher: float
+    teacher: Interval
 
     def __str__(self) -> str:
-        return f"{super().__str__()}; the teacher's {self.teacher:.1f}"
+        return f"{super().__str__()}\nthe teacher's perplexity of held-out answers: {self.teacher}"
 
 
 @together
@@ -62,7 +64,10 @@ def distill(
     format: Format | None = None,
     share: float = 0.9,
     temperature: float = 1.0,
-    validation: float = 0.1,
+    prompt_column: Column | None = None,
+    answer_column: Column | None = None,
+    validation: Part = 0.1,
+    test: Part = 0.1,
     epochs: int = 3,
     time: Duration | None = None,
     set: Settings | None = None,
@@ -76,7 +81,7 @@ def distill(
     """Distil a larger model into a smaller one: at each word of the answers it learns the teacher's whole distribution.
 
     Args:
-        data: .json or .jsonl (also .csv, .parquet, .gz/.zst) with instruction/input/output, messages, or prompt/completion.
+        data: a table of questions and answers, as for instruct.
         out: the small model's folder.
         teacher: the larger model.
         from_: the smaller model to start from, with the same tokenizer.
@@ -85,7 +90,10 @@ def distill(
         format: how turns are written: chatml, llama3, alpaca or plain; by default as the teacher was taught.
         share: of the loss: the teacher's distribution; the rest is the words that stand there.
         temperature: of both distributions; more looks at what the teacher nearly said.
-        validation: the share of conversations held out.
+        prompt_column: the column of the questions, where the guess is wrong.
+        answer_column: the column of the answers.
+        validation: the share of conversations that training is checked on, or a file with them.
+        test: the share of conversations that both are measured on at the end, or a file with them; 0 takes those of validation.
         epochs: how often each conversation is seen at most.
         time: instead of epochs: how long it may take, such as 5m.
         set: any field of the run, such as optimizer.rate=1e-4 or batch.context=512; may be given several times.
@@ -96,7 +104,7 @@ def distill(
         deterministic: the same bits twice, even where that is slower.
         track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
-    started = clock.monotonic()
+    started = command_began()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
     trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
@@ -108,35 +116,26 @@ def distill(
     goal = Distillation(share, temperature)
     begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
-    from fledge.data import instructions
-    from fledge.evaluation.language import answer_score
-    from fledge.text import FORMATS
     from fledge.train.loop import on_machine
     from fledge.train.plan import this_machine
     from fledge.train.run import read_run
 
-    whole = instructions.read_instructions(str(data))
-    terminal.say(f"  {len(whole.conversations):,} conversations in the layout {whole.layout}")
+    parts = parted(data, validation, test, prompt_column, answer_column, seed)
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
-    training, held_out = instructions.split(whole.conversations, validation, seed)
-    held_out = [conversation for conversation in held_out if instructions.is_whole(conversation)]
-    if not held_out:
-        raise ValueError(f"of {len(whole.conversations)} conversations none with a question and an answer is held out: give more of them")
     larger = open_writer(teacher)
     parent = open_writer(from_) if from_ is not None else fresh(str(arch), settings, larger, seed)
     if parent.tokenizer.fingerprint() != larger.tokenizer.fingerprint():
         raise ValueError(
             f"{parent.name} and its teacher {teacher} have different tokenizers, but word by word they must read the same words"
         )
-    form = format or default_format(larger)
+    chat = format or chosen_chat(larger.facts, larger.tokenizer)
     more = {"teacher": {"name": str(teacher), "weights": larger.facts.get("weights")}}
-    job = DistillJob(training, held_out, parent, form, False, epochs, seconds, more, lora, larger, goal, from_ is None)
+    job = DistillJob(*parts, parent, chat, False, epochs, seconds, more, lora, larger, goal, from_ is None)
     done = job.run(out, machine, settings, asked, started, trackers)
     run = read_run(out / "run")
     assert run is not None
     with on_machine(machine):
-        found = answer_score(larger.network.to(machine.device), job.answers(FORMATS[form], run)).perplexity.value
-    distilled = Distilled(**vars(done), teacher=found)
+        distilled = Distilled(**vars(done), teacher=job.perplexity(larger.network.to(machine.device), chat, run))
     distilled_page(distilled, job, out).write(out / "run" / "report.html")
     return distilled
 

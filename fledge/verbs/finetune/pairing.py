@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.arch.record import to_json
+from fledge.text.files import TOKENIZER_CONFIG
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, adapting, refuse_adapter_of_nothing, trainee, writer_for
@@ -29,6 +30,7 @@ from fledge.verbs.session import (
     arch_of,
     asked_of,
     begun_run,
+    command_began,
     fingerprint,
     framing_for,
     open_worded,
@@ -139,7 +141,7 @@ def pairs(
         deterministic: the same bits twice, even where that is slower.
         track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
-    started = clock.monotonic()
+    started = command_began()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
     trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
@@ -188,7 +190,7 @@ def tokenizer_for(training: Parallel, folder: Path, name: str | None, vocab: int
     from fledge.text import Tokenizer
     from fledge.verbs.preparation import chosen_tokenizer
 
-    if (folder / "tokenizer.json").is_file():
+    if (folder / TOKENIZER_CONFIG).is_file():
         return Tokenizer.load(folder)
     texts = [*training.sources, *training.targets]
     found = chosen_tokenizer(name, vocab)
@@ -283,8 +285,9 @@ class PairsJob:
         from fledge.train.plan import finetuning_optimizer, optimizer_for
         from fledge.train.run import Batch, Data, InverseRoot, Plan, Run, Save, Stable
 
-        sides = [self.parent.tokenizer.encode_batch(list(side)) for side in (self.training.sources, self.training.targets)]
-        frame = len(self.parent.tokenizer.framed([])) + 1
+        reader = self.parent.tokenizer
+        sides = [reader.encode_batch(list(self.training.sources)), reader.target.encode_batch(list(self.training.targets))]
+        frame = len(reader.framed([])) + 1
         lengths = sorted(len(tokens) + frame for side in sides for tokens in side)
         context = min(self.parent.arch.context, max(8, lengths[int(0.999 * (len(lengths) - 1))]))
         pairs = len(self.training.sources)
@@ -309,7 +312,7 @@ class PairsJob:
         began = clock.monotonic()
         written = Model(model, self.parent.tokenizer, {"generation": SEARCHING}).targets(some.sources, max_tokens=tokens)
         spent = clock.monotonic() - began
-        longest = max(map(len, self.parent.tokenizer.encode_batch(list(some.targets))))
+        longest = max(map(len, self.parent.tokenizer.target.encode_batch(list(some.targets))))
         self.scores(written)  # its libraries load before the training, not after
         return spent * longest / tokens * min(MEASURED, len(self.held_out.sources)) / len(some.sources)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ from fledge.train.run import Preference
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, adapting, trainee, writer_for
-from fledge.verbs.finetune.instructing import ANSWERING, EXAMPLES, Example, Format, default_format, said_to
+from fledge.verbs.finetune.instructing import ANSWERING, EXAMPLES, Example, Format, answer_length, answerable, chosen_chat, said_to
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import preferred_page
 from fledge.verbs.session import (
     AFTER,
+    Column,
     Duration,
     Name,
     Parent,
@@ -28,6 +29,7 @@ from fledge.verbs.session import (
     applied,
     asked_of,
     begun_run,
+    command_began,
     fingerprint,
     open_writer,
     refuse_other_data,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from fledge.data.preferences import Preferred
     from fledge.evaluation.statistics import Interval
     from fledge.model import Transformer
+    from fledge.text import ChatFormat, Template
     from fledge.train.run import Machine, Run
 
 REFERENCES = 8  # pairs whose log-probabilities are taken at once
@@ -90,6 +93,7 @@ def prefer(
     beta: float = 0.1,
     sft: float = 0.0,
     length_normalised: bool = False,
+    prompt_column: Column | None = None,
     validation: float = 0.1,
     epochs: int = 2,
     time: Duration | None = None,
@@ -104,8 +108,8 @@ def prefer(
     """Teach an assistant which of two answers is preferred, by direct preference optimisation (DPO).
 
     Args:
-        data: .json or .jsonl (also .csv, .parquet, .gz/.zst) with chosen and rejected, beside a prompt or instruction/input, as messages
-            or as dialogues.
+        data: a table (.json .jsonl .csv .tsv .parquet, plain or .gz/.zst) with chosen and rejected: answers beside a question in one of
+            instruct's layouts, messages, or dialogues.
         out: the model's folder.
         from_: the assistant to start from, which is also what it is held to.
         lora: train an adapter of this rank beside the frozen model (--set adapter.targets, .alpha, .ranks, .dora, .frozen).
@@ -113,6 +117,7 @@ def prefer(
         beta: how firmly it is held to what it was; less lets it move further.
         sft: the weight of the chosen answers' own loss beside the preference.
         length_normalised: compare log-probabilities a token, so that length counts for nothing.
+        prompt_column: the column of the questions, where the guess is wrong.
         validation: the share of questions held out.
         epochs: how often each pair is seen at most.
         time: instead of epochs: how long it may take, such as 5m.
@@ -124,7 +129,7 @@ def prefer(
         deterministic: the same bits twice, even where that is slower.
         track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
-    started = clock.monotonic()
+    started = command_began()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
     trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
@@ -136,29 +141,35 @@ def prefer(
     from fledge.data import preferences
     from fledge.train.plan import this_machine
 
-    whole = preferences.read_preferences(str(data))
-    terminal.say(f"  {len(whole.pairs):,} pairs in the layout {whole.layout}")
-    if whole.left_out:
-        terminal.say(f"  {whole.left_out:,} rows left out: a question or an answer is empty, or both answers are the same")
+    whole = preferences.read_preferences(str(data), prompt_column)
+    for line in whole.said():
+        terminal.say(f"  {line}")
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     training, held_out = preferences.divided(whole.pairs, validation, seed)
     parent = open_writer(from_)
-    job = PreferJob(training, held_out, parent, format or default_format(parent), goal, epochs, seconds, lora)
+    chat = format or chosen_chat(parent.facts, parent.tokenizer)
+    job = PreferJob(training, held_out, parent, chat, goal, epochs, seconds, lora)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
 @dataclass(frozen=True)
 class PreferJob:
-    """Pairs of answers to learn from and held out, and the model that learns to prefer."""
+    """Pairs of answers to learn from and held out, and the model that learns to prefer; `chat` names a format or is a template."""
 
     training: Sequence[Preferred]
     held_out: Sequence[Preferred]
     parent: Parent
-    format: str
+    chat: str
     goal: Preference
     epochs: int = 2
     seconds: float | None = None
     lora: int | None = None
+
+    @property
+    def form(self) -> ChatFormat | Template:
+        from fledge.text import chat_format
+
+        return chat_format(self.chat, self.parent.tokenizer)
 
     def run(
         self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
@@ -183,17 +194,18 @@ class PreferJob:
         if batches.truncated:
             many = f"{batches.truncated:,} of {len(self.training):,} pairs"
             terminal.say(f"  answers longer than {run.batch.context} tokens lose their end, in {many} (--set batch.context=...)")
+        shown = list(islice(answerable([pair.chosen for pair in self.held_out], self.form, self.parent), EXAMPLES))
+        asking, longest = [conversation.asked for conversation in shown], answer_length(shown, self.parent)
         with on_machine(machine):
             for part in (batches, checked):
                 part.reference, counts = logprobs(reference.to(machine.device), part, machine)
+            said_before = said_to(asking, reference, tokenizer, self.chat, longest)
         before = self.chosen_loss(checked.reference, counts)
-        shown = [pair.chosen.prompt for pair in self.held_out[:EXAMPLES]]
-        said_before = said_to(shown, reference, tokenizer, self.format)
         model = trainee(reference, run, self.parent)
         if begun is None and self.seconds is not None:
             run = within(self.seconds, AFTER * self.seconds, started, run, model, objective, batches.batch_at)
-        data = {"pairs": len(batches.kept), "held out": len(checked.kept), "format": self.format}
-        writer = writer_for(out, tokenizer, run, self.parent, data=data, chat=self.format, generation=ANSWERING)
+        data = {"pairs": len(batches.kept), "held out": len(checked.kept), "format": self.form.name}
+        writer = writer_for(out, tokenizer, run, self.parent, data=data, chat=self.chat, generation=ANSWERING)
         held_out = list(checked.in_order())
         with watched("Preferences", out, run.plan.steps) as (bar, hooks):
             result = train(
@@ -204,14 +216,15 @@ class PreferJob:
         best = writer.best(machine.device)
         with on_machine(machine):
             found, counts = logprobs(best, checked, machine)
+            said_after = said_to(asking, best, tokenizer, self.chat, longest)
         assert checked.reference is not None
         moved = found - checked.reference
         rewards = goal.beta * (moved / counts if goal.length_normalised else moved)
         margins, ones = rewards[:, 0] - rewards[:, 1], np.ones(len(rewards))
         accuracy, margin, after = ratio(margins > 0, ones), ratio(margins, ones), self.chosen_loss(found, counts)
         examples = tuple(
-            Example(pair.chosen.prompt, pair.chosen.messages[-1].content, was, now)
-            for pair, was, now in zip(self.held_out, said_before, said_to(shown, best, tokenizer, self.format), strict=False)
+            Example(conversation.prompt, conversation.answer, was.text, now.text)
+            for conversation, was, now in zip(shown, said_before, said_after, strict=True)
         )
         loss = {"before": before, "after": after}
         writer.save(best, {"reward accuracy": to_json(accuracy), "reward margin": to_json(margin), "loss of chosen answers": loss})
@@ -244,9 +257,8 @@ class PreferJob:
         """The pairs as batches; the reference is not in them yet."""
         from fledge.data.batches import Comparisons
         from fledge.data.preferences import answers
-        from fledge.text import FORMATS
 
-        form, tokenizer = FORMATS[self.format], self.parent.tokenizer
+        form, tokenizer = self.form, self.parent.tokenizer
         form.usable_with(tokenizer)
         sides = [answers(pair, form, tokenizer) for pair in pairs]
         return Comparisons(sides, run.batch.context, run.batch.rows, tokenizer.pad, run.machine.seed, run.batch.accumulate)

@@ -13,12 +13,13 @@ from fledge.train.run import Reward
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, adapting, trainee, writer_for
-from fledge.verbs.finetune.instructing import ANSWERING, EXAMPLES, Example, Format, default_format, said_to
+from fledge.verbs.finetune.instructing import ANSWERING, EXAMPLES, Example, Format, chosen_chat, said_to
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import rewarded_page
 from fledge.verbs.session import (
     AFTER,
+    Column,
     Duration,
     Name,
     Parent,
@@ -28,6 +29,7 @@ from fledge.verbs.session import (
     applied,
     asked_of,
     begun_run,
+    command_began,
     fingerprint,
     open_writer,
     refuse_other_data,
@@ -41,6 +43,7 @@ from fledge.verbs.session import (
 
 if TYPE_CHECKING:
     from fledge.evaluation.statistics import Interval
+    from fledge.text import ChatFormat, Template
     from fledge.train.rollouts import Question, Worth
     from fledge.train.run import Machine, Run
 
@@ -81,6 +84,8 @@ def reward(
     format: Format | None = None,
     samples: int = 8,
     max_tokens: int = 128,
+    prompt_column: Column | None = None,
+    answer_column: Column | None = None,
     validation: float = 0.1,
     epochs: int = 1,
     time: Duration | None = None,
@@ -95,7 +100,7 @@ def reward(
     """Teach an assistant by a reward that can be checked: it answers each question several times, and the better answers grow (GRPO).
 
     Args:
-        data: .json or .jsonl (also .csv, .parquet, .gz/.zst) of questions with the answers that are known, as for instruct.
+        data: a table of questions with the answers that are known, as for instruct.
         out: the model's folder.
         from_: the assistant to start from.
         reward: answer (1 where the last number is the known answer's), or FILE.py:FUNCTION, given question, known answer and what is said.
@@ -103,6 +108,8 @@ def reward(
         format: how turns are written: chatml, llama3, alpaca or plain; by default as the assistant was taught.
         samples: how often each question is answered in a step.
         max_tokens: how long an answer may become.
+        prompt_column: the column of the questions, where the guess is wrong.
+        answer_column: the column of the known answers.
         validation: the share of questions held out.
         epochs: how often each question is seen at most.
         time: instead of epochs: how long it may take, such as 5m.
@@ -114,7 +121,7 @@ def reward(
         deterministic: the same bits twice, even where that is slower.
         track: who is told the numbers beside run/metrics.jsonl: tensorboard, wandb or trackio; may be given several times.
     """
-    started = clock.monotonic()
+    started = command_began()
     asked = asked_of(locals(), leave_out=("started", "out", "device", "threads", "track"))
     trackers = wanted(track)
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
@@ -128,11 +135,12 @@ def reward(
     from fledge.train.rollouts import Question, worth_named
 
     worth, code = worth_named(reward)
-    whole = instructions.read_instructions(str(data))
-    terminal.say(f"  {len(whole.conversations):,} questions in the layout {whole.layout}")
+    whole = instructions.read_instructions(str(data), prompt_column, answer_column)
+    for line in whole.said():
+        terminal.say(f"  {line}")
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     training, held_out = (
-        [Question(c.messages[:-1], c.messages[-1].content) for c in part if instructions.is_whole(c)]
+        [Question(c.asked, c.answer) for c in part if instructions.is_whole(c)]
         for part in instructions.split(whole.conversations, validation, seed)
     )
     if not training or not held_out:
@@ -140,24 +148,32 @@ def reward(
             f"of {len(whole.conversations)} questions with answers none is left to learn from or to hold out: give more of them"
         )
     parent = open_writer(from_)
-    job = RewardJob(training, held_out, parent, format or default_format(parent), worth, code, goal, epochs, seconds, lora)
+    chat = format or chosen_chat(parent.facts, parent.tokenizer)
+    job = RewardJob(training, held_out, parent, chat, worth, code, goal, epochs, seconds, lora)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
 @dataclass(frozen=True)
 class RewardJob:
-    """Questions to learn from and held out, the model that answers them, and what an answer is worth (`code` says how)."""
+    """Questions to learn from and held out, the model that answers them, and what an answer is worth (`code` says how); `chat` names a
+    format or is a template."""
 
     training: Sequence[Question]
     held_out: Sequence[Question]
     parent: Parent
-    format: str
+    chat: str
     worth: Worth
     code: bytes
     goal: Reward
     epochs: int = 1
     seconds: float | None = None
     lora: int | None = None
+
+    @property
+    def form(self) -> ChatFormat | Template:
+        from fledge.text import chat_format
+
+        return chat_format(self.chat, self.parent.tokenizer)
 
     def run(
         self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
@@ -168,13 +184,12 @@ class RewardJob:
         import numpy as np
 
         from fledge.evaluation.statistics import ratio
-        from fledge.text import FORMATS
         from fledge.train.loop import on_machine
         from fledge.train.objective import Reinforce
         from fledge.train.rollouts import Rollouts
         from fledge.train.training import train
 
-        tokenizer, form = self.parent.tokenizer, FORMATS[self.format]
+        tokenizer, form = self.parent.tokenizer, self.form
         form.usable_with(tokenizer)
         begun = begun_run(out, asked)
         run = begun or self.planned(machine, settings)
@@ -184,10 +199,11 @@ class RewardJob:
         model = self.parent.with_arch(run.arch).network.to(machine.device)
         checked = Rollouts(model, tokenizer, form, self.held_out[:MEASURED], self.worth, goal, machine, 1)
         measuring = clock.monotonic()
+        shown = checked.questions[:EXAMPLES]
+        asking = [question.messages for question in shown]
         with on_machine(machine):
             before = checked.measured(model)
-        shown = [question.text for question in self.held_out[:EXAMPLES]]
-        said_before = said_to(shown, model, tokenizer, self.format)
+            said_before = said_to(asking, model, tokenizer, self.chat, goal.tokens)
         reference = copy.deepcopy(model).eval().requires_grad_(False) if goal.kl else None
         model, objective = trainee(model, run, self.parent), Reinforce(goal, reference)
         batches = Rollouts(model, tokenizer, form, self.training, self.worth, goal, machine, run.batch.rows, run.batch.accumulate)
@@ -196,8 +212,8 @@ class RewardJob:
         if begun is None and self.seconds is not None:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
-        data = {"questions": batches.examples, "held out": len(self.held_out), "format": self.format, "reward": asked["reward"]}
-        writer = writer_for(out, tokenizer, run, self.parent, data=data, chat=self.format, generation=ANSWERING)
+        data = {"questions": batches.examples, "held out": len(self.held_out), "format": form.name, "reward": asked["reward"]}
+        writer = writer_for(out, tokenizer, run, self.parent, data=data, chat=self.chat, generation=ANSWERING)
         with watched("Reward", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: {"reward": float(checked.measured(model).mean())},
@@ -207,11 +223,12 @@ class RewardJob:
         best = writer.best(machine.device)
         with on_machine(machine):
             after = checked.measured(best)
+            said_after = said_to(asking, best, tokenizer, self.chat, goal.tokens)
         was, now = (ratio(rewards, np.ones(len(rewards))) for rewards in (before, after))
         writer.save(best, {"mean reward of held-out answers": {"before": to_json(was), "after": to_json(now)}})
         examples = tuple(
-            Example(question.text, question.answer, *said)
-            for question, *said in zip(self.held_out, said_before, said_to(shown, best, tokenizer, self.format), strict=False)
+            Example(question.text, question.answer, was.text, now.text)
+            for question, was, now in zip(shown, said_before, said_after, strict=True)
         )
         done = Rewarded(
             str(out), result.steps, result.tokens, result.seconds, result.validation, batches.examples, was, now, examples

@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fledge.arch import Arch, Classes, Words
+from fledge.model import shell
 from fledge.weights.families.fields import head_fields
 from fledge.weights.rules import Rule, rule
-from fledge.weights.shell import shell
 
 BODY, IGNORED = "", r"(?!)"
 REPEATS: Mapping[str, str] = {"head.weight": "embedding.weight"}

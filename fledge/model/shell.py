@@ -1,4 +1,4 @@
-"""A model without its weights, to be filled from a file."""
+"""A model without its weights, to be filled from a file, or dealt among processes first."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from fledge.arch import Arch
-from fledge.model import Transformer
+from fledge.model.transformer import Transformer
 
 
 def shell(arch: Arch) -> Transformer:
