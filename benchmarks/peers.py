@@ -20,7 +20,7 @@ from record import arguments
 
 PINNED = (
     "torch==2.13.0", "transformers==5.3.0", "accelerate==1.15.0", "litgpt==0.5.13", "tensorboard==2.21.0", "datasets==5.0.1",
-    "tiktoken==0.14.0", "litdata==0.2.61",
+    "tiktoken==0.14.0", "litdata==0.2.61", "peft==0.21.2",
 )  # fmt: skip
 UNWANTED = "torchvision"  # which litdata brings; made for another torch than the CPU's it ends every import of litgpt
 NANOGPT = ("https://github.com/karpathy/nanoGPT", "3adf61e154c3fe3fca428ad6bc3818b27a3b8291")
@@ -39,6 +39,7 @@ class Task:
     rows: int
     vocabulary: int
     tokens: Path
+    rank: int = 0  # of an adapter that is trained instead, where it is not 0
 
     @property
     def step_tokens(self) -> int:
@@ -104,12 +105,16 @@ OURS = {
     "fledge, fp32": worker("own.py", lambda: sys.executable, dtype="float32", kernels=True),
     "fledge, fp32, without the compiled kernels": worker("own.py", lambda: sys.executable, dtype="float32", kernels=False),
 }
+ADAPTERS = {
+    "fledge, adapter, bf16": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True),
+    "transformers + peft, bf16": worker("trainer.py", python, compiled=False),
+}
 STEP = re.compile(r"(?:iter \d+: loss .*time |iter time: )([\d.]+) ?ms|^step ([\d.]+) s", re.MULTILINE)
 
 
 def measured(contestant: str, task: Task, steps: int, scratch: Path, threads: int, settle: int = 3) -> Took:
     """One run of `steps` steps; the first `settle` are left out."""
-    command, place = (PEERS | OURS)[contestant](task, steps, scratch)
+    command, place = (PEERS | OURS | ADAPTERS)[contestant](task, steps, scratch)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None

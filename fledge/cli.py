@@ -37,12 +37,18 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = app.suppress_keyboard_interrupt = False  # `main` says how to go on
 finetune = App(
-    name="finetune", help="Turn a copy of a pretrained model into a classifier, an assistant, a translator or a summariser.", sort_key=3
+    name="finetune",
+    help="Turn a copy of a pretrained model into a classifier, an assistant, a translator or a summariser; teach it by preferences, by a "
+    "reward, or by a larger model.",
+    sort_key=3,
 )
 app.command(finetune)
 finetune.command(verbs.finetune.classify)
 finetune.command(verbs.finetune.instruct)
 finetune.command(verbs.finetune.pairs)
+finetune.command(verbs.finetune.prefer)
+finetune.command(verbs.finetune.reward)
+finetune.command(verbs.finetune.distill)
 # in the order of a model's life
 app.command(verbs.demo, sort_key=0)
 app.command(verbs.prepare, sort_key=1)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fledge.adapt.low import attach, changes_of, maps_of
+from fledge.adapt.settings import Lora
 from fledge.data.batches import Batch
 from fledge.model import Transformer, initialise
 from fledge.presets import gpt2
@@ -38,6 +40,8 @@ def clock(state: State) -> None:
 
 machine = replace(this_machine(), dtype=task["dtype"], kernels=task["kernels"])
 model = initialise(Transformer(gpt2(dropout=0.0, **{name: task[name] for name in ("width", "depth", "heads", "vocabulary", "context")})))
+if task["rank"]:
+    attach(model, changes_of(maps_of(model), Lora(task["rank"], 2.0 * task["rank"])))
 with on_machine(machine):
     state = State(0, Plan(task["steps"]), model, Optimizer(model, AdamW(rate=6e-4)))
     run_steps(state, PredictTokens(), batch_at, Constant(), machine, [clock])

@@ -34,6 +34,16 @@ class Clock(TrainerCallback):
         print(f"step {time.perf_counter() - Clock.began:.6f} s", flush=True)
 
 
+def adapted(model: GPT2LMHeadModel) -> torch.nn.Module:
+    """The model, or it with an adapter of peft's beside all linear maps of its blocks."""
+    if not task["rank"]:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    maps = ["c_attn", "c_proj", "c_fc"]
+    return get_peft_model(model, LoraConfig(r=task["rank"], lora_alpha=2 * task["rank"], target_modules=maps, fan_in_fan_out=True))
+
+
 torch.manual_seed(0)
 config = GPT2Config(
     n_embd=task["width"], n_layer=task["depth"], n_head=task["heads"], n_positions=task["context"], vocab_size=task["vocabulary"],
@@ -44,4 +54,4 @@ with tempfile.TemporaryDirectory() as out:
         out, max_steps=task["steps"], per_device_train_batch_size=task["rows"], bf16=True, use_cpu=True, torch_compile=task["compiled"],
         save_strategy="no", report_to=[], logging_strategy="no", disable_tqdm=True, learning_rate=6e-4,
     )  # fmt: skip
-    Trainer(GPT2LMHeadModel(config), arguments, train_dataset=Windows(), callbacks=[Clock()]).train()
+    Trainer(adapted(GPT2LMHeadModel(config)), arguments, train_dataset=Windows(), callbacks=[Clock()]).train()

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -54,13 +54,16 @@ class Batch:
         """The `place`-th of so many shares of its rows; None where there are not enough rows."""
         own = share(len(self.tokens), place, places)
 
-        def cut(part: np.ndarray | None) -> Any:
-            return None if part is None else part[own]
-
         if own.start == own.stop:
             return None
-        source = self.source and Source(self.source.tokens[own], cut(self.source.positions), cut(self.source.document))
-        return Batch(self.tokens[own], self.labels[own], cut(self.positions), cut(self.document), source, cut(self.types))
+        return replace(self, **{field.name: rows_at(getattr(self, field.name), own) for field in fields(self)})
+
+
+def rows_at(part: Any, places: slice) -> Any:
+    """These rows of an array, or of each array of a source; nothing of nothing."""
+    if isinstance(part, Source):
+        return replace(part, **{field.name: rows_at(getattr(part, field.name), places) for field in fields(part)})
+    return None if part is None else part[places]
 
 
 def share(rows: int, place: int, places: int) -> slice:
@@ -379,6 +382,54 @@ class Conversations(Batches):
                 document[row, span] = order
         used = int((document != PADDING).sum(axis=1).max())
         return Batch(tokens[:, :used], labels[:, :used], positions[:, :used], document[:, :used])
+
+
+@dataclass(frozen=True)
+class Compared(Batch):
+    """Rows of two answers to one question, the chosen one in document 0 and the rejected one in document 1.
+
+    `reference`: the natural log-probability, (rows, 2), that the model gave to each answer before it learned.
+    """
+
+    reference: np.ndarray | None = None
+
+
+class Comparisons(Bucketed):
+    """Pairs of a chosen and a rejected answer with what they answer, each pair in one row, padded on the right.
+
+    Each side is cut at `context` tokens; pairs of which that leaves no answer are left out, `kept` are the numbers of the others.
+    The `reference` of each, (kept, 2), is put in before training.
+    """
+
+    def __init__(
+        self, pairs: Sequence[tuple[Turns, Turns]], context: int, batch: int, pad: int, seed: int = 0, accumulate: int = 1
+    ):  # fmt: skip
+        self.kept = [number for number, pair in enumerate(pairs) if all(any(side.trained[1 : context + 1]) for side in pair)]
+        if not self.kept:
+            raise ValueError(f"none of {len(pairs)} pairs has both answers within {context} tokens: use a larger batch.context")
+        self._sides = [[_predicted(side, context) for side in pairs[number]] for number in self.kept]
+        super().__init__([sum(len(tokens) for tokens, _ in sides) for sides in self._sides], batch, seed, accumulate)
+        self.truncated = sum(any(len(side.tokens) > context + 1 for side in pair) for pair in pairs)
+        self._pad = pad
+        self.reference: np.ndarray | None = None
+
+    def collated(self, places: Sequence[Place]) -> Compared:
+        rows = [row for _, row in places]
+        sides = [self._sides[row] for row in rows]
+        tokens, _, _ = padded([np.concatenate([tokens for tokens, _ in pair]) for pair in sides], self._pad)
+        labels, _, _ = padded([np.concatenate([labels for _, labels in pair]) for pair in sides], IGNORED)
+        positions, document = np.zeros_like(tokens), np.full_like(tokens, PADDING)
+        for place, pair in enumerate(sides):
+            first, second = (len(side) for side, _ in pair)
+            positions[place, : first + second] = np.concatenate([np.arange(first), np.arange(second)])
+            document[place, : first + second] = np.repeat([0, 1], [first, second])
+        return Compared(tokens, labels, positions, document, reference=None if self.reference is None else self.reference[rows])
+
+
+def _predicted(turns: Turns, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that are read and their labels."""
+    whole, trained = (np.array(part[: context + 1]) for part in (turns.tokens, turns.trained))
+    return whole[:-1], np.where(trained[1:], whole[1:], IGNORED)
 
 
 def first_fit(lengths: Collection[int], capacity: int) -> list[list[int]]:

@@ -122,14 +122,18 @@ def read_instructions(path: str, prompt_column: str | None = None, answer_column
             if is_whole(conversation):  # others are left out, and counted by `lint`
                 check_order(list(conversation.messages))
         except ValueError as complaint:
-            where = f"row {number}" if row.line == number else f"row {number} (line {row.line})"
-            raise ValueError(f"{path}, {where}: {complaint}") from None
+            raise ValueError(f"{path}, {row_named(number, row)}: {complaint}") from None
         found.append(conversation)
         replaced += row.replaced
     if not any(map(is_whole, found)):
         raise ValueError(f"{path}: none of {counted(len(found), 'conversation')} has both a question and an answer, from row 1 on")
     present = (name for name in _columns(layout) if name in whole.columns)
     return Instructions(tuple(found), name, tuple(present), others, replaced)
+
+
+def row_named(number: int, row: Row) -> str:
+    """A row by its number, and by its line where that is another."""
+    return f"row {number}" if row.line == number else f"row {number} (line {row.line})"
 
 
 def needed(layout: Layout) -> tuple[str, ...]:

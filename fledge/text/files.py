@@ -59,6 +59,11 @@ def tokenizer_files(name: str | Path) -> Files:
     return found
 
 
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of one."""
+    return _in_folder(folder) is not None
+
+
 def _needed() -> str:
     return ", or ".join(" and ".join(names) for names in MODELS)
 

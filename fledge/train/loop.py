@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -26,8 +26,9 @@ BatchAt = Callable[[int], list[Batch]]
 class State:
     """Where training stands: `step` steps are done; the rest tells of the last of them.
 
-    `loss` is the mean in nats over what it counted, `norm` the gradient's before clipping, `tokens` all tokens read so
-    far, `seconds` all wall time. A hook may set `stop` to a sentence (training ends after this step) or put a revised `plan`.
+    `loss` is the mean in nats over what it counted, `told` the means of what the objective measures besides, `norm` the gradient's before
+    clipping, `tokens` all tokens read so far, `seconds` all wall time. A hook may set `stop` to a sentence (training ends after this
+    step) or put a revised `plan`.
     """
 
     step: int
@@ -40,6 +41,7 @@ class State:
     norm: float = math.nan
     rate: float = 0.0
     stop: str = ""
+    told: dict[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -86,6 +88,8 @@ def run_steps(
         spread.alive("training", step)
         refuse_if_not_finite(state, found, norm)
         state.loss, state.norm = math.fsum(found), norm
+        told = objective.told()
+        state.told = {name: value / total for name, value in zip(told, spread.sums(*told.values()), strict=True)} if told else {}
         with precision(machine):
             optimizer.step(state.norm)
         optimizer.zero_grad()

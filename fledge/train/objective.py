@@ -7,12 +7,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fledge.arch import Choice, Stack
-from fledge.data.batches import IGNORED, Batch, Source
+from fledge.data.batches import IGNORED, Batch, Compared, Source
 from fledge.model import Transformer
 from fledge.model.head import Words, cross_entropy
 from fledge.model.transformer import refuse_beyond
+from fledge.train.run import Distillation, Preference, Reward
 
 CHUNK = 1024  # tokens whose scores exist at once
 MULTIPLE = 64  # of the rows of such a product, so that any number of labels comes in few shapes
@@ -24,8 +26,12 @@ class Objective(Protocol):
     def count(self, batch: Batch) -> float: ...
     def __call__(self, model: Transformer, batch: Batch) -> Tensor: ...
 
+    def told(self) -> dict[str, float]:
+        """What else was measured since it was last asked: sums by name, of which the means are taken as the loss's is."""
+        return {}
 
-class PredictTokens:
+
+class PredictTokens(Objective):
     """Cross-entropy in nats, summed over the labels that are trained on: the next word, a masked one, or one of a target.
 
     Learning from instructions differs by its labels alone, which spare the questions. With `smoothing` each label gives that share of
@@ -89,7 +95,7 @@ LOSSES: dict[Choice, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Classify:
+class Classify(Objective):
     """The loss of each row's labels in nats, times the weight of its class; the count is the sum of those weights.
 
     Of several labels the weight is that of having a label; not having it weighs 1.
@@ -116,6 +122,148 @@ def label_scores(model: Transformer, batch: Batch) -> Tensor:
     device = model.embedding.weight.device
     types = None if batch.types is None or model.types is None else torch.from_numpy(batch.types).to(device)
     return model(*read(batch, device, *model.arch.stacks.values()), types=types)
+
+
+class Tally:
+    """Sums by name of what is measured on the way."""
+
+    def __init__(self):
+        self._sums: dict[str, float] = {}
+
+    def add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+
+    def taken(self) -> dict[str, float]:
+        """The sums, which then begin anew."""
+        found, self._sums = self._sums, {}
+        return found
+
+
+class Prefer(Objective):
+    """Direct preference optimisation, summed over pairs: `-log σ(β (Δ - Δ_ref))`, Δ being how much more probable the chosen answer is.
+
+    Rafailov et al., 2023, arXiv:2305.18290, eq. 7, with what `goal` says of it; `Δ_ref` is of the model before it learned. Told are the
+    share of pairs whose chosen answer has the larger reward `β (log π - log π_ref)`, by how much, and the loss of chosen answers a token.
+    """
+
+    def __init__(self, goal: Preference):
+        self.goal, self.tally = goal, Tally()
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.tokens)
+
+    def told(self) -> dict[str, float]:
+        return self.tally.taken()
+
+    def __call__(self, model: Transformer, batch: Batch) -> Tensor:
+        assert isinstance(batch, Compared)
+        assert batch.reference is not None
+        goal = self.goal
+        sums, counts = answer_logprobs(model, batch)
+        moved = sums - torch.from_numpy(batch.reference).to(sums)
+        rewards = goal.beta * (moved / counts if goal.length_normalised else moved)
+        margins, chosen = rewards[:, 0] - rewards[:, 1], -sums[:, 0] / counts[:, 0]
+        self.tally.add(reward_accuracy=(margins > 0).sum(), reward_margin=margins.detach().sum(), chosen_loss=chosen.detach().sum())
+        loss = -(1 - goal.smoothing) * F.logsigmoid(margins) - goal.smoothing * F.logsigmoid(-margins)
+        return (loss + goal.sft * chosen if goal.sft else loss).sum()
+
+
+class Distil(Objective):
+    """A teacher's distribution at each label, and the label: `share · T² KL(teacher ‖ model) + (1 - share) · cross-entropy`, summed.
+
+    Hinton et al., 2015, arXiv:1503.02531, section 2, both softmaxes at the temperature T of `goal`. Told are both parts. Where one
+    vocabulary is padded further than the other, they are compared as far as both go.
+    """
+
+    def __init__(self, goal: Distillation, teacher: Transformer):
+        self.goal, self.teacher, self.tally = goal, teacher, Tally()
+
+    def count(self, batch: Batch) -> int:
+        return int(np.count_nonzero(batch.labels != IGNORED))
+
+    def told(self) -> dict[str, float]:
+        return self.tally.taken()
+
+    def __call__(self, model: Transformer, batch: Batch) -> Tensor:
+        goal, words = self.goal, min(model.arch.vocabulary, self.teacher.arch.vocabulary)
+        hidden, labels = labelled_states(model, batch)
+        with torch.no_grad():
+            theirs, _ = labelled_states(self.teacher, batch)
+
+        def scored(hidden: Tensor, theirs: Tensor, labels: Tensor) -> Tensor:
+            scores, taught = (one.head(states)[:, :words] for one, states in ((model, hidden), (self.teacher, theirs)))
+            exact = torch.promote_types(scores.dtype, torch.float32)
+            cool, aim = ((part.to(exact) / goal.temperature).log_softmax(-1) for part in (scores, taught))
+            divergence = goal.temperature**2 * F.kl_div(cool, aim, reduction="sum", log_target=True)
+            return torch.stack((divergence, F.cross_entropy(scores.to(exact), labels, reduction="sum")))
+
+        parts = zip(hidden.split(CHUNK), theirs.split(CHUNK), labels.split(CHUNK), strict=True)
+        divergence, words_loss = torch.stack([again_backward(scored, *part) for part in parts]).sum(0)
+        self.tally.add(divergence=divergence.detach(), words=words_loss.detach())
+        loss = goal.share * divergence + (1 - goal.share) * words_loss
+        return loss + len(labels) * model.balancing_loss() if model.training else loss
+
+
+class Reinforce(Objective):
+    """Group-relative policy optimisation on answers that the model has just given, summed over answers (GRPO).
+
+    Shao et al., 2024, arXiv:2402.03300, eq. 3 with one update for each batch, so that the ratio is 1 and clips nothing: the mean over an
+    answer's tokens of `-advantage · π / π_now`, and `kl` times the divergence from `reference` (eq. 4). Told is the mean reward.
+    """
+
+    def __init__(self, goal: Reward, reference: Transformer | None = None):
+        self.goal, self.reference, self.tally = goal, reference, Tally()
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.tokens)
+
+    def told(self) -> dict[str, float]:
+        return self.tally.taken()
+
+    def __call__(self, model: Transformer, batch: Batch) -> Tensor:
+        found, (rows, _) = label_logprobs(model, batch), np.nonzero(batch.labels != IGNORED)
+        advantage, reward = (torch.from_numpy(getattr(batch, name)).to(found) for name in ("advantage", "reward"))
+        answers = torch.from_numpy(rows).to(found.device)
+        losses = -advantage[answers] * (found - found.detach()).exp()
+        self.tally.add(reward=reward.sum())
+        if self.reference is not None:
+            with torch.no_grad():
+                gap = label_logprobs(self.reference, batch) - found.detach()
+            apart = gap + found.detach() - found  # log π_ref - log π
+            divergence = apart.exp() - apart - 1
+            losses = losses + self.goal.kl * divergence
+            self.tally.add(divergence=(divergence.detach() / torch.bincount(answers, minlength=len(reward))[answers]).sum())
+        return (losses / torch.bincount(answers, minlength=len(reward))[answers]).sum()
+
+
+def answer_logprobs(model: Transformer, batch: Compared) -> tuple[Tensor, Tensor]:
+    """The log-probability of each pair's answers, and how many tokens they have, both (rows, 2)."""
+    found = label_logprobs(model, batch)
+    rows, columns = np.nonzero(batch.labels != IGNORED)
+    assert batch.document is not None
+    answers = torch.from_numpy(2 * rows + batch.document[rows, columns]).to(found.device)
+    sums = found.new_zeros(2 * len(batch.tokens)).index_add(0, answers, found)
+    return sums.view(-1, 2), torch.bincount(answers, minlength=len(sums)).view(-1, 2)
+
+
+def label_logprobs(model: Transformer, batch: Batch) -> Tensor:
+    """The natural log-probability of each label that is not ignored, (n,) in fp32 at least, row by row.
+
+    Scores of `CHUNK` tokens exist at once: they are computed again for the backward pass.
+    """
+    hidden, labels = labelled_states(model, batch)
+
+    def scored(hidden: Tensor, labels: Tensor) -> Tensor:
+        scores = model.head(hidden)
+        return -F.cross_entropy(scores.to(torch.promote_types(scores.dtype, torch.float32)), labels, reduction="none")
+
+    return torch.cat([again_backward(scored, *part) for part in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)])
+
+
+def again_backward(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """`function(*given)`, of which nothing but what it was given is kept for the backward pass."""
+    return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)  # pyrefly: ignore[bad-return]
 
 
 def read(part: Batch | Source, device: torch.device, *stacks: Stack) -> tuple[Tensor, Tensor | None, Tensor | None]:

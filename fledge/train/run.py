@@ -8,16 +8,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from fledge.adapt.settings import Lora
 from fledge.arch import Arch, Classes
 from fledge.arch.record import differences, from_json, to_json
 
-ObjectiveName = Literal["next-word", "masked-word", "denoise", "instruct", "pairs", "classify"]
+ObjectiveName = Literal["next-word", "masked-word", "denoise", "instruct", "pairs", "classify", "prefer", "distill", "reward"]
 FAMILIES: dict[str, tuple[str, ...]] = {  # what an objective needs, where not any will do
     "next-word": ("decoder",),
     "masked-word": ("encoder",),
     "denoise": ("encoder", "decoder"),
     "instruct": ("decoder",),
     "pairs": ("encoder", "decoder"),
+    "prefer": ("decoder",),
+    "distill": ("decoder",),
+    "reward": ("decoder",),
 }
 
 
@@ -76,6 +80,65 @@ class Data:
             raise ValueError(
                 f"data.noise is {self.noise}, but {self.objective} needs {'none' if wanted is type(None) else wanted.__name__}"
             )
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How one of two answers is preferred (Rafailov et al., 2023, arXiv:2305.18290): `beta` holds the model to what it was.
+
+    `length_normalised` compares log-probabilities a token (Meng et al., 2024, arXiv:2405.14734). `sft` is the weight of the chosen
+    answer's own loss a token beside it (Pang et al., 2024, arXiv:2404.19733), `smoothing` the share of pairs taken to be the wrong way
+    round (Mitchell, 2023, ericmitchell.ai/cdpo.pdf).
+    """
+
+    beta: float = 0.1
+    length_normalised: bool = False
+    sft: float = 0.0
+    smoothing: float = 0.0
+
+    def __post_init__(self):
+        _at_least(self, 0, "beta", "sft")
+        _share(self, "smoothing")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How a teacher's words are learned (Hinton et al., 2015, arXiv:1503.02531): a `share` of the loss is the divergence from its whole
+    distribution at each token, at a `temperature`; the rest is that of the words that stand there.
+    """
+
+    share: float = 0.9
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        _share(self, "share")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, but it lies above 0")
+
+
+@dataclass(frozen=True)
+class Reward:
+    """How a reward is learned from (GRPO: Shao et al., 2024, arXiv:2402.03300): each question is answered `samples` times with at most
+    `tokens` tokens at a `temperature`, and an answer counts by how far its reward lies above the mean of its question's.
+
+    That difference is divided by the question's deviation where `scaled`. `kl` is the weight of the divergence from the model that it was.
+    """
+
+    samples: int = 8
+    tokens: int = 128
+    temperature: float = 1.0
+    scaled: bool = True
+    kl: float = 0.0
+
+    def __post_init__(self):
+        _at_least(self, 2, "samples")
+        _at_least(self, 1, "tokens")
+        _at_least(self, 0, "kl")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, but answers must differ: it lies above 0")
+
+
+GOALS: dict[str, type] = {"prefer": Preference, "distill": Distillation, "reward": Reward}
 
 
 @dataclass(frozen=True)
@@ -311,8 +374,12 @@ class Run:
     save: Save = field(default_factory=Save)
     machine: Machine = field(default_factory=Machine)
     guard: Guard = field(default_factory=Guard)
+    adapter: Lora | None = None
+    goal: Preference | Distillation | Reward | None = None
 
     def __post_init__(self):
+        if self.adapter is not None and self.machine.tensor > 1:
+            raise ValueError(f"machine.tensor is {self.machine.tensor}, but an adapter's layers are not shared: leave it at 1")
         if self.batch.context > self.arch.context:
             raise ValueError(
                 f"batch.context {self.batch.context:,}, but the model takes {self.arch.context:,} tokens: "
@@ -323,6 +390,11 @@ class Run:
             raise ValueError(
                 f"data.objective is {self.data.objective!r}, which needs a model with {named(needed)}, but this one has {named(stacks)}"
             )
+        wanted = GOALS.get(self.data.objective, type(None))
+        if not isinstance(self.goal, wanted):
+            given = "none" if self.goal is None else type(self.goal).__name__
+            needed = "none" if wanted is type(None) else wanted.__name__
+            raise ValueError(f"goal is {given}, but {self.data.objective} needs {needed}")
         if (self.data.objective == "classify") != isinstance(self.arch.head, Classes):
             raise ValueError(f"data.objective is {self.data.objective!r}, but the model ends in {type(self.arch.head).__name__}")
 
@@ -407,4 +479,16 @@ def _share(record, *names: str) -> None:
             raise ValueError(f"{name} is {getattr(record, name)}, but a share lies from 0 to 1")
 
 
-assert [f.name for f in fields(Run)] == ["arch", "data", "batch", "optimizer", "schedule", "plan", "save", "machine", "guard"]
+assert [f.name for f in fields(Run)] == [
+    "arch",
+    "data",
+    "batch",
+    "optimizer",
+    "schedule",
+    "plan",
+    "save",
+    "machine",
+    "guard",
+    "adapter",
+    "goal",
+]

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fledge.adapt.low import is_adapted, trained
 from fledge.arch import Arch
 from fledge.data.batches import Batch
 from fledge.model import Transformer, shell
@@ -61,7 +62,8 @@ class Result:
 class Snapshot:
     """A copy in CPU memory of where training stood after `step` steps, as it lies on this rank: nothing that follows changes it.
 
-    `whole` are the weights of the whole model, on rank 0 alone and only where they are asked for.
+    `weights` are those of the model, or of its adapter where it has one; `whole` are they of all ranks together, on rank 0 alone and
+    only where they are asked for.
     """
 
     step: int
@@ -77,7 +79,7 @@ class Snapshot:
         spread = spread_of(state.model)
         weights, optimizer = (
             {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-            for tensors in (spread.held(state.model), state.optimizer.tensors())
+            for tensors in (kept(state.model), state.optimizer.tensors())
         )
         whole = spread.whole(weights) if with_whole else None
         return cls(state.step, state.model.arch, weights, optimizer, facts, spread, whole)
@@ -91,22 +93,31 @@ class Snapshot:
         return model.eval()
 
 
+def kept(model: Transformer) -> dict[str, Tensor]:
+    """What a checkpoint holds of a model: the part of each parameter that lies here, of an adapted one's only those that are trained."""
+    held, learns = spread_of(model).held(model), trained(model)
+    return {name: tensor for name, tensor in held.items() if name in learns} if is_adapted(model) else held
+
+
 def validate(model: Transformer, objective: Objective, batches: Iterable[Batch], machine: Machine) -> Scores:
-    """The mean loss over `batches` with drop-out off, in nats over what the objective counts."""
+    """The mean loss over `batches` with drop-out off, in nats over what the objective counts, and what else it tells."""
     spread, total, count = spread_of(model), 0.0, 0.0
+    told: dict[str, float] = {}
     model.eval()
     with torch.no_grad(), precision(machine):
         for batch in batches:
             own = batch.share(*spread.data)
             loss = float(objective(model, batch if own is None else own))  # with no row of its own a rank keeps the others company
+            share = objective.told() if own is not None else dict.fromkeys(objective.told(), 0.0)
+            told = {name: told.get(name, 0.0) + value for name, value in share.items()}
             if own is not None:
                 total += loss
                 count += objective.count(own)
             spread.alive("validating")
-    total, count = spread.sums(total, count)
+    total, count, *others = spread.sums(total, count, *told.values())
     if not count:
         raise ValueError("nothing to validate on: give more text, or a larger share of it to validation")
-    return {"loss": total / count}
+    return {"loss": total / count, **{name: value / count for name, value in zip(told, others, strict=True)}}
 
 
 def train(
@@ -189,7 +200,7 @@ def train(
             diary.log(str(end))
             raise
         except OSError as failure:
-            needed = checkpoint.bytes_of(spread.held(state.model), state.optimizer.tensors())
+            needed = checkpoint.bytes_of(kept(state.model), state.optimizer.tensors())
             refused = checkpoint.refusal(failure, needed, place)
             with suppress(OSError):  # it may be this very file that does not get longer
                 diary.log(str(refused))
@@ -255,7 +266,7 @@ class Diary:
         bits = {"bits_per_byte": state.loss / math.log(2) / self.bytes_per_token} if self.bytes_per_token else {}
         speed = (state.tokens - self.tokens) / max(1e-9, time.monotonic() - self.mark)
         facts = {
-            "loss": state.loss, **bits, "gradient_norm": state.norm, "learning_rate": state.rate,
+            "loss": state.loss, **bits, **state.told, "gradient_norm": state.norm, "learning_rate": state.rate,
             "tokens_per_second": round(speed, 1), **self.meter.facts(state, speed),
         }  # fmt: skip
         self.line(state, facts)

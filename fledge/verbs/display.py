@@ -14,7 +14,7 @@ from fledge.verbs.finetune.instructing import Format
 from fledge.verbs.lens import lens_on
 from fledge.verbs.model import SAMPLING
 from fledge.verbs.preparation import is_corpus
-from fledge.verbs.session import Column, Name, Place
+from fledge.verbs.session import Column, Name, Place, is_model
 
 COLUMNS = 80  # of a terminal
 WRITING = {"do_sample", "max_new_tokens", "num_beams", "length_penalty", *SAMPLING}  # of a generation_config.json, what decides the text
@@ -75,7 +75,7 @@ def show(
         return Shown("conversations", name, found.to_json(), str(found))
     if is_corpus(name):
         return show_corpus(path)
-    if (path / "config.json").is_file() or ("/" in name and not path.exists()):
+    if is_model(path) or ("/" in name and not path.exists()):
         return show_model(name, verify)
     if path.exists():
         raise ValueError(f"{name} is neither a model nor a corpus folder; to see how a file is trained on: fledge show {name} --from MODEL")
@@ -107,10 +107,10 @@ def drawing(arch: Arch) -> str:
 
 
 def show_model(name: str, verify: bool) -> Shown:
-    from fledge.weights import ModelFolder
-    from fledge.weights import verify as verify_weights
+    from fledge.adapt.folder import folder_at
+    from fledge.adapt.folder import verify as verify_weights
 
-    folder = ModelFolder.at(name)
+    folder = folder_at(name)
     lines = [drawing(folder.arch)]
     if verify:
         verify_weights(folder.path)

@@ -27,16 +27,17 @@ class Imported:
 
 
 def import_model(model: Name, /, *, out: Place, tokenizer: Place | None = None) -> Imported:
-    """Import a public model into a folder.
+    """Import a public model into a folder; an adapter becomes one model with its base.
 
     Its tensors are checked one by one and keep their number type; what does not belong to the model is refused by name.
 
     Args:
-        model: a hub id such as openai-community/gpt2, a folder, or a .bin file of llama2.c.
+        model: a hub id such as openai-community/gpt2, a folder (also of an adapter), or a .bin file of llama2.c.
         out: the folder to write.
         tokenizer: of a .bin file, where it is not tokenizer.bin or tokN.bin beside it.
     """
-    from fledge.weights import open_model, read_llama2c, save_model
+    from fledge.adapt.folder import open_model
+    from fledge.weights import read_llama2c, save_model
     from fledge.weights.files import read_json
 
     if Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())):

@@ -75,13 +75,13 @@ def lens_on(
 
     Raises `ValueError` as it would: for rows that cannot be read, and for a set in which no end of a turn would be learned.
     """
+    from fledge.adapt.folder import folder_at
     from fledge.data.instructions import lint, read_instructions, tokenized
     from fledge.text import chat_format
-    from fledge.weights import ModelFolder
 
     if format is not None:
         refuse_unknown(format, Format, "--format")
-    folder = ModelFolder.at(model)
+    folder = folder_at(model)
     tokenizer, length = folder.tokenizer, context or row_length(folder.arch)
     form = chat_format(format or chosen_chat(folder.facts, tokenizer), tokenizer)
     whole = read_instructions(name, prompt_column, answer_column)

@@ -53,28 +53,36 @@ class Settings(TypedDict, total=False):
     length_penalty: float
 
 
-def load(model: str | Path, device: str = "auto", dtype: Dtype = "float32", threads: int = 0) -> Model:
-    """Open a model folder, or a model of the hub by its id; `threads` other than 0 is how many torch uses from now on.
+def load(
+    model: str | Path, device: str = "auto", dtype: Dtype = "float32", threads: int = 0, adapters: Mapping[str, str | Path] | None = None
+) -> Model:
+    """Open a model folder, an adapter's, or a model of the hub by its id; `threads` other than 0 is how many torch uses from now on.
 
-    Raises `ValueError` with the part at fault when the folder is no whole model, and for a device that is not here.
+    An adapter is merged into its base. Of several `adapters` for one model, by names of your own, `.adapters[name]` is the model with that
+    one; the weights of the model are in memory once. Raises `ValueError` with the part at fault when the folder is no whole model, for
+    a device that is not here, and for an adapter of another model; `FileNotFoundError` for an adapter whose base is not there.
     """
     import torch
 
+    from fledge.adapt.folder import beside, open_model
     from fledge.train.plan import this_machine
-    from fledge.weights import open_model
 
     machine = this_machine(device, dtype)
     if threads:
         torch.set_num_threads(threads)
     network, tokenizer, facts = open_model(model, device=machine.device, dtype=getattr(torch, machine.dtype))
-    return Model(network.eval(), tokenizer, facts)
+    opened = Model(network.eval(), tokenizer, facts)
+    for name, place in (adapters or {}).items():
+        opened.adapters[name] = Model(*beside(place, model, network, tokenizer, facts))
+    return opened
 
 
 class Model:
-    """A transformer with the tokenizer that it was trained with and the `facts` that its folder tells."""
+    """A transformer with the tokenizer that it was trained with and the `facts` that its folder tells; `adapters` as `load` says."""
 
     def __init__(self, network: Transformer, tokenizer: Tokenizer, facts: Mapping[str, Any]):
         self.network, self.tokenizer, self.facts = network, tokenizer, dict(facts)
+        self.adapters: dict[str, Model] = {}
 
     @property
     def arch(self) -> Arch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from fledge.verbs.demonstration import Demonstrated
     from fledge.verbs.explaining import Explained
     from fledge.verbs.finetune.classifying import Classified
-    from fledge.verbs.finetune.instructing import Instructed, InstructJob
+    from fledge.verbs.finetune.distilling import Distilled, DistillJob
+    from fledge.verbs.finetune.instructing import Example, Instructed, InstructJob
     from fledge.verbs.finetune.pairing import Paired
+    from fledge.verbs.finetune.preferring import Prefers
+    from fledge.verbs.finetune.rewarding import Rewarded
     from fledge.verbs.pretraining import Pretrained
 
 LIVE_EVERY = 5.0  # seconds between two writings of a live page, at least
@@ -356,9 +359,7 @@ def instructed_parts(page: Page, done: Instructed, job: InstructJob) -> None:
     )
     first = next(conversation for conversation in job.training if is_whole(conversation))
     page.tokens("Which tokens are trained on", lit(job.parent.tokenizer, job.form.encode(job.parent.tokenizer, list(first.messages))))
-    page.heading("Held-out questions", 3)
-    for example in done.examples:
-        page.code(f"{example.question}\n\n— its own answer\n{example.answer}\n\n— before\n{example.before}\n\n— after\n{example.after}")
+    conversed(page, done.examples)
 
 
 def paired_page(done: Paired, out: Path) -> Page:
@@ -374,6 +375,79 @@ def paired_page(done: Paired, out: Path) -> Page:
     for example in done.examples:
         page.code(f"{example.source}\n\n— its own target\n{example.target}\n\n— written\n{example.written}")
     return page
+
+
+def preferred_page(done: Prefers, out: Path) -> Page:
+    """The report of `fledge finetune prefer`."""
+    from fledge.report import Page
+
+    page = Page(f"Preferences {Path(done.out).name}", str(done))
+    page.heading("Result")
+    page.facts(
+        [
+            ("pairs learned from", done.pairs), ("reward accuracy on held-out pairs", done.accuracy), ("reward margin", done.margin),
+            ("loss of chosen answers before", done.loss_before), ("after", done.loss_after),
+        ]
+    )  # fmt: skip
+    page.heading("Curves")
+    told_curves(
+        page, out / "run", [("Reward accuracy", "reward_accuracy", "share of pairs"), ("Reward margin", "reward_margin", "rewards")]
+    )
+    curves(page, out / "run")
+    conversed(page, done.examples)
+    return page
+
+
+def distilled_page(done: Distilled, job: DistillJob, out: Path) -> Page:
+    """The report of `fledge finetune distill`."""
+    from fledge.report import Page
+
+    page = Page(f"Distilled {Path(done.out).name}", str(done).partition("\n")[0])
+    page.heading("Result")
+    page.facts([("the teacher's perplexity of held-out answers", done.teacher)])
+    instructed_parts(page, done, job)
+    page.heading("Curves")
+    rows = [("Divergence from the teacher", "divergence", "nats per token"), ("Loss of the words", "words", "nats per token")]
+    told_curves(page, out / "run", rows)
+    curves(page, out / "run")
+    return page
+
+
+def rewarded_page(done: Rewarded, out: Path) -> Page:
+    """The report of `fledge finetune reward`."""
+    from fledge.report import Page
+
+    page = Page(f"Reward {Path(done.out).name}", str(done))
+    page.heading("Result")
+    page.facts(
+        [("questions learned from", done.questions), ("mean reward of held-out answers before", done.before), ("after", done.after)]
+    )  # fmt: skip
+    page.heading("Curves")
+    told_curves(page, out / "run", [("Mean reward", "reward", "reward")])
+    curves(page, out / "run")
+    conversed(page, done.examples)
+    return page
+
+
+def told_curves(page: Page, run: Path, rows: Sequence[tuple[str, str, str]]) -> None:
+    """A curve for each (title, name, unit) that is told beside the loss, in training and of what is held out."""
+    from fledge.report import Line
+
+    lines = lines_of(run / "metrics.jsonl")
+    for title, name, unit in rows:
+        steps = [line for line in lines if name in line]
+        checks = [line for line in lines if name in line.get("validation", {})]
+        drawn = [Line("training", [line["tokens"] for line in steps], [line[name] for line in steps])]
+        if checks:
+            drawn.append(Line("held out", [line["tokens"] for line in checks], [line["validation"][name] for line in checks]))
+        page.lines(title, drawn, "tokens read", unit)
+
+
+def conversed(page: Page, examples: Sequence[Example]) -> None:
+    """Held-out questions with their own answers and those of the model before and after."""
+    page.heading("Held-out questions", 3)
+    for example in examples:
+        page.code(f"{example.question}\n\n— its own answer\n{example.answer}\n\n— before\n{example.before}\n\n— after\n{example.after}")
 
 
 def demo_page(done: Demonstrated, corpus: Corpus, out: Path, assistant: InstructJob) -> Page:

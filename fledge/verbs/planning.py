@@ -17,7 +17,19 @@ from fledge.verbs import terminal
 from fledge.verbs.machine import look
 from fledge.verbs.preparation import corpus_from
 from fledge.verbs.pretraining import Budget, fitting, mixed, planned, refuse_bad_mixing, started_by, wanted_shares
-from fledge.verbs.session import Duration, Mix, PresetName, Settings, applied, arch_of, preset_of, seconds_of, settings_of, texts_of
+from fledge.verbs.session import (
+    Duration,
+    Mix,
+    PresetName,
+    Settings,
+    applied,
+    arch_of,
+    is_model,
+    preset_of,
+    seconds_of,
+    settings_of,
+    texts_of,
+)
 
 if TYPE_CHECKING:
     from fledge.train.forecast import Forecast, Job
@@ -166,11 +178,11 @@ def model_named(name: str, settings: dict[str, str]) -> Arch | None:
     from fledge.presets import PRESETS
 
     path = Path(name)
-    if (path / "config.json").is_file() or ("/" in name and not path.exists() and not any(mark in name for mark in "*?[")):
-        from fledge.weights import ModelFolder
+    if is_model(path) or ("/" in name and not path.exists() and not any(mark in name for mark in "*?[")):
+        from fledge.adapt.folder import folder_at
 
         terminal.say(f"{name} is a model{'' if path.exists() else ' of the hub'}")
-        return ModelFolder.at(name).arch
+        return folder_at(name).arch
     if path.exists() or any(mark in name for mark in "*?["):
         return None
     if name not in PRESETS:

@@ -145,6 +145,11 @@ def applied(run: Run, settings: Mapping[str, str]) -> Run:
     return run
 
 
+def is_model(path: Path) -> bool:
+    """Whether a folder holds a model, or an adapter for one."""
+    return any((path / config).is_file() for config in ("config.json", "adapter_config.json"))
+
+
 def preset_of(name: str) -> Preset:
     """The preset `name`, said to start from random weights where trained ones can be had; `ValueError` with the nearest for another."""
     from fledge.presets import PRESETS
@@ -283,15 +288,15 @@ def framing_for(stacks: Sequence[str], tokenizer: Tokenizer) -> Tokenizer:
 
 
 def open_parent(name: str | Path) -> Parent:
-    """The model to start from, in fp32, its weights compared with their hash where the folder holds one.
+    """The model to start from, in fp32 (an adapter merged into its base), its weights compared with their hash where the folder holds one.
 
     Raises `ValueError` when they have changed since they were saved.
     """
     import torch
 
-    from fledge.weights import ModelFolder, open_model, verify
+    from fledge.adapt.folder import folder_at, open_model, verify
 
-    folder = ModelFolder.at(name)
+    folder = folder_at(name)
     if folder.facts.get("weights"):
         verify(folder.path)
     return Parent(str(name), *open_model(folder.path, dtype=torch.float32), parent_card(str(name)))

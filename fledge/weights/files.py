@@ -146,6 +146,11 @@ def room_for(what: str, needed: int, folder: Path) -> Iterator[None]:
         raise OSError(number, str(failure), str(folder)) from None
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that the tensors of a folder lie in, by name."""
+    return {file: sha256(folder / file) for file in sorted(set(Stored(folder).place.values()))}
+
+
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

@@ -25,6 +25,7 @@ from fledge.weights.sentences import LIMIT, MODULES, POOLING, read_sentences, wr
 from fledge.weights.staging import finish, replacing
 
 CONFIG, FACTS, GENERATION, TEMPLATE, CARD = "config.json", "fledge.json", "generation_config.json", "chat_template.jinja", "README.md"
+MANNERS = ("tokenizer.json", *MARIAN, TEMPLATE, GENERATION)  # what `write_manners` may write
 FORMAT = 1
 OWN_NAMES = (
     "\n\nNo published family expresses this architecture, so config.json says `model_type: fledge` and only fledge opens this folder.\n"
@@ -62,17 +63,26 @@ class ModelFolder:
         if given not in (None, stands):
             raise ValueError(f"{path}: {FACTS} belongs to the tokenizer with fingerprint {given}, but the one beside it has {stands}")
         check_vocabulary(arch, tokenizer)
-        if (path / GENERATION).is_file():
-            facts["generation"] = read_json(path / GENERATION)
-        if (told := read_sentences(path)) is not None:
-            facts["embedding"] = told
-        if (path / TEMPLATE).is_file():
-            facts["chat_template"] = (path / TEMPLATE).read_text(encoding="utf-8")
-        elif isinstance(older := tokenizer.config.get("chat_template"), str):
-            facts["chat_template"] = older
-        if facts.get("chat") is not None and chat_template(facts["chat"], tokenizer) != facts.get("chat_template"):
-            raise ValueError(f"{path}: {FACTS} says that the chat format is {facts['chat']}, but {TEMPLATE} is missing or another")
-        return cls(path, arch, tokenizer, facts)
+        return cls(path, arch, tokenizer, facts | read_manners(path, tokenizer, facts.get("chat")))
+
+
+def read_manners(path: Path, tokenizer: Tokenizer, chat: str | None) -> dict[str, Any]:
+    """How a model writes, converses and makes vectors, as far as the files of its folder say.
+
+    Raises `ValueError` where they do not say that it converses in the format `chat`.
+    """
+    facts: dict[str, Any] = {}
+    if (path / GENERATION).is_file():
+        facts["generation"] = read_json(path / GENERATION)
+    if (told := read_sentences(path)) is not None:
+        facts["embedding"] = told
+    if (path / TEMPLATE).is_file():
+        facts["chat_template"] = (path / TEMPLATE).read_text(encoding="utf-8")
+    elif isinstance(older := tokenizer.config.get("chat_template"), str):
+        facts["chat_template"] = older
+    if chat is not None and chat_template(chat, tokenizer) != facts.get("chat_template"):
+        raise ValueError(f"{path}: {FACTS} says that the chat format is {chat}, but {TEMPLATE} is missing or another")
+    return facts
 
 
 def open_model(
@@ -122,35 +132,44 @@ def save_model(
     """
     folder, arch = Path(folder), plain(model.arch)
     check_vocabulary(arch, tokenizer)
-    template = chat_template(chat, tokenizer) if chat is not None else None
     name = family_name(arch, facts.get("names"))
     rules = FAMILIES[name].table(arch)
     size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-    owned = (WHOLE, INDEX, SHARDS, "tokenizer.json", *MARIAN, TEMPLATE, GENERATION, MODULES, LIMIT, POOLING)
-    with replacing(folder, *owned) as stage, room_for("the model", size, folder):
+    with replacing(folder, WHOLE, INDEX, SHARDS, *MANNERS, MODULES, LIMIT, POOLING) as stage, room_for("the model", size, folder):
         weights = save_tensors(
             ((name, tensor.detach().to("cpu", dtype)) for name, tensor in write(rules, model.state_dict())), stage, shard_bytes
         )
-        first = (*tokenizer.opening, tokenizer.end_of_text)[0]
-        ids = {"bos_token_id": first, "eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.pad}
-        ids |= {} if arch.start is None else {"decoder_start_token_id": arch.start}
+        ids = token_ids(arch, tokenizer)
         config = {**ids, **FAMILIES[name].config(arch), "dtype": str(dtype).removeprefix("torch.")}
         if config["pad_token_id"] != tokenizer.pad:
             raise ValueError(
                 f"the model counts positions from pad token {config['pad_token_id']}, but the tokenizer pads with {tokenizer.pad}"
             )
         write_json(stage / CONFIG, config)
-        tokenizer.save(stage, arch.context)
-        if template is not None:
-            (stage / TEMPLATE).write_text(template, encoding="utf-8")
-        if isinstance(arch.head, Words) and arch.decoder is not None:
-            write_json(stage / GENERATION, {**ids, "eos_token_id": stops(chat, tokenizer), **(generation or {})})
+        write_manners(stage, arch, tokenizer, chat, generation)
         if "embedding" in facts:
             write_sentences(stage, facts["embedding"], arch.trunk.width, arch.context)
         (stage / CARD).write_text(card + (OWN_NAMES if name == "fledge" else ""), encoding="utf-8")
         own = {"format": FORMAT, "names": name, "arch": arch.to_json(), "tokenizer": tokenizer.fingerprint(), "weights": weights}
         kept = {key: value for key, value in facts.items() if key not in ("generation", "chat_template", "embedding")}
         write_json(stage / FACTS, {**kept, **own, "chat": chat if chat in FORMATS else None})
+
+
+def token_ids(arch: Arch, tokenizer: Tokenizer) -> dict[str, int]:
+    """The special tokens as their files name them."""
+    first = (*tokenizer.opening, tokenizer.end_of_text)[0]
+    ids = {"bos_token_id": first, "eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.pad}
+    return ids if arch.start is None else {**ids, "decoder_start_token_id": arch.start}
+
+
+def write_manners(folder: Path, arch: Arch, tokenizer: Tokenizer, chat: str | None, generation: Mapping[str, Any] | None) -> None:
+    """The tokenizer, the template of a chat format, and how text is generated; see `save_model`."""
+    tokenizer.save(folder, arch.context)
+    if chat is not None:
+        (folder / TEMPLATE).write_text(chat_template(chat, tokenizer), encoding="utf-8")
+    if isinstance(arch.head, Words) and arch.decoder is not None:
+        ids = {**token_ids(arch, tokenizer), "eos_token_id": stops(chat, tokenizer)}
+        write_json(folder / GENERATION, {**ids, **(generation or {})})
 
 
 def verify(folder: str | Path) -> None:

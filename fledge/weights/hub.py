@@ -8,6 +8,8 @@ from fledge.text.files import HUB
 
 NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.bpe", "*.model", "*.spm", "*.tiktoken"]
 
+CONFIGS = ("config.json", "adapter_config.json")  # of a model, of an adapter for one
+
 
 def resolve(name: str | Path) -> Path:
     """The folder of a path or hub id, downloaded at most once; pickles are never fetched.
@@ -27,7 +29,7 @@ def resolve(name: str | Path) -> Path:
     for spelling in (str(name), repository):
         with suppress(OSError, ValueError):  # not in the cache
             cached = Path(snapshot_download(spelling, allow_patterns=NEEDED, local_files_only=True))
-            if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
+            if any((cached / name).is_file() for name in CONFIGS) and any(cached.glob("*.safetensors")):
                 return cached
     try:
         return Path(snapshot_download(repository, allow_patterns=NEEDED))

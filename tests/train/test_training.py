@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fledge.adapt.low import attach, changes_of, maps_of, trained
+from fledge.adapt.settings import Lora
 from fledge.data.batches import Batch as Examples
 from fledge.model import Transformer, initialise
 from fledge.train import checkpoint, training
@@ -74,6 +76,25 @@ def test_a_resumed_run_is_bit_equal(tmp_path, optimizer):
     assert result.validation["loss"] == pytest.approx(
         min(line["validation"]["loss"] for line in metrics(tmp_path / "parts") if "validation" in line)
     )
+
+
+def test_a_resumed_adapter_is_bit_equal_and_its_base_stays(tmp_path):
+    lora = Lora(4, dropout=0.2)
+    run = replace(a_run(steps=12, evaluate=4), adapter=lora)
+
+    def start() -> Transformer:
+        model = initialise(Transformer(run.arch), seed=run.machine.seed)
+        return attach(model, changes_of(maps_of(model), lora), run.machine.seed)
+
+    go(run, tmp_path / "whole", start=start)
+    for step in (3, 7):
+        with pytest.raises(Stopped):
+            go(run, tmp_path / "parts", start=start, after_step=[interrupt_at(step)])
+    model, _ = go(run, tmp_path / "parts", start=start)
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    assert saved(tmp_path / "parts").weights.keys() == trained(model).keys()
+    before, after = start().state_dict(), model.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == trained(model).keys()
 
 
 @pytest.fixture

@@ -49,9 +49,9 @@ def a_run(optimizer: str = "adamw", steps: int = 12, dropout: float = 0.2, save_
     )
 
 
-def go(run: Run, folder: Path, batches=Toy(), objective=PredictTokens(), **more):  # noqa: B008  (both are values)
-    """Train the run in `folder`; returns the model and the result."""
-    model = initialise(Transformer(run.arch), seed=run.machine.seed)
+def go(run: Run, folder: Path, batches=Toy(), objective=PredictTokens(), start=None, **more):  # noqa: B008  (both are values)
+    """Train the run in `folder`, from what `start` makes or random weights; returns the model and the result."""
+    model = start() if start is not None else initialise(Transformer(run.arch), seed=run.machine.seed)
     held_out = [rows(4, 7), rows(2, 8, masked=0.5)]
     more.setdefault("evaluate", lambda model: validate(model, PredictTokens(), held_out, run.machine))
     more.setdefault("say", lambda sentence: None)

@@ -9,9 +9,9 @@ import torch
 import transformers
 
 import fledge
+from fledge.adapt.folder import open_model
 from fledge.data.batches import Pairs
 from fledge.text import Tokenizer
-from fledge.weights import open_model
 
 pytest.importorskip("sentencepiece")
 from tests.text.translators import write_marian
@@ -85,18 +85,21 @@ def test_pairs_are_framed_as_by_transformers(published, sentences):
     assert [tokens.tolist() for tokens in pairs._targets] == rows.labels
 
 
-def test_it_learns_from_pairs(published, sentences, tmp_path, command):
+@pytest.mark.parametrize("adapter", [[], ["--lora", 4]])
+def test_it_learns_from_pairs(published, sentences, tmp_path, command, adapter):
     rows = [{"source": source, "target": target} for source, target in zip(*sentences, strict=True)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = ["finetune", "pairs", tmp_path / "pairs.jsonl", "--from", published, "--out", tmp_path / "m", "--epochs", 1, "--json"]
-    done = command(*words, "--set", "optimizer.rate=1e-2", "--set", "batch.rows=16")
+    done = command(*words, *adapter, "--set", "optimizer.rate=1e-2", "--set", "batch.rows=16")
     assert done.code == 0, done.err
     before, after = (open_model(folder)[1] for folder in (published, tmp_path / "m"))
+    assert (tmp_path / "m" / "source.spm").is_file()
     assert after.fingerprint() == before.fingerprint()
     rows = map(json.loads, (tmp_path / "m" / "run" / "metrics.jsonl").read_text().splitlines())
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < losses[0] - 1
-    transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m")
+    if not adapter:
+        transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m")
 
 
 def test_a_corpus_may_be_cut_by_what_it_reads(published, sentences, tmp_path, command):

@@ -18,6 +18,7 @@ from fledge.arch import Choice
 from fledge.arch.record import did_you_mean, to_json
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
+from fledge.verbs.finetune.adapting import Rank, adapting, refuse_adapter_of_nothing, trainee, writer_for
 from fledge.verbs.finetune.searching import Trial, searched
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
@@ -145,6 +146,7 @@ def classify(
     out: Place,
     from_: Name | None = None,
     arch: PresetName | None = None,
+    lora: Rank | None = None,
     text_column: Column | None = None,
     second_column: Column | None = None,
     label_column: Column | None = None,
@@ -174,6 +176,7 @@ def classify(
         out: the classifier's folder.
         from_: the pretrained model to start from.
         arch: instead of one: a preset with random weights, over bytes.
+        lora: train an adapter of this rank beside the frozen model (--set adapter.targets, .alpha, .ranks, .dora, .frozen).
         text_column: the column of the texts; guessed and said when not given.
         second_column: the column of the second text, where pairs of texts are judged.
         label_column: the column of the labels; guessed and said when not given.
@@ -207,6 +210,9 @@ def classify(
         raise ValueError("--search divides the time of one process: give it --time, such as 10m, and no torchrun")
     refuse_unknown(balance, Balance, "--balance")
     refuse_unknown(long, Literal["windows", "cut"], "--long")
+    refuse_adapter_of_nothing(lora, from_)
+    if lora is not None and train != "all":
+        raise ValueError(f"--train {train} and --lora both choose what learns: give one of them")
     begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
     from fledge.data import labelled
@@ -222,7 +228,7 @@ def classify(
     parts = held_out(whole, tested, seed)
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     parent = open_parent(from_) if from_ is not None else fresh_parent(str(arch), settings, seed)
-    job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs, search)
+    job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs, search, lora)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
@@ -274,6 +280,7 @@ class ClassifierJob:
     long: Long = "windows"
     costs: Mapping[str, float] = field(default_factory=dict)
     search: bool = False
+    lora: int | None = None
 
     def __post_init__(self):
         """A tokenizer that puts nothing between two texts learns to, where there are pairs."""
@@ -297,8 +304,8 @@ class ClassifierJob:
         lesson = Lesson(self, run)
         for line in lesson.said():
             terminal.say(f"  {line}")
-        model = lesson.model(alone=not self.search)
         rivals = self.rivals(lesson.trunk, run.batch.context)
+        model = lesson.model(alone=not self.search)
         if begun is None and self.seconds is not None:
             run = within(self.seconds, AFTER * self.seconds, started, run, model, lesson.objective, lesson.batches.batch_at)
         trials = []
@@ -363,7 +370,7 @@ class ClassifierJob:
 
     def writer(self, out: Path, run: Run) -> ModelWriter:
         """Of a folder that holds a model of this job."""
-        return ModelWriter(out, self.parent.tokenizer, run, data=self.facts(), parent=self.parent, more=self.reading(run.batch.context))
+        return writer_for(out, self.parent.tokenizer, run, self.parent, data=self.facts(), more=self.reading(run.batch.context))
 
     def reading(self, context: int) -> dict[str, Any]:
         """How texts are read: their longest row, and what becomes of longer ones."""
@@ -388,7 +395,7 @@ class ClassifierJob:
             arch, data, batch, finetuning_optimizer(self.parent.optimizer),
             Stable(min(50, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(evaluate=max(1, per_epoch // 2), patience=4), machine,
         )  # fmt: skip
-        return applied(run, settings)
+        return applied(adapting(run, self.lora, self.parent), settings)
 
     def frames(self, rows: Labelled, context: int):
         from fledge.data.framing import Frames
@@ -510,12 +517,12 @@ class Lesson:
         return [f"{many} are longer than {frames.context} tokens and {become} (--set batch.context=...)"] * bool(frames.beyond)
 
     def model(self, alone: bool) -> Transformer:
-        """The trunk, or a copy of it where this is not `alone` to learn, under a new head; what does not learn is frozen."""
+        """The trunk, or a copy of it where this is not `alone` to learn, under a new head; frozen what does not learn, an adapter on it."""
         from fledge.model import with_new_head
 
         model = with_new_head(self.trunk if alone else copy.deepcopy(self.trunk), self.run.arch.head, self.run.machine.seed)
         leave_learning(model, self.job.train)
-        return model
+        return trainee(model, self.run, self.job.parent)
 
     def validated(self, model: Transformer) -> dict[str, float]:
         """The loss, accuracy and macro-F1 of the validation rows."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from cyclopts import Parameter
 
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
+from fledge.verbs.finetune.adapting import Rank, adapting, trainee, writer_for
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import instructed_page
@@ -20,7 +22,6 @@ from fledge.verbs.session import (
     AFTER,
     Column,
     Duration,
-    ModelWriter,
     Name,
     Parent,
     Place,
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from fledge.evaluation.statistics import Interval
     from fledge.generation import Completion
     from fledge.model import Transformer
-    from fledge.text import ChatFormat, Template, Tokenizer
+    from fledge.text import ChatFormat, Message, Template, Tokenizer
+    from fledge.train.objective import Objective
     from fledge.train.run import Machine, Run
 
 Format = Literal["chatml", "llama3", "alpaca", "plain"]
@@ -127,6 +129,7 @@ def instruct(
     *,
     out: Place,
     from_: Name,
+    lora: Rank | None = None,
     format: Format | None = None,
     everything: bool = False,
     prompt_column: Column | None = None,
@@ -150,6 +153,7 @@ def instruct(
             prompts and answers; the layout is guessed and said. fledge show DATA --from MODEL tells what would be trained on.
         out: the assistant's folder.
         from_: the pretrained model to start from.
+        lora: train an adapter of this rank beside the frozen model (--set adapter.targets, .alpha, .ranks, .dora, .frozen).
         format: how turns are written: chatml, llama3, alpaca or plain; by default as the model's own chat template does, where it has one,
             else chatml where the tokenizer has its tokens, else alpaca.
         everything: train on the questions too, not on the answers alone.
@@ -180,7 +184,8 @@ def instruct(
     parts = parted(data, validation, test, prompt_column, answer_column, seed)
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     parent = open_writer(from_)
-    job = InstructJob(*parts, parent, format or chosen_chat(parent.facts, parent.tokenizer), everything, epochs, seconds)
+    chat = format or chosen_chat(parent.facts, parent.tokenizer)
+    job = InstructJob(*parts, parent, chat, everything, epochs, seconds, lora=lora)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
@@ -242,6 +247,7 @@ class InstructJob:
     epochs: int = 3
     seconds: float | None = None
     more: dict[str, Any] | None = None
+    lora: int | None = None
 
     @property
     def form(self) -> ChatFormat | Template:
@@ -256,7 +262,6 @@ class InstructJob:
         from fledge.data.batches import Conversations
         from fledge.data.instructions import lint, tokenized
         from fledge.train.loop import on_machine
-        from fledge.train.objective import PredictTokens
         from fledge.train.parallel import ranks
         from fledge.train.training import train, validate
 
@@ -265,7 +270,7 @@ class InstructJob:
         begun = begun_run(out, asked)
         run = begun or self.planned(turns, machine, settings)
         refuse_other_data(out, run, fingerprint([c.messages for c in self.training]))
-        model = self.parent.with_arch(run.arch).network
+        model = trainee(self.parent.with_arch(run.arch).network, run, self.parent)
         for line in lint(self.training, turns, run.batch.context, form.stop_tokens(tokenizer), run.arch.context).said():
             terminal.say(f"  {line}")
         batches = Conversations(turns, run.batch.context, run.batch.rows, machine.seed, run.batch.accumulate)
@@ -282,12 +287,12 @@ class InstructJob:
             asking = min(perplexities, key=lambda chat: perplexities[chat].value)
             said_before = self.said(model, asking, None if self.seconds is None else WRITING * self.seconds)
         before = self.measured(perplexities[asking], said_before)
-        objective = PredictTokens()
+        objective = self.objective(run)
         if begun is None and self.seconds is not None:
             reserve = AFTER * self.seconds + clock.monotonic() - measuring
             run = within(self.seconds, reserve, started, run, model, objective, batches.batch_at)
         data = {"conversations": len(batches.kept), "held out": len(self.held_out), "measured": len(self.test), "format": form.name}
-        writer = ModelWriter(out, tokenizer, run, data=data, parent=self.parent, chat=self.chat, generation=ANSWERING, more=self.more)
+        writer = writer_for(out, tokenizer, run, self.origin, data=data, chat=self.chat, generation=ANSWERING, more=self.more)
         with watched("Assistant", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
@@ -324,7 +329,21 @@ class InstructJob:
             finetuning_optimizer(self.parent.optimizer),
             Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(patience=3), machine,
         )  # fmt: skip
-        return applied(run, settings)
+        return applied(adapting(self.aimed(run), self.lora, self.parent), settings)
+
+    @property
+    def origin(self) -> Parent | None:
+        """What the model was before, if it was anything."""
+        return self.parent
+
+    def aimed(self, run: Run) -> Run:
+        """The run with what is aimed at."""
+        return run
+
+    def objective(self, run: Run) -> Objective:
+        from fledge.train.objective import PredictTokens
+
+        return PredictTokens()
 
     def labelled(self, conversations: Sequence[Conversation], chat: str, run: Run) -> list[Batch]:
         """Conversations as batches whose labels are the answers."""
@@ -343,23 +362,18 @@ class InstructJob:
 
     @cached_property
     def asked(self) -> list[Conversation]:
-        """The conversations to measure with whose questions leave room for an answer in the model's context, at most `MEASURED`."""
-        form, tokenizer, room = self.form, self.parent.tokenizer, self.parent.arch.context
-        return [c for c in self.test if len(form.encode(tokenizer, list(c.asked), answer=True).tokens) < room][:MEASURED]
+        """The conversations to measure with whose questions leave room for an answer, at most `MEASURED`."""
+        return list(islice(answerable(self.test, self.form, self.parent), MEASURED))
 
     def said(self, model: Transformer, chat: str, seconds: float | None = None, most: int | None = None) -> list[Completion]:
         """What the model answers to the questions to measure with, as `chat` would: to the first `most`, or as many as `seconds` allow."""
-        from fledge.verbs.model import Model
-
-        speaker = Model(model, self.parent.tokenizer, {"chat": chat, "generation": ANSWERING})
-        longest = max(map(len, self.parent.tokenizer.encode_batch([conversation.answer for conversation in self.asked])))
-        limit = min(LONGEST, 1 + longest, max(1, model.arch.context // 2))
-        asked = [[asdict(message) for message in conversation.asked] for conversation in self.asked[:most]]
+        limit = answer_length(self.asked, self.parent)
+        asked = [conversation.asked for conversation in self.asked[:most]]
         found: list[Completion] = []
         until, size = clock.monotonic() + (seconds or 0), len(asked) if seconds is None else TOGETHER
         while size and len(found) < len(asked):
             part, began = asked[len(found) : len(found) + size], clock.monotonic()
-            found += speaker.answers(part, max_tokens=limit, seed=0)
+            found += said_to(part, model, self.parent.tokenizer, chat, limit)
             now = clock.monotonic()
             size = int(len(part) * (until - now) / (2 * (now - began)))  # half of what fits, for the machine may become slower
         return found
@@ -374,3 +388,24 @@ class InstructJob:
         ended = ratio(np.array([answer.reason == "stop" for answer in said]), np.ones(len(said)))
         own = [conversation.answer for conversation in self.asked[: len(said)]]
         return Answers(perplexity, len(said), ended, tuple(rouge([answer.text for answer in said], own)) if installed() else ())
+
+
+def answerable(conversations: Sequence[Conversation], form: ChatFormat | Template, parent: Parent) -> Iterator[Conversation]:
+    """Those whose questions leave room for an answer in the model's context."""
+    for conversation in conversations:
+        if len(form.encode(parent.tokenizer, list(conversation.asked), answer=True).tokens) < parent.arch.context:
+            yield conversation
+
+
+def answer_length(conversations: Sequence[Conversation], parent: Parent) -> int:
+    """Tokens that an answer of the model's own to one of these may have: as many as the longest that is there, and the end."""
+    there = map(len, parent.tokenizer.encode_batch([conversation.answer for conversation in conversations]))
+    return min(LONGEST, 1 + max(there, default=0), max(1, parent.arch.context // 2))
+
+
+def said_to(asked: Sequence[Sequence[Message]], model: Transformer, tokenizer: Tokenizer, chat: str, longest: int) -> list[Completion]:
+    """What the model answers to each of these messages as `chat` would, in at most so many tokens."""
+    from fledge.verbs.model import Model
+
+    speaker = Model(model, tokenizer, {"chat": chat, "generation": ANSWERING})
+    return speaker.answers([[asdict(message) for message in messages] for messages in asked], max_tokens=longest, seed=0)

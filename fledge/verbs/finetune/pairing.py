@@ -12,6 +12,7 @@ from fledge.arch.record import to_json
 from fledge.text.files import TOKENIZER_CONFIG
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
+from fledge.verbs.finetune.adapting import Rank, adapting, refuse_adapter_of_nothing, trainee, writer_for
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.session import (
@@ -19,7 +20,6 @@ from fledge.verbs.session import (
     VALIDATION_TOKENS,
     Column,
     Duration,
-    ModelWriter,
     Name,
     Parent,
     Place,
@@ -99,6 +99,7 @@ def pairs(
     out: Place,
     from_: Name | None = None,
     arch: PresetName | None = None,
+    lora: Rank | None = None,
     source_column: Column | None = None,
     target_column: Column | None = None,
     tokenizer: str | None = None,
@@ -122,6 +123,7 @@ def pairs(
         out: the model's folder.
         from_: the model to start from, one with an encoder and a decoder.
         arch: instead of one: a preset with random weights, such as transformer-base or t5-small.
+        lora: train an adapter of this rank beside the frozen model (--set adapter.targets, .alpha, .ranks, .dora, .frozen).
         source_column: the column of the sources, or the ending of their file; guessed and said when not given.
         target_column: the column of the targets, or the ending of their file; guessed and said when not given.
         tokenizer: with --arch: bytes, characters, a hub id, or a folder or file that holds one; wordpiece or unigram, trained
@@ -145,6 +147,7 @@ def pairs(
     out, settings, seconds = Path(out), settings_of(set), seconds_of(time) if time else None
     if (from_ is None) == (arch is None):
         raise ValueError("say what to start from: either --from MODEL, or --arch PRESET for random weights, such as transformer-base")
+    refuse_adapter_of_nothing(lora, from_)
     if from_ is not None and (tokenizer is not None or vocab is not None):
         raise ValueError("--from starts from a model with its own tokenizer: leave out --tokenizer and --vocab")
     begun = begun_run(out, asked)
@@ -166,7 +169,7 @@ def pairs(
     if preset is not None:
         parent = fresh(str(arch), preset, settings, tokenizer_for(training, out / "run" / "tokenizer", tokenizer, vocab), seed)
     assert parent is not None
-    job = PairsJob(training, held_out, parent, from_ is None, label_smoothing, epochs, seconds)
+    job = PairsJob(training, held_out, parent, from_ is None, label_smoothing, epochs, seconds, lora)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
@@ -218,6 +221,7 @@ class PairsJob:
     smoothing: float = 0.1
     epochs: int = 10
     seconds: float | None = None
+    lora: int | None = None
 
     def run(
         self, out: Path, machine: Machine, settings: dict[str, str], asked: dict[str, Any], started: float, track: Sequence[str] = ()
@@ -233,7 +237,7 @@ class PairsJob:
         begun = begun_run(out, asked)
         run = begun or self.planned(machine, settings)
         refuse_other_data(out, run, fingerprint([training.sources, training.targets]))
-        model, start = self.parent.with_arch(run.arch).network, run.arch.start or 0
+        model, start = trainee(self.parent.with_arch(run.arch).network, run, self.parent), run.arch.start or 0
         context, rows = run.batch.context, run.batch.rows
         batches = Pairs(training.sources, training.targets, tokenizer, start, context, rows, machine.seed, run.batch.accumulate)
         if batches.truncated:
@@ -249,8 +253,7 @@ class PairsJob:
         checked = list(first_tokens(held_out_batches, most))
         data = {"pairs": len(training.sources), "held out": len(held_out.sources)}
         data |= {"source_column": training.source_column, "target_column": training.target_column}
-        parent = None if self.anew else self.parent
-        writer = ModelWriter(out, tokenizer, run, data=data, parent=parent, generation=writing)
+        writer = writer_for(out, tokenizer, run, None if self.anew else self.parent, data=data, generation=writing)
         with watched("Pairs", out, run.plan.steps) as (bar, hooks):
             result = train(
                 run, model, batches, objective, out, evaluate=lambda model: validate(model, objective, checked, machine),
@@ -298,7 +301,7 @@ class PairsJob:
             self.parent.arch, data, Batch(rows, 1, context), optimizer,
             schedule, Plan(steps), Save(evaluate=max(1, per_epoch // 2) if self.seconds is None else 0, patience=6), machine,
         )  # fmt: skip
-        return applied(run, settings)
+        return applied(adapting(run, self.lora, self.parent), settings)
 
     def rehearsed(self, model: Transformer) -> float:
         """About how many seconds it takes to write all the held-out targets that are measured, by the first few tokens of some."""

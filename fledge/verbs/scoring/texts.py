@@ -10,6 +10,7 @@ from fledge.verbs import terminal
 from fledge.verbs.model import Model, load
 from fledge.verbs.preparation import NAMELESS, corpora_of, corpus_from, is_corpus
 from fledge.verbs.scoring.results import Difference, Evaluated, Forgotten, Sample, Score, Speed, compared
+from fledge.verbs.session import is_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +34,13 @@ def own_corpus(name: str, facts: Mapping[str, Any]) -> list[str]:
 
 def parent_of(name: str, facts: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     """The folder of the model that this one was fine-tuned from and its corpus, where both are still there: by its name, or beside it."""
-    from fledge.weights import ModelFolder
+    from fledge.adapt.folder import folder_at
 
     told = (facts.get("parent") or {}).get("name")
     for place in (Path(told), Path(name).parent / Path(told).name) if told else ():
-        if (place / "config.json").is_file() and place.resolve() != Path(name).resolve():
+        if is_model(place) and place.resolve() != Path(name).resolve():
             try:
-                return str(place), own_corpus(str(place), ModelFolder.at(place).facts)
+                return str(place), own_corpus(str(place), folder_at(place).facts)
             except (ValueError, FileNotFoundError):
                 continue
     return None

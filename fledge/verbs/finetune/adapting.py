@@ -1,0 +1,101 @@
+"""`--lora`: what each way of fine-tuning does to train an adapter beside a frozen model instead of the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from fledge.adapt.settings import Lora
+from fledge.verbs import terminal
+from fledge.verbs.session import ModelWriter, card
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from fledge.model import Transformer
+    from fledge.text import Tokenizer
+    from fledge.train.run import Run
+    from fledge.train.training import Snapshot
+    from fledge.verbs.session import Parent
+
+Rank = Annotated[int, Parameter(metavar="RANK")]
+
+
+def refuse_adapter_of_nothing(rank: int | None, from_: object) -> None:
+    """Raise `ValueError` for an adapter of random weights, which nobody could load again."""
+    if rank is not None and from_ is None:
+        raise ValueError("--lora trains an adapter for a model that is there: start from one with --from MODEL")
+
+
+def adapting(run: Run, rank: int | None, parent: Parent) -> Run:
+    """The run with an adapter of this rank, at twice the rank as alpha, and the optimiser that suits one; itself without a rank."""
+    from fledge.train.plan import adapter_optimizer
+
+    if rank is None:
+        return run
+    return replace(run, adapter=Lora(rank, alpha=2.0 * rank), optimizer=adapter_optimizer(parent.optimizer))
+
+
+def trainee(model: Transformer, run: Run, parent: Parent) -> Transformer:
+    """The model that is trained: this one, or this one frozen with the run's adapter attached, which it says."""
+    from fledge.adapt.low import attach, changes_of, hold_as, maps_of, trained
+    from fledge.train.parallel.ranks import ranks
+
+    if run.adapter is None:
+        return model
+    if run.adapter.frozen != "whole" and ranks() > 1:
+        raise ValueError(f"adapter.frozen is {run.adapter.frozen}, but several processes hold whole weights only: leave it out")
+    attach(model, changes_of(maps_of(model, parent.facts.get("names")), run.adapter), run.machine.seed)
+    learned, every = (sum(p.numel() for p in part) for part in (trained(model).values(), model.parameters()))
+    hold_as(model, run.adapter.frozen)
+    terminal.say(f"  an adapter of rank {run.adapter.rank}: {learned:,} parameters are trained beside {every - learned:,} frozen ones")
+    return model
+
+
+def writer_for(out: Path, tokenizer: Tokenizer, run: Run, parent: Parent | None, **named: Any) -> ModelWriter:
+    """What writes the model folder of this run, or its adapter folder."""
+    kind = ModelWriter if run.adapter is None else AdapterWriter
+    return kind(out, tokenizer, run=run, parent=parent, **named)
+
+
+class AdapterWriter(ModelWriter):
+    """Writes the adapter folder `out` instead of a model folder. Raises `ValueError` when the base is not the one that it was begun on."""
+
+    def __init__(self, *arguments: Any, **named: Any):
+        from fledge.adapt.folder import Base
+        from fledge.weights.files import read_json
+
+        super().__init__(*arguments, **named)
+        self.lora, parent = named["run"].adapter, named["parent"]
+        self.base, self.names = Base.of(parent.name), parent.facts.get("names")
+        begun = read_json(self.out / "fledge.json") if (self.out / "fledge.json").is_file() else {}
+        if "base" in begun and begun["base"]["weights"] != self.base.weights:
+            raise ValueError(f"{self.out} holds an adapter for {self.base.name} as it was before it changed: give another --out")
+
+    def export(self, snapshot: Snapshot, scores: Mapping[str, Any]) -> None:
+        from fledge.model import shell
+
+        assert snapshot.whole is not None
+        self.write(shell(snapshot.arch), snapshot.whole, scores)
+
+    def save(self, model: Transformer, scores: Mapping[str, Any]) -> None:
+        from fledge.adapt.low import trained
+
+        self.write(model, trained(model), scores)
+
+    def write(self, model: Transformer, tensors: Mapping[str, Tensor], scores: Mapping[str, Any]) -> None:
+        from fledge.adapt.folder import save_adapter
+
+        facts = {**self.facts, "names": self.names, "scores": dict(scores)}
+        about = card(self.out.name, model.arch, facts, self.about)
+        save_adapter(self.out, model.arch, tensors, self.lora, self.base, self.tokenizer, self.chat, facts, self.generation, about)
+
+    def best(self, device: str) -> Transformer:
+        from fledge.adapt.folder import open_adapted
+
+        return open_adapted(self.out, device=device)[0]

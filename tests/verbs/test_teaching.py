@@ -1,0 +1,75 @@
+"""`finetune distill` and `finetune reward`."""
+
+import json
+
+import pytest
+
+import fledge
+from tests.verbs.test_finetune import with_template
+
+SMALL = ["batch.rows=2", "batch.context=128"]
+
+
+def perplexity(folder) -> float:
+    """Of held-out answers, as its own fine-tuning measured it."""
+    return json.loads((folder / "fledge.json").read_text())["scores"]["perplexity of held-out answers"]["after"]
+
+
+def test_a_small_model_learns_from_a_larger_one(assistant, base, questions, tmp_path, command):
+    words = ["finetune", "distill", questions, "--out", tmp_path / "small", "--teacher", assistant, "--epochs", 2, "--json"]
+    said = command(*words, "--arch", "fledge-1m", "--set", "arch.width=16", "--set", "arch.depth=1", *(f"--set={value}" for value in SMALL))
+    assert said.code == 0, said.err
+    assert said.json["after"]["perplexity"]["value"] < said.json["before"]["perplexity"]["value"]
+    assert said.json["teacher"]["value"] == pytest.approx(perplexity(assistant), rel=0.05)
+    lines = [json.loads(line) for line in (tmp_path / "small" / "run" / "metrics.jsonl").read_text().splitlines()]
+    told = [line["validation"] for line in lines if "validation" in line]
+    assert told[-1]["divergence"] < told[0]["divergence"] or len(told) == 1
+    facts = json.loads((tmp_path / "small" / "fledge.json").read_text())
+    assert facts["teacher"]["name"] == str(assistant)
+    assert facts["parent"] is None
+    assert fledge.load(tmp_path / "small").chat_format is not None
+    assert "divergence" in (tmp_path / "small" / "run" / "report.html").read_text().lower()
+
+
+@pytest.mark.parametrize("way", ["prefer", "reward", "distill"])
+def test_a_template_of_others_is_taught_in_and_kept(base, questions, tmp_path, command, way):
+    template = with_template(base, tmp_path / "theirs", "m.content")
+    rows = [{"title": f"Repeat {i}.", "chosen": f"{i}!", "rejected": f"No {i}"} for i in range(12)]
+    (tmp_path / "liked.json").write_text(json.dumps(rows))
+    words = {
+        "prefer": [tmp_path / "liked.json", "--prompt-column", "title", "--from", tmp_path / "theirs", "--lora", 4],
+        "reward": [questions, "--from", tmp_path / "theirs", "--samples", 2, "--max-tokens", 4, "--validation", 0.5],
+        "distill": [questions, "--teacher", tmp_path / "theirs", "--from", base, "--test", 0, "--set", "batch.context=128"],
+    }[way]
+    said = command("finetune", way, *words, "--out", tmp_path / "taught", "--epochs", 1)
+    assert said.code == 0, said.err
+    assert (tmp_path / "taught" / "chat_template.jinja").read_text() == template
+    facts = json.loads((tmp_path / "taught" / "fledge.json").read_text())
+    assert facts["data"]["format"] == "the model's own chat template"
+    assert isinstance(fledge.load(tmp_path / "taught").chat([{"role": "user", "content": "Repeat 3."}], max_tokens=4, seed=0), str)
+    assert "Held-out questions" in (tmp_path / "taught" / "run" / "report.html").read_text()
+
+
+def test_a_teacher_has_the_same_words(assistant, denoiser, questions, tmp_path, command):
+    both = command("finetune", "distill", questions, "--out", tmp_path / "x", "--teacher", assistant)
+    assert both.code == 2
+    assert "--from MODEL, or --arch PRESET" in both.err
+    other = command("finetune", "distill", questions, "--out", tmp_path / "x", "--teacher", denoiser, "--from", assistant)
+    assert other.code == 2
+
+
+@pytest.mark.parametrize("lora", [None, 4])
+def test_what_is_rewarded_grows(assistant, questions, tmp_path, command, lora):
+    (tmp_path / "mine.py").write_text("def marks(question, answer, said):\n    return sum(c in 'aeiou ' for c in said) / 6\n")
+    words = ["finetune", "reward", questions, "--out", tmp_path / "r", "--from", assistant, "--reward", f"{tmp_path / 'mine.py'}:marks"]
+    words += ["--samples", 4, "--max-tokens", 6, "--epochs", 2, *(["--lora", lora] if lora else []), "--set", "optimizer.rate=5e-3"]
+    said = command(*words, "--set", "batch.rows=3", "--json")
+    assert said.code == 0, said.err
+    assert said.json["after"]["value"] >= said.json["before"]["value"]
+    lines = [json.loads(line) for line in (tmp_path / "r" / "run" / "metrics.jsonl").read_text().splitlines()]
+    rewards = [line["reward"] for line in lines if "reward" in line]
+    assert sum(rewards[-4:]) > sum(rewards[:4])
+    assert (tmp_path / "r" / ("adapter_config.json" if lora else "config.json")).is_file()
+    assert (tmp_path / "r" / "run" / "report.html").is_file()
+    strange = command(*words[:-4], "--reward", "answr")
+    assert strange.code == 2
