@@ -246,12 +246,11 @@ class Evaluated:
     def _differences(self) -> list[Content]:
         shots = any(one.shots is not None for one in self.differences)
         known = brief({name for one in self.differences for name in (one.first, one.second)})
-        rows = [
-            (f"{known[one.first]} less {known[one.second]}", one.measure, *((one.shots,) if shots else ()), interval_of(one), one.verdict)
-            for one in self.differences
-        ]
-        columns = ("models", "measure", *(("shots",) if shots else ()), "difference (95 %)", "verdict")
-        return [Table("Paired: on the same items, resampled together", columns, rows)] if rows else []
+        shown = [replace(one, first=known[one.first], second=known[one.second]) for one in self.differences]
+        rows = [(f"{one.first} less {one.second}", one.measure, *((one.shots,) if shots else ()), interval_of(one)) for one in shown]
+        columns = ("models", "measure", *(("shots",) if shots else ()), "difference (95 %)")
+        said = [f"{one.measure}{f', {one.shots} shots' if shots else ''}: {one.verdict}." for one in shown]
+        return [Table("Paired: on the same items, resampled together", columns, rows), *said] if rows else []
 
     def _forgotten(self) -> list[Content]:
         if not self.forgotten:
