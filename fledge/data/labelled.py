@@ -332,10 +332,10 @@ def refuse_empty(texts: Sequence[Text], what: str) -> None:
 def split(data: Labelled, shares: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0, roots: np.ndarray | None = None) -> list[Labelled]:
     """Parts of about these shares, each with the same mix of labels; texts of one root (by default equal ones) are in one part.
 
-    Which text goes where follows from its content and the seed. The rarest label is dealt out first, each group of texts to the part
-    that lacks most of it (Sechidis et al., 2011, On the stratification of multi-label data). A label with fewer different texts than
-    there are parts is missing from the last ones, never from the first. Raises `ValueError` for shares that do not add up to 1, and
-    for too few rows.
+    Which text goes where follows from its content and the seed. The rarest label is dealt out first (Sechidis et al., 2011, On the
+    stratification of multi-label data), each group of texts to the part that lacks most of all its labels. A label with fewer different
+    texts than there are parts is missing from the last ones, never from the first. Raises `ValueError` for shares that do not add up to
+    1, and for too few rows.
     """
     if abs(sum(shares) - 1) > 1e-9 or min(shares) <= 0:
         raise ValueError(f"shares {list(shares)} must be above 0 and add up to 1")
@@ -364,13 +364,15 @@ def _dealt(having: np.ndarray, drawn: np.ndarray, shares: np.ndarray) -> np.ndar
     where = np.full(len(having), -1)
     whole = having.sum(0)
     lacking, got = np.outer(shares, whole), np.zeros((len(shares), having.shape[1]), np.int64)
+    wanted = np.maximum(lacking, 1)
     for label in np.argsort(whole, kind="stable"):
         waiting = np.flatnonzero((having[:, label] > 0) & (where < 0))
         waiting = waiting[np.lexsort((drawn[waiting], -having[waiting, label]))]
         reached = min(len(shares), len(waiting) + int((got[:, label] > 0).sum()))
         for left, group in zip(range(len(waiting), 0, -1), waiting, strict=True):
             empty = np.flatnonzero(got[:reached, label] == 0)
-            part = int(empty[0] if len(empty) >= left else lacking[:, label].argmax())
+            more = (having[group] * (having[group] - 2 * lacking) / wanted).sum(1)  # of the squares of what is lacking, in shares of it
+            part = int(empty[0] if len(empty) >= left else more.argmin())
             where[group] = part
             lacking[part] -= having[group]
             got[part] += having[group]

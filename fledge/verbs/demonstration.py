@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SHORTEST = 60.0  # seconds
 HELD_OUT = 0.06  # of the modules: for validation, the classifier's test and the assistant's questions
 CLASSIFIER, ASSISTANT, REPORT = 0.16, 0.12, 0.02  # shares of the time; what is left is pretraining's
+LEAST = 3.0  # seconds of a part, also where those before it took too long
 VOCABULARY = 2048
 CLASSES = 10
 WITHOUT = ("test", "encodings")  # more than half of the bytes, mostly data of tests and tables of numbers that repeat each other
@@ -117,7 +118,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
     terminal.heading("3. A classifier: which part of the library is this code from?")
     begun = clock.monotonic()
     parent = open_parent(out / "base")
-    job = ClassifierJob(library.labelled(), parent, seconds=ends[1] - begun)
+    job = ClassifierJob(library.labelled(), parent, seconds=max(LEAST, ends[1] - begun))
     classifier = job.run(out / "classifier", machine, REGULARISED, asked, begun)
     show_classifier(classifier)
 
@@ -132,7 +133,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
             "example": example.prompt,
         }
     }
-    assistant = InstructJob(training, held_out, held_out, parent, "chatml", seconds=ends[2] - begun, more=lesson)
+    assistant = InstructJob(training, held_out, held_out, parent, "chatml", seconds=max(LEAST, ends[2] - begun), more=lesson)
     answered = assistant.run(out / "assistant", machine, {}, asked, begun)
     show_assistant(answered)
 
