@@ -43,11 +43,11 @@ DRIFT = 0.05  # of the steps left: the least change of speed that changes the pl
 CONTEXT = 256  # tokens of a row, where no shape says how many its positions are made for
 FEWEST_STEPS = 40  # below this nothing is learned
 
-# Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, form and one exponent of Hoffmann et
-# al., 2022, arXiv:2203.15556; and for the share that can be copied C / D^c - G, for to copy is learned later, and then gains G.
+# Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022,
+# arXiv:2203.15556; and for the share that can be copied H / N^a + C / D^c - G, for to copy is learned later, and then gains G.
 # Laid through runs on four texts: docs/decisions/0011-what-the-plan-expects.md.
-E, A, ALPHA, B, BETA = 0.943, 5_460.0, 0.859, 2.757, 0.28
-GAIN, COPYING, GAMMA = 2.817, 12_950.0, 0.578
+E, A, ALPHA, B, BETA = 0.922, 5_785.0, 0.859, 22.99, 0.4
+GAIN, SMALL, COPYING, GAMMA = 3.286, 24_270.0, 1_922.0, 0.44
 MOST_COPIED = 0.2  # no text was measured of which more can be
 REPEATS_WORTH = 15.4  # epochs after which repeating is worth nothing more: Muennighoff et al., 2023, arXiv:2305.16264
 
@@ -200,7 +200,7 @@ def expected_bits(parameters: int, read: float, text: float, difficulty: Difficu
     again = max(0.0, read / text - 1)
     worth = min(read, text) + text * REPEATS_WORTH * (1 - math.exp(-again / REPEATS_WORTH))
     copied = min(difficulty.copied, MOST_COPIED)
-    in_ngrams = E + A / parameters**ALPHA + B / worth**BETA + copied * (COPYING / worth**GAMMA - GAIN)
+    in_ngrams = E + (A + copied * SMALL) / parameters**ALPHA + B / worth**BETA + copied * (COPYING / worth**GAMMA - GAIN)
     return difficulty.ngrams * in_ngrams
 
 
