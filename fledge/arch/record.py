@@ -128,7 +128,7 @@ def _set(record, names: list[str], value, where: str) -> Any:
     if name not in known:
         raise ValueError(f"{place} is unknown{did_you_mean(name, known)}")
     if rest and getattr(record, name) is None:
-        raise ValueError(f"{place} is none here, so {_join(place, rest[0])} cannot be set")
+        raise ValueError(f"{place} is none here, so {_join(place, rest[0])} cannot be set: switch it on first, with {place}={{}}")
     hint = typing.get_type_hints(type(record))[name]
     if rest == ["kind"]:
         new = from_json(hint, {"kind": value}, place)
