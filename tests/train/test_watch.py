@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from fledge.train import checkpoint
-from fledge.train.parallel.watch import gone
+from fledge.train.parallel import watch
+from fledge.train.parallel.watch import Watch, gone
 from tests.train.toy import a_run, go
 from tests.train.troubled import RANK, STEP
 
@@ -19,6 +21,18 @@ ROOT = Path(__file__).parents[2]
 def start(folder: Path, how: str) -> subprocess.CompletedProcess:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "tests.train.troubled", str(folder), how]
     return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("ends", [Watch.leave, lambda seen: seen.end("it failed")])
+def test_no_thread_of_it_is_left_when_python_ends(monkeypatch, ends):
+    """One that comes back from the store then ends the process with an abort, in place of its exit code."""
+    monkeypatch.setattr(watch, "BEAT", 0.0)
+    store = TCPStore("localhost", 0, is_master=True)
+    lines = [TCPStore("localhost", store.port, is_master=False) for _ in range(2)]
+    for turn in range(20):
+        seen = Watch(*lines, rank=0, ranks=1)
+        ends(seen)
+        assert not seen.is_alive(), turn
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ class Watch(threading.Thread):
         self.doing, self.step, self.since = "starting", -1, time.monotonic()
         self.began: float | None = None  # of the step under way, unless it also validates or saves
         self.met, self.steps = 0, deque[float](maxlen=100)  # steps begun here, and what the latest took, but for the first
-        self.left = False
+        self.left = threading.Event()  # this rank ends as it should, or has said why not
         self.beats = 0
         self.heard = {other: (-1, time.monotonic()) for other in range(ranks)}  # the latest beat of each, and when it came
         self.said: dict[int, dict] = {}
@@ -57,15 +57,22 @@ class Watch(threading.Thread):
         self.doing, self.since = doing, now
 
     def leave(self) -> None:
-        """This rank ends as it should."""
-        self.left = True
-        self.beat(self.store)
+        """This rank ends as it should; the thread has ended when this returns."""
+        self.left.set()
+        self._ended()
+        self.beat(self.store)  # the last word: no beat of the thread comes after it
 
     def end(self, sentence: str) -> bool:
         """Whether this rank is the first to say why all end."""
         mine = json.dumps([self.rank, self.step, sentence])
-        self.left = True
-        return self.store.compare_set(END, "", mine).decode() == mine
+        self.left.set()
+        first = self.store.compare_set(END, "", mine).decode() == mine
+        self._ended()
+        return first
+
+    def _ended(self) -> None:
+        """Wait for the thread: one that comes back from the store while Python ends takes the process with it (abort)."""
+        self.join(GRACE)
 
     def torn_along(self, failure: Exception) -> bool:
         """Whether this failure is only that another rank has gone, which is then said."""
@@ -84,30 +91,27 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self.left:
+            while not self.left.is_set():
                 self.beat()
                 self.listen()
                 culprit = self.culprit()
                 if culprit is not None:
                     self.blame(*culprit)
-                if self.own.check([END]):
-                    time.sleep(GRACE)  # the main thread may be about to end in order
-                    if not self.left:
-                        os._exit(1)
-                time.sleep(BEAT)
+                if self.own.check([END]) and not self.left.wait(GRACE):  # the main thread may be about to end in order
+                    os._exit(1)
+                self.left.wait(BEAT)
         except torch.distributed.DistError:
-            time.sleep(GRACE)
-            if not self.left:
+            if not self.left.wait(GRACE):
                 print(f"fledge: {self.described(self.rank)} has lost the job's store. {self.LAST}", file=sys.stderr, flush=True)
                 os._exit(1)
 
     def beat(self, store: Store | None = None) -> None:
         self.beats += 1
-        stuck = 0.0 if self.left else max(0.0, time.monotonic() - self.since - self.limit())
+        stuck = 0.0 if self.left.is_set() else max(0.0, time.monotonic() - self.since - self.limit())
         waiting = stuck > 0 and (self.doing == "waiting" or waits())
         told = {
             "beat": self.beats, "step": self.step, "doing": self.doing, "stuck": stuck, "waits": waiting,
-            "left": self.left, "pid": os.getpid(), "host": HERE,
+            "left": self.left.is_set(), "pid": os.getpid(), "host": HERE,
         }  # fmt: skip
         (store or self.own).set(f"beat/{self.rank}", json.dumps(told))
 
@@ -145,7 +149,7 @@ class Watch(threading.Thread):
 
     def blame(self, other: int, how: str) -> None:
         """End everything; the first to say so says it, and ends the culprit where it is on this machine."""
-        if self.left:
+        if self.left.is_set():
             return
         mine = json.dumps([self.rank, self.step, f"{other} {how}"])
         if self.own.compare_set(END, "", mine).decode() == mine:
