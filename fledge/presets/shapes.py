@@ -46,15 +46,16 @@ def gpt2(
 
 
 def qwen3(
-    width: int, depth: int, heads: int | None = None, kv_heads: int | None = None, head_size: int = 64, mlp: int | None = None,
+    width: int, depth: int, heads: int | None = None, kv_heads: int | None = None, head_size: int | None = None, mlp: int | None = None,
     vocabulary: int = 32_768, context: int = 2048, rope_base: float = 10_000.0, tied: bool = True, dropout: float = 0.0,
     experts: int = 0, chosen: int = 8,
 ) -> Arch:  # fmt: skip
     """Qwen 3's shape: rotary positions, grouped attention, RMS norms also on queries and keys, gated SiLU (arXiv:2505.09388).
 
-    What is not given follows from the width: `heads` to fill it, half as many `kv_heads`, an MLP three times
+    What is not given follows from the width: heads of 64, or four narrower ones, fill it, half as many `kv_heads`, an MLP three times
     as wide (the ratios of Qwen3-0.6B and 1.7B). With `experts` each of them has an MLP, and a token takes the `chosen` best.
     """
+    head_size = head_size or min(64, max(8, width // 4 // 8 * 8))
     heads = heads or max(1, width // head_size)
     kv_heads = kv_heads or (heads // 2 if heads % 2 == 0 else heads)
     norm, one = RmsNorm(1e-6), Mlp(mlp or 3 * width)
