@@ -106,7 +106,9 @@ class Gguf:
         """The settings of generation_config.json; without `do_sample` the best word is taken."""
         told = self.facts.get("generation") or {}
         given = told if told.get("do_sample") else {**told, "temperature": 0.0}
-        return {ours: given[name] * 1.0 if name != "top_k" else given[name] for name, ours in SAMPLING.items() if given.get(name) is not None}
+        return {
+            ours: given[name] * 1.0 if name != "top_k" else given[name] for name, ours in SAMPLING.items() if given.get(name) is not None
+        }
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each tensor by its name there, in fp32 where it came so, one at a time."""
@@ -168,7 +170,9 @@ class Gguf:
             case "F16":
                 half = tensor.half()
                 if not half.isfinite().all():
-                    raise ValueError(f"tensor {name} has numbers up to {tensor.abs().max():.4g}, but f16 ends at 65,504: use --quantize bf16")
+                    raise ValueError(
+                        f"tensor {name} has numbers up to {tensor.abs().max():.4g}, but f16 ends at 65,504: use --quantize bf16"
+                    )
                 return half.numpy()
             case _:
                 import gguf

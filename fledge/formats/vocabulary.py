@@ -35,8 +35,8 @@ def vocabulary(tokenizer: Tokenizer, size: int, stops: Sequence[int]) -> Fields:
     end = tokenizer.end_of_text
     if len(opening) > 1 or closing not in ([], [end]):
         raise ValueError(f"this tokenizer puts {opening} before a text and {closing} after it, but llama.cpp one token and its end of text")
-    named = tokenizer.named(("bos_token", "unk_token")) | {"pad_token": tokenizer.backend.id_to_token(tokenizer.pad)}
-    first = opening[0] if opening else tokenizer.special(named.get("bos_token", ""))
+    beginning = tokenizer.named(("bos_token",)).get("bos_token", "")
+    first = opening[0] if opening else tokenizer.controls.get(beginning, end)
     found: Fields = {
         "model": "gpt2",
         "pre": pre,
@@ -44,7 +44,7 @@ def vocabulary(tokenizer: Tokenizer, size: int, stops: Sequence[int]) -> Fields:
         "token_type": [kinds.get(number, NORMAL) if number in names else UNUSED for number in range(size)],
         # A file without any is refused: one of tokens that no text holds never applies.
         "merges": merges or [f"{names[end]} {names[end]}"],
-        "bos_token_id": end if first is None else first,
+        "bos_token_id": first,
         "padding_token_id": tokenizer.pad,
         "add_bos_token": bool(opening),
         "add_eos_token": bool(closing),
@@ -57,7 +57,9 @@ def _pattern_name(spec: dict[str, Any]) -> str:
     """llama.cpp's name for how this tokenizer.json splits a text."""
     otherwise = "train one with `fledge prepare` or `fledge pretrain`, whose own kind (bpe) it reads alike, or serve the folder as it is"
     model, pattern = spec["model"], pattern_of(spec["pre_tokenizer"])
-    if model["type"] != "BPE" or not BYTES.keys() >= set("".join(model["vocab"].keys() - {token["content"] for token in spec["added_tokens"]})):
+    if model["type"] != "BPE" or not BYTES.keys() >= set(
+        "".join(model["vocab"].keys() - {token["content"] for token in spec["added_tokens"]})
+    ):
         raise ValueError(f"this tokenizer is {model['type']} over characters, but fledge writes GGUF for BPE over bytes: {otherwise}")
     unlike = {name: model.get(name) for name, usual in PLAIN.items() if model.get(name) not in (usual, usual or None, "")}
     unlike |= {} if spec["normalizer"] is None else {"normalizer": spec["normalizer"]["type"]}
@@ -82,7 +84,9 @@ def _check_whole_words(tokenizer: Tokenizer, model: dict[str, Any], pre: str) ->
     pieces = [(number, tokenizer.decode([number])) for name, number in model["vocab"].items() if name not in tokenizer.controls]
     for (number, text), tokens in zip(pieces, tokenizer.encode_batch([text for _, text in pieces]), strict=True):
         if tokens != [number] and "\ufffd" not in text and len(_words(tokenizer, text)) == 1:
-            raise ValueError(f"this tokenizer cuts {text!r} into {len(tokens)} tokens, but llama.cpp makes it the one token {number} that it is")
+            raise ValueError(
+                f"this tokenizer cuts {text!r} into {len(tokens)} tokens, but llama.cpp makes it the one token {number} that it is"
+            )
 
 
 def _words(tokenizer: Tokenizer, text: str) -> list[Any]:
