@@ -20,7 +20,7 @@ from fledge.arch import parameter_count
 from fledge.formats.graphs import Fields, Graph, graph_of
 from fledge.formats.llamacpp import Checked, check, installed
 from fledge.formats.vocabulary import vocabulary
-from fledge.model import Transformer, shell
+from fledge.model import Transformer
 from fledge.text.templates import chat_format
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.files import room_for
@@ -126,12 +126,9 @@ class Gguf:
         writer = gguf.GGUFWriter(None, self.graph.name)
         for name, value in fields.items():
             _add(writer, name, value)
-        table = self.graph.table(self.network.arch)
-        shapes = {name: tensor.shape for name, tensor in write(table, shell(self.network.arch).state_dict())}
-        shapes = {name: tensor.shape for name, tensor in self.graph.constants(self.network.arch).items()} | shapes
         total = 0
-        for name, shape in shapes.items():
-            one = self._format(name, shape)
+        for name, tensor in self.tensors():  # made twice rather than on meta, which imports the half of torch
+            shape, one = tensor.shape, self._format(name, tensor.shape)
             total += (size := round(shape.numel() * one.bytes))
             kind = gguf.GGMLQuantizationType[one.kind]
             stored = gguf.quant_shape_to_byte_shape(shape, kind) if one.kind == "Q8_0" else tuple(shape)
