@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ from fledge.formats.graphs import Fields, Graph, graph_of
 from fledge.formats.llamacpp import Checked, check, installed
 from fledge.formats.vocabulary import vocabulary
 from fledge.model import Transformer
-from fledge.text.templates import chat_format
+from fledge.text.chat import ChatFormat
+from fledge.text.templates import Template, chat_format
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.files import room_for
 from fledge.weights.folder import chat_template, stops
@@ -143,14 +145,23 @@ class Gguf:
                     writer.write_tensor_data(self._stored(name, tensor))
                 writer.close()
             _sync(new)
-            form = None if self.chat is None else chat_format(self.chat, self.tokenizer)
-            checked = check(new, self.network, self.tokenizer, form, self.quantize) if installed() else None
+            checked = check(new, self.network, self.tokenizer, self._form(), self.quantize) if installed() else None
             os.replace(new, path)
             _sync(path.parent)
             return checked
         finally:
             writer.close()
             new.unlink(missing_ok=True)
+
+    def _form(self) -> ChatFormat | Template | None:
+        """The format that it converses in, where it can be used here too."""
+        if self.chat is None:
+            return None
+        form = chat_format(self.chat, self.tokenizer)
+        with suppress(ValueError):
+            form.usable_with(self.tokenizer)
+            return form
+        return None
 
     def _format(self, name: str, shape: torch.Size) -> Format:
         if len(shape) == 1 or name.endswith(WHOLE):

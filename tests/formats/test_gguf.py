@@ -215,8 +215,8 @@ def test_a_model_that_no_graph_computes_is_refused(case):
 def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused():
     network = perturbed(SHAPES["default"])
     others = [
-        (Tokenizer.characters(["a → b"]), "BPE over characters"),
-        (Tokenizer.train(["one two three"] * 9, 448, "wordpiece"), "WordPiece over characters"),
+        (Tokenizer.characters(["a → b"]), r"no BPE over bytes \(BPE\)"),
+        (Tokenizer.train(["one two three"] * 9, 448, "wordpiece"), r"no BPE over bytes \(WordPiece\)"),
         (tokenizer(CL100K), r"a pattern that llama\.cpp has no name for"),
     ]
     for other, reason in others:

@@ -22,7 +22,7 @@ MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "conten
 GENERATION = {"do_sample": True, "temperature": 0.5, "top_p": 0.9}
 
 
-@pytest.fixture(scope="module", params=["gpt2", "default", "llama", "mistral", "qwen2", "olmo2"])
+@pytest.fixture(scope="module", params=["gpt2", "default", "llama", "mistral"])
 def folder(request, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("served") / request.param
     model = perturbed({**SHAPES, **RELATIVES}[request.param])
