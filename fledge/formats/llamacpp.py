@@ -5,6 +5,7 @@ Run as a program, `python -P llamacpp.py FILE CONTEXT THREADS` serves the file o
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import json
@@ -31,6 +32,7 @@ READ = 48  # tokens that they go on from
 PLACES = 12  # among these, where log-probabilities are compared
 # How far log-probabilities may lie apart, in nats: many times what was measured, a small part of what two swapped norms make.
 NEAR = {"f32": 0.01, "f16": 0.05, "bf16": 0.25, "q8_0": 0.5}
+BEST: dict[str, Any] = {"temperature": 0.0, "samplers": ["temperature"]}  # whatever settings the file has
 Alike = Literal["ids", "text", "other"]
 TEXTS = (
     "It's 1234567 o'clock, SHE'LL say: DON'T! naïve Ünïcode e\u0301, ½ ² ٣٤٥ Ⅷ ﬁ",
@@ -105,7 +107,7 @@ class Runtime:
     def written(self, tokens: Sequence[int], count: int) -> tuple[list[int], str]:
         """The best `count` tokens after these, none that ends a text, and their text."""
         found = self.ask(
-            "/completion", prompt=list(tokens), n_predict=count, temperature=0.0, ignore_eos=True, return_tokens=True, cache_prompt=False
+            "/completion", prompt=list(tokens), n_predict=count, ignore_eos=True, return_tokens=True, cache_prompt=False, **BEST
         )
         return found["tokens"], found["content"]
 
@@ -114,7 +116,7 @@ class Runtime:
 
         The server tells them only of a token that ends a character; `dummy` is one that does, which it is made to take.
         """
-        found = self.ask("/completion", prompt=list(tokens), n_predict=1, n_probs=count, temperature=0.0, logit_bias=[[dummy, 1e6]])
+        found = self.ask("/completion", prompt=list(tokens), n_predict=1, n_probs=count, logit_bias=[[dummy, 1e6]], **BEST)
         return {one["id"]: one["logprob"] for one in found["completion_probabilities"][0]["top_logprobs"]}
 
 
@@ -154,9 +156,10 @@ def check(path: Path, network: Transformer, tokenizer: Tokenizer, chat: ChatForm
         [dummy, *_] = tokenizer.encode("a")
         told = {length: runtime.told(read[:length], TOLD, dummy) for length in range(1, len(read) + 1, max(1, len(read) // PLACES))}
         written, content = runtime.written(read, min(NEW, context - len(read)))
+    weight = network.embedding.weight
+    exact = network if weight.dtype == torch.float32 else copy.deepcopy(network).float()
     with torch.no_grad():
-        tokens = torch.tensor([[*read, *written[:-1]]], device=network.embedding.weight.device)
-        ours = network(tokens)[0].float().log_softmax(-1).cpu()
+        ours = exact(torch.tensor([[*read, *written[:-1]]], device=weight.device))[0].log_softmax(-1).cpu()
     apart = max(abs(float(ours[length - 1, token]) - theirs) for length, best in told.items() for token, theirs in best.items())
     if apart > near:
         raise ValueError(
