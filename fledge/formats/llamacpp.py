@@ -31,7 +31,7 @@ NEW = 16  # tokens that are written
 READ = 48  # tokens that they go on from
 PLACES = 12  # among these, where log-probabilities are compared
 # How far log-probabilities may lie apart, in nats: many times what was measured, a small part of what two swapped norms make.
-NEAR = {"f32": 0.01, "f16": 0.05, "bf16": 0.25, "q8_0": 0.5}
+NEAR = {"f32": 0.01, "f16": 0.1, "bf16": 0.5, "q8_0": 1.0}
 BEST: dict[str, Any] = {"temperature": 0.0, "samplers": ["temperature"]}  # whatever settings the file has
 Alike = Literal["ids", "text", "other"]
 TEXTS = (
