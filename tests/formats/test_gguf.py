@@ -2,11 +2,13 @@
 
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 
 from fledge.arch import Classes
 from fledge.formats import FORMATS, Gguf, file_name, graphs, llamacpp
@@ -230,6 +232,19 @@ def test_bytes_are_words_enough(tmp_path):
     agreed = made("default", "f16", Tokenizer.bytes(), chat="chatml").write(tmp_path / "model.gguf")
     assert agreed is not None
     assert agreed.chat == "ids"
+
+
+def test_tokens_that_were_added_to_a_vocabulary_are_found_in_a_text(tmp_path):
+    backend = tokenizer(GPT2).backend
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # as GPT-2's own file says it
+    backend.add_tokens(["<think>", "naïve"])
+    network = perturbed(replace(SHAPES["gpt2"], vocabulary=WORDS + 64))
+    model = Gguf(network, Tokenizer(backend), {}, {}, "f16")
+    model.write(tmp_path / "model.gguf")
+    text = "a naïve <think>er</think>, <|endoftext|>"
+    with llamacpp.served(tmp_path / "model.gguf", 128, 1) as runtime:
+        assert runtime.encode(text) == model.tokenizer.encode(text)
+    assert {backend.token_to_id("<think>"), backend.token_to_id("naïve")} < set(model.tokenizer.encode(text))
 
 
 def test_without_llama_cpp_a_file_is_written_unchecked(monkeypatch, tmp_path):
