@@ -304,7 +304,7 @@ class ClassifierJob:
         lesson = Lesson(self, run)
         for line in lesson.said():
             terminal.say(f"  {line}")
-        rivals = self.rivals(lesson.trunk, run.batch.context)
+        rivals = self.rivals(lesson.trunk, run)
         model = lesson.model(alone=not self.search)
         if begun is None and self.seconds is not None:
             run = within(self.seconds, AFTER * self.seconds, started, run, model, lesson.objective, lesson.batches.batch_at)
@@ -415,18 +415,20 @@ class ClassifierJob:
         choice = self.parts[0].choice
         return chosen(probabilities_of(scores, choice), choice, thresholds)
 
-    def rivals(self, trunk: Transformer, context: int) -> dict[str, Said]:
-        """What the baselines say to the test rows; the probe reads the model as it is before it learns."""
+    def rivals(self, trunk: Transformer, run: Run) -> dict[str, Said]:
+        """What the baselines say to the test rows; the probe reads the model as it is before it learns, in the run's precision."""
         from fledge.evaluation.baselines import Probe, WordBaseline, majority
         from fledge.evaluation.classifier import chosen
         from fledge.evaluation.embedding import vectors
+        from fledge.train.loop import on_machine, precision
 
         training, validation, test = self.parts
         classes, choice = len(training.names), training.choice
         rows = (training.texts, training.truth, validation.texts, validation.truth, classes, choice)
 
         def seen(texts: Sequence[Text]) -> np.ndarray:
-            return vectors(trunk, self.parent.tokenizer, texts, context=context)
+            with on_machine(run.machine), precision(run.machine):
+                return vectors(trunk, self.parent.tokenizer, texts, context=run.batch.context)
 
         found = {"majority vote": Said(majority(training.truth, len(test.texts), choice))}
         for name, baseline in ((WORDS, WordBaseline.train(*rows)), (PROBE, Probe.train(seen, *rows))):
