@@ -19,7 +19,7 @@ from fledge.presets import qwen3
 from fledge.text.tokenizer import RESERVED, Tokenizer
 from tests.generation.test_engine import TOKENIZER, perturbed
 
-ROOM = 400
+ROOM = 90
 TEXT = 'The sky is blue, and {"a": [1, 22, 333], "naïve": true}; déjà vu 日本語 🙂. ' * 20
 
 
@@ -102,7 +102,7 @@ schemas = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(schema=schemas, kind=st.sampled_from(list(KINDS)))
 def test_what_comes_out_is_valid_by_its_schema(schema, kind):
     for one in answers(Contract.schema(schema), kind):
@@ -114,7 +114,7 @@ def test_what_comes_out_is_valid_by_its_schema(schema, kind):
 
 units = st.sampled_from(["a", "[a-c0-9]", "(?:foo|bär)", "é", r"\.", "[^\n\x00]", "🙂", r"[0-9]{2}"])
 patterns = st.recursive(
-    st.builds(lambda unit, times: unit + times, units, st.sampled_from(["", "?", "{1,3}", "{2}", "{0,2}"])),
+    st.builds(lambda unit, times: f"(?:{unit}){times}", units, st.sampled_from(["", "?", "{1,3}", "{2}", "{0,2}"])),
     lambda inner: st.one_of(
         st.builds(lambda a, b: a + b, inner, inner), st.builds(lambda a, b: f"(?:{a}|{b})", inner, inner)
     ),
@@ -122,7 +122,7 @@ patterns = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(pattern=patterns, kind=st.sampled_from(list(KINDS)))
 def test_what_comes_out_is_matched_by_its_regular_expression(pattern, kind):
     for one in answers(Contract.regex(pattern), kind):
@@ -130,7 +130,7 @@ def test_what_comes_out_is_matched_by_its_regular_expression(pattern, kind):
             assert re.fullmatch(pattern, one.text)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(texts=st.lists(st.text(max_size=12), min_size=1, max_size=4), kind=st.sampled_from(list(KINDS)))
 def test_what_comes_out_is_one_of_the_choices(texts, kind):
     for one in answers(Contract.choice(texts), kind):
@@ -152,8 +152,8 @@ def test_words_appear_and_stop_strings_do_not_cut():
 
 def test_beams_keep_a_contract():
     engine = ENGINES["bytes"]
-    texts = ["yes", "no", "not at all", "perhaps"]
-    request = Request(TOKENIZER.encode("Well? "), 12, contract=Contract.choice(texts), top_logprobs=3)
+    texts = ["yes", "no!", "not at all", "perhaps"]
+    request = Request(TOKENIZER.encode("Well? "), 12, contract=Contract.choice(texts), top_logprobs=3)  # none begins another
     [found] = beam_search(engine, [request], 4, 0.0)
     totals = {}
     for text in texts:
