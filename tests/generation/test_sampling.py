@@ -164,12 +164,18 @@ def off(seed: int, count: int = 4000) -> str:
 
 
 def follows(found: torch.Tensor, stated: torch.Tensor) -> bool:
-    """Whether counts are within five standard deviations of what chi-square is expected to be, and none is where none can be."""
+    """Whether chance brings counts as far from what is stated, by chi-square, more often than once in a million; none is where none can be.
+
+    What is expected fewer than five times counts as one.
+    """
     expected = stated * found.sum()
-    possible = expected > 0
-    statistic = float(((found - expected)[possible] ** 2 / expected[possible]).sum())
-    freedom = max(int(possible.sum()) - 1, 1)
-    return int(found[~possible].sum()) == 0 and statistic < freedom + 5 * math.sqrt(2 * freedom)
+    if int(found[expected == 0].sum()):
+        return False
+    often, rare = expected >= 5, (expected > 0) & (expected < 5)
+    counts, due = (torch.cat([part[often], part[rare].sum()[None]]) for part in (found.double(), expected.double()))
+    counts, due = counts[due > 0], due[due > 0]
+    statistic, freedom = ((counts - due) ** 2 / due).sum(), torch.tensor(len(due) - 1.0, dtype=torch.float64)
+    return len(due) == 1 or float(torch.special.gammaincc(freedom / 2, statistic / 2)) > 1e-6
 
 
 def test_a_wrong_distribution_is_noticed():
