@@ -149,14 +149,11 @@ def test_what_is_written_keeps_to_a_contract(base, command, tmp_path):
 
 
 def test_a_draft_changes_nothing_but_the_time(base, command):
-    plain = command("generate", base, "def def def", "--temperature", 0, "--max-tokens", 24, "--frequency-penalty", 0.5).out
-    for draft in (base, "prompt"):
-        found = command(
-            "generate", base, "def def def", "--temperature", 0, "--max-tokens", 24, "--frequency-penalty", 0.5, "--draft", draft
-        )
+    asked = ("generate", base, "def def def", "--max-tokens", 24, "--frequency-penalty", 0.5)
+    plain = command(*asked, "--temperature", 0).out
+    for way in (("--draft", base), ("--draft", "prompt"), ("--contrast", 0)):
+        found = command(*asked, *way, *(() if way[0] == "--contrast" else ("--temperature", 0)))
         assert found.out == plain, found.err
-    searched = command("generate", base, "def def def", "--contrast", 0, "--max-tokens", 24, "--frequency-penalty", 0.5)
-    assert searched.out == plain, searched.err
 
 
 @pytest.mark.parametrize(
