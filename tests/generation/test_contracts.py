@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import sys
 from dataclasses import replace
 
 import jsonschema_rs
@@ -192,6 +193,22 @@ def test_bytes_of_tokens_are_the_text(kind, text):
     assert b"".join(known[token] for token in tokenizer.encode(text)) == text.encode()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiktoken/cl100k_base.tiktoken", "gpt2"])
+def test_published_tokenizers_keep_contracts_too(data, name):
+    tokenizer = Tokenizer.load(data / "tokenizers" / name)
+    known = token_bytes(tokenizer)
+    assert b"".join(known[token] for token in tokenizer.encode(TEXT)) == TEXT.encode()
+    engine = Engine(perturbed(qwen3(8, 1, 1, 1, 8, vocabulary=tokenizer.size, context=64)), tokenizer, slots=2)
+    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer", "maximum": 99}},
+              "required": ["name", "age"], "additionalProperties": False}  # fmt: skip
+    asked = [Request(tokenizer.encode("Now: "), 60, Sampling(1.0, seed=seed), contract=Contract.schema(schema)) for seed in range(6)]
+    ended = [one for one in engine.run(asked) if one.reason == "stop"]
+    for one in ended:
+        jsonschema_rs.validate(schema, json.loads(one.text))
+    assert ended
+
+
 def test_what_cannot_be_kept_is_refused():
     engine = ENGINES["bytes"]
     for contract, words in (
@@ -210,3 +227,9 @@ def test_what_cannot_be_kept_is_refused():
     letters = Tokenizer.characters(["abc"])
     with pytest.raises(ValueError, match="each of the 256 bytes"):
         Engine(favouring_controls(letters), letters).run([Request([len(RESERVED) + 1], contract=Contract.choice(["a"]))])
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(ValueError, match=r"not installed: pip install 'fledge\[serve\]'"):
+        Engine(ENGINES["bytes"].model, Tokenizer.bytes()).run([Request([7], contract=Contract.choice(["a"]))])
