@@ -149,13 +149,22 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     backend = tokenizer.backend
     added = {number: token.content for number, token in backend.get_added_tokens_decoder().items()}
     if all(backend.token_to_id(name) is not None for name in BYTES):
-        read = lambda name: bytes(map(BYTES.__getitem__, name))  # noqa: E731
+        read = _byte_level
     elif all(backend.token_to_id(name) is not None for name in HEX):
-        read = lambda name: bytes([HEX[name]]) if name in HEX else name.replace(SPACE, " ").encode()  # noqa: E731
+        read = _with_fallback
     else:
         raise ValueError("a contract needs a tokenizer that has a token for each of the 256 bytes, but this one cannot write every text")
     names = [added.get(number) or backend.id_to_token(number) for number in range(tokenizer.size)]
     return [b"" if name is None else name.encode() if number in added else read(name) for number, name in enumerate(names)]
+
+
+def _byte_level(name: str) -> bytes:
+    return bytes(map(BYTES.__getitem__, name))
+
+
+def _with_fallback(name: str) -> bytes:
+    """As SentencePiece writes pieces and the bytes of what has none."""
+    return bytes([HEX[name]]) if name in HEX else name.replace(SPACE, " ").encode()
 
 
 @lru_cache(maxsize=4)
