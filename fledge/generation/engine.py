@@ -13,7 +13,7 @@ from torch import Tensor
 from fledge.arch import Words
 from fledge.generation.pieces import Pieces
 from fledge.generation.sampling import Sampling, choose, uniform
-from fledge.model import Memory, Transformer
+from fledge.model import Memory, Transformer, kernels
 from fledge.model.view import PADDING
 from fledge.text.tokenizer import Tokenizer
 
@@ -298,12 +298,12 @@ def side_by_side(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]
 
 @contextmanager
 def inference(model: Transformer) -> Iterator[None]:
-    """No gradients and no dropout inside; each module's mode is as before afterwards."""
+    """No gradients and no dropout inside, and what kernels there are; each module's mode is as before afterwards."""
     training = [module for module in model.modules() if module.training] if model.training else []
     for module in training:
         module.training = False
     try:
-        with torch.inference_mode():
+        with kernels.used(), torch.inference_mode():
             yield
     finally:
         for module in training:

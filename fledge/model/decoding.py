@@ -92,9 +92,8 @@ class Step:
         self._trunk = structures.Trunk(
             (structures.Layer * len(layers))(*layers),
             (structures.Turn * len(turns))(*(self._turn(rope, size) for rope, size in turns)),
-            (structures.View * len(reaches))(*(structures.View(-1 if left is None else left) for left in reaches)),
+            (structures.View * len(reaches))(*(self._view(left, cache) for left in reaches)),
             len(layers), len(turns), len(reaches), layers[0].q.inputs, self._norm(trunk.norm_final),
-            self._address(cache.positions), self._address(cache.documents), cache.capacity,
         )  # fmt: skip
 
     def __call__(self, x: Tensor, positions: Tensor, documents: Tensor, reading: Reading) -> Tensor:
@@ -139,6 +138,10 @@ class Step:
                 return structures.Norm(structures.LAYER, self._address(weight), self._address(bias), eps, 0.0)
             case _:
                 return structures.Norm()
+
+    def _view(self, left: int | None, cache: Cache) -> structures.View:
+        kept = self._address(cache.positions), self._address(cache.documents)
+        return structures.View(-1 if left is None else left, cache.capacity, *kept)
 
     def _turn(self, rope: Rope, head_size: int) -> structures.Turn:
         frequencies, grown = turning(rope, rope.turned(head_size))

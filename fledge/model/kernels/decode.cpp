@@ -39,8 +39,9 @@ struct Turn {  // how fast the pairs of a head turn, and how much they grow
     float grown;
 };
 
-struct View {  // how far to the left a query sees, or -1
-    int64_t left;
+struct View {  // how far to the left a query sees, or -1, of what lies in a cache of `size` places a slot, (slots, size)
+    int64_t left, size;
+    const int64_t *positions, *documents;
 };
 
 struct Layer {
@@ -48,7 +49,7 @@ struct Layer {
     Matrix q, k, v, o, gate, up, down;
     Norm q_norm, k_norm;
     const void *sinks;
-    void *keys, *values;  // (slots, kv_heads, capacity, head_size)
+    void *keys, *values;  // (slots, kv_heads, size of the view, head_size)
     int64_t heads, kv_heads, head_size, norms_over_width, turn, view, activation;
     float scale, soft_cap, limit, up_offset;  // without a cap or limit infinite
 };
@@ -59,12 +60,10 @@ struct Trunk {
     const View *views;
     int64_t depth, turn_count, view_count, width;
     Norm final;
-    const int64_t *positions, *documents;  // of what the cache holds, (slots, capacity)
-    int64_t capacity;
 };
 
-struct Rows {  // of each row its slot, the place of its token there, and where that stands
-    const int64_t *slots, *places, *positions, *documents;
+struct Rows {  // of each row its slot, the number of its token there, and where that stands; token n lies at place n modulo size
+    const int64_t *slots, *numbers, *positions, *documents;
     int64_t count;
 };
 }
@@ -99,14 +98,34 @@ inline lanes part(const T *from, int64_t count) {
     return wide(padded);
 }
 
-inline lanes add_product(lanes sum, lanes a, lanes b) {
+// How a product takes numbers: `SIZE` at a time, of which the last may be fewer.
+template <class T>
+struct Pieces {
+    typedef lanes piece;
+    static constexpr int64_t SIZE = LANES;
+    static piece whole(const T *from) { return wide(from); }
+    static piece some(const T *from, int64_t count) { return part(from, count); }
+    static lanes add(lanes sum, piece a, piece b) {
 #if defined(__AVX512F__)
-    return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+        return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
 #else
-    return sum + a * b;
+        return sum + a * b;
 #endif
-}
+    }
+};
 
+#if defined(__AVX512BF16__)
+template <>
+struct Pieces<half> {
+    typedef __m512bh piece;
+    static constexpr int64_t SIZE = 2 * LANES;
+    static piece whole(const half *from) { return (__m512bh)_mm512_loadu_si512(from); }
+    static piece some(const half *from, int64_t count) { return (__m512bh)_mm512_maskz_loadu_epi16((1u << count) - 1, from); }
+    static lanes add(lanes sum, piece a, piece b) { return (lanes)_mm512_dpbf16_ps((__m512)sum, a, b); }
+};
+#endif
+
+// The sum of all lanes: the upper half onto the lower one, until one is left.
 inline float total(lanes v) {
     float each[LANES];
     std::memcpy(each, &v, sizeof v);
@@ -115,54 +134,73 @@ inline float total(lanes v) {
     return each[0];
 }
 
-// One row of a matrix times R vectors that lie `stride` apart; the sums go `apart` from each other.
-template <int R, class T>
-inline void products(const T *w, const T *x, int64_t stride, int64_t size, float *out, int64_t apart) {
-    lanes sums[R] = {};
-    int64_t i = 0;
-    for (; i + LANES <= size; i += LANES) {
-        lanes weight = wide(w + i);
-        for (int r = 0; r < R; r++) sums[r] = add_product(sums[r], weight, wide(x + r * stride + i));
-    }
-    if (i < size) {
-        lanes weight = part(w + i, size - i);
-        for (int r = 0; r < R; r++) sums[r] = add_product(sums[r], weight, part(x + r * stride + i, size - i));
-    }
+template <int R>
+inline void totals(const lanes *sums, float *out, int64_t apart) {
     for (int r = 0; r < R; r++) out[r * apart] = total(sums[r]);
 }
 
-#if defined(__AVX512BF16__)
-template <int R>
-inline void products(const half *w, const half *x, int64_t stride, int64_t size, float *out, int64_t apart) {
-    __m512 sums[R] = {};
-    int64_t i = 0;
-    for (; i + 2 * LANES <= size; i += 2 * LANES) {
-        __m512bh weight = (__m512bh)_mm512_loadu_si512(w + i);
-        for (int r = 0; r < R; r++) sums[r] = _mm512_dpbf16_ps(sums[r], weight, (__m512bh)_mm512_loadu_si512(x + r * stride + i));
+#if defined(__AVX512F__)
+template <>
+inline void totals<8>(const lanes *sums, float *out, int64_t apart) {  // the same additions, for eight at once
+    __m256 eights[8], fours[4];
+    for (int r = 0; r < 8; r++) {
+        __m512d v = (__m512d)sums[r];
+        eights[r] = _mm256_add_ps((__m256)_mm512_castpd512_pd256(v), (__m256)_mm512_extractf64x4_pd(v, 1));
     }
-    if (i < size) {
-        __mmask32 there = (1u << (size - i)) - 1;
-        __m512bh weight = (__m512bh)_mm512_maskz_loadu_epi16(there, w + i);
-        for (int r = 0; r < R; r++)
-            sums[r] = _mm512_dpbf16_ps(sums[r], weight, (__m512bh)_mm512_maskz_loadu_epi16(there, x + r * stride + i));
+    for (int r = 0; r < 4; r++) {
+        __m256 a = eights[r], b = eights[r + 4];
+        fours[r] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
     }
-    for (int r = 0; r < R; r++) out[r * apart] = total((lanes)sums[r]);
+    __m256 twos = _mm256_add_ps(_mm256_shuffle_ps(fours[0], fours[1], 0x44), _mm256_shuffle_ps(fours[0], fours[1], 0xee));
+    __m256 more = _mm256_add_ps(_mm256_shuffle_ps(fours[2], fours[3], 0x44), _mm256_shuffle_ps(fours[2], fours[3], 0xee));
+    float ones[8];
+    _mm256_storeu_ps(ones, _mm256_add_ps(_mm256_shuffle_ps(twos, more, 0x88), _mm256_shuffle_ps(twos, more, 0xdd)));
+    for (int r = 0; r < 8; r++) out[r * apart] = ones[r];
 }
 #endif
 
-// The same for any number of vectors.
-template <class T>
-void products(const T *w, const T *x, int64_t stride, int64_t size, int64_t rows, float *out, int64_t apart) {
+// O rows of a matrix times R vectors, all of `size` numbers and side by side; a vector's sums go beside each other, the vectors' `apart`.
+// With `ahead` the following rows of the matrix are fetched meanwhile: where there is much to compute the processor forgets to.
+template <int O, int R, class T>
+inline void products(const T *w, const T *x, int64_t size, float *out, int64_t apart, bool ahead) {
+    typedef Pieces<T> P;
+    lanes sums[O][R] = {};
+    typename P::piece weights[O];
+    int64_t i = 0;
+    for (; i + P::SIZE <= size; i += P::SIZE) {
+        for (int o = 0; o < O; o++) {
+            weights[o] = P::whole(w + o * size + i);
+            if (ahead) __builtin_prefetch(w + (O + o) * size + i);
+        }
+        for (int r = 0; r < R; r++) {
+            typename P::piece vector = P::whole(x + r * size + i);
+            for (int o = 0; o < O; o++) sums[o][r] = P::add(sums[o][r], weights[o], vector);
+        }
+    }
+    if (i < size) {
+        for (int o = 0; o < O; o++) weights[o] = P::some(w + o * size + i, size - i);
+        for (int r = 0; r < R; r++) {
+            typename P::piece vector = P::some(x + r * size + i, size - i);
+            for (int o = 0; o < O; o++) sums[o][r] = P::add(sums[o][r], weights[o], vector);
+        }
+    }
+    for (int o = 0; o < O; o++) totals<R>(sums[o], out + o, apart);
+}
+
+// The same for any number of vectors. How many of them are taken at once changes no sum.
+template <int O, class T>
+void products(const T *w, const T *x, int64_t size, int64_t rows, float *out, int64_t apart) {
     int64_t r = 0;
-    for (; r + 8 <= rows; r += 8) products<8>(w, x + r * stride, stride, size, out + r * apart, apart);
-    for (; r + 2 <= rows; r += 2) products<2>(w, x + r * stride, stride, size, out + r * apart, apart);
-    for (; r < rows; r++) products<1>(w, x + r * stride, stride, size, out + r * apart, apart);
+    for (; r + 8 <= rows; r += 8) products<O, 8>(w, x + r * size, size, out + r * apart, apart, r == 0);
+    for (; r + 4 <= rows; r += 4) products<O, 4>(w, x + r * size, size, out + r * apart, apart, r == 0);
+    for (; r + 2 <= rows; r += 2) products<O, 2>(w, x + r * size, size, out + r * apart, apart, r == 0);
+    for (; r < rows; r++) products<O, 1>(w, x + r * size, size, out + r * apart, apart, false);
 }
 
 template <class T>
 float product(const T *a, const T *b, int64_t size) {
     float sum;
-    products<1>(a, b, 0, size, &sum, 0);
+    products<1, 1>(a, b, size, &sum, 0, false);
     return sum;
 }
 
@@ -180,11 +218,13 @@ struct Share {
 template <class T>
 void multiply(const Matrix &matrix, const T *x, int64_t rows, float *out, int64_t apart, int64_t begin, int64_t end) {
     const T *weight = static_cast<const T *>(matrix.weight), *bias = static_cast<const T *>(matrix.bias);
-    for (int64_t o = begin; o < end; o++) {
-        products(weight + o * matrix.inputs, x, matrix.inputs, matrix.inputs, rows, out + o, apart);
-        if (bias)
-            for (int64_t r = 0; r < rows; r++) out[r * apart + o] += get(bias[o]);
-    }
+    int64_t o = begin;
+    if (rows >= 8)  // fewer read a matrix in one direction as fast as it comes; from so many on two of its rows share what is read of x
+        for (; o + 2 <= end; o += 2) products<2>(weight + o * matrix.inputs, x, matrix.inputs, rows, out + o, apart);
+    for (; o < end; o++) products<1>(weight + o * matrix.inputs, x, matrix.inputs, rows, out + o, apart);
+    if (bias)
+        for (int64_t r = 0; r < rows; r++)
+            for (o = begin; o < end; o++) out[r * apart + o] += get(bias[o]);
 }
 
 // The outputs of several matrices beside each other, this thread's share of them.
@@ -299,7 +339,7 @@ void add(const Sublayer &layer, float *x, float *made, const Norm &following, T 
 
 template <class T>
 void step(const Trunk &trunk, const Rows &rows, const T *x, T *out) {
-    int64_t count = rows.count, width = trunk.width, widest = width, inner = 0, angles = 0, longest = 0;
+    int64_t width = trunk.width, widest = width, inner = 0, angles = 0, longest = 0;
     for (int64_t i = 0; i < trunk.depth; i++) {
         const Layer &layer = trunk.layers[i];
         int64_t heads = layer.q.outputs + layer.k.outputs + layer.v.outputs;
@@ -308,7 +348,15 @@ void step(const Trunk &trunk, const Rows &rows, const T *x, T *out) {
         inner = layer.q.outputs > inner ? layer.q.outputs : inner;
     }
     for (int64_t i = 0; i < trunk.turn_count; i++) angles = trunk.turns[i].pairs > angles ? trunk.turns[i].pairs : angles;
-    for (int64_t r = 0; r < count; r++) longest = rows.places[r] + 1 > longest ? rows.places[r] + 1 : longest;
+    std::vector<int64_t> real;  // which rows are no padding
+    for (int64_t r = 0; r < rows.count; r++) {
+        for (int64_t i = 0; i < width; i++) put(out[r * width + i], 0.0f);
+        if (rows.documents[r] < 0) continue;
+        real.push_back(r);
+        longest = rows.numbers[r] + 1 > longest ? rows.numbers[r] + 1 : longest;
+    }
+    int64_t count = real.size();
+    if (!count) return;
 
     std::vector<float> stream(count * width), made(count * widest), gates(count * inner), ups(count * inner);
     std::vector<float> cosines(trunk.turn_count * count * angles), sines(cosines.size());
@@ -323,29 +371,32 @@ void step(const Trunk &trunk, const Rows &rows, const T *x, T *out) {
         for (int64_t i = 0; i < trunk.turn_count * count; i++) {
             const Turn &by = trunk.turns[i / count];
             for (int64_t pair = 0; pair < by.pairs; pair++) {
-                float angle = float(rows.positions[i % count]) * by.frequencies[pair];
+                float angle = float(rows.positions[real[i % count]]) * by.frequencies[pair];
                 cosines[i * angles + pair] = std::cos(angle) * by.grown;
                 sines[i * angles + pair] = std::sin(angle) * by.grown;
             }
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < trunk.view_count * count; i++) {
-            int64_t row = i % count, left = trunk.views[i / count].left, held = rows.slots[row] * trunk.capacity;
-            for (int64_t place = 0; place <= rows.places[row]; place++) {
-                int64_t distance = rows.positions[row] - trunk.positions[held + place];
-                if (trunk.documents[held + place] == rows.documents[row] && distance >= 0 && (left < 0 || distance <= left))
+            const View &view = trunk.views[i / count];
+            int64_t row = real[i % count], held = rows.numbers[row] < view.size ? rows.numbers[row] + 1 : view.size;
+            const int64_t *positions = view.positions + rows.slots[row] * view.size, *documents = view.documents + rows.slots[row] * view.size;
+            for (int64_t place = 0; place < held; place++) {
+                int64_t distance = rows.positions[row] - positions[place];
+                if (documents[place] == rows.documents[row] && distance >= 0 && (view.left < 0 || distance <= view.left))
                     seen[i].push_back(int32_t(place));
             }
         }
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < count; row++) {
-            for (int64_t i = 0; i < width; i++) line[i] = stream[row * width + i] = get(x[row * width + i]);
+            for (int64_t i = 0; i < width; i++) line[i] = stream[row * width + i] = get(x[real[row] * width + i]);
             normalise<T>(trunk.layers[0].attention.in, line.data(), width);
             round_to(line.data(), read.data() + row * width, width);
         }
         for (int64_t number = 0; number < trunk.depth; number++) {
             const Layer &layer = trunk.layers[number];
             int64_t size = layer.head_size, heads = layer.heads, kv = layer.kv_heads, group = heads / kv, each = heads + 2 * kv;
+            int64_t places = trunk.views[layer.view].size;
             T *keys = static_cast<T *>(layer.keys), *values = static_cast<T *>(layer.values);
 
             multiply({&layer.q, &layer.k, &layer.v}, read.data(), count, made.data());
@@ -371,13 +422,13 @@ void step(const Trunk &trunk, const Rows &rows, const T *x, T *out) {
                 if (head < heads) {
                     round_to(vector, gathered.data() + (row * heads + head) * size, size);
                 } else {
-                    int64_t own = (head - heads) % kv, place = (rows.slots[row] * kv + own) * trunk.capacity + rows.places[row];
-                    round_to(vector, (head < heads + kv ? keys : values) + place * size, size);
+                    int64_t own = (head - heads) % kv, at = (rows.slots[real[row]] * kv + own) * places + rows.numbers[real[row]] % places;
+                    round_to(vector, (head < heads + kv ? keys : values) + at * size, size);
                 }
             }
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < count * heads; i++) {
-                int64_t row = i / heads, head = i % heads, from = (rows.slots[row] * kv + head / group) * trunk.capacity * size;
+                int64_t row = i / heads, head = i % heads, from = (rows.slots[real[row]] * kv + head / group) * places * size;
                 T *query = gathered.data() + i * size;
                 look(layer, head, query, keys + from, values + from, seen[layer.view * count + row], weights.data(), line.data());
                 round_to(line.data(), query, size);
@@ -402,10 +453,11 @@ void step(const Trunk &trunk, const Rows &rows, const T *x, T *out) {
             multiply({&layer.down}, gathered.data(), count, made.data());
 #pragma omp barrier
             bool last = number + 1 == trunk.depth;
+            const Norm &following = last ? trunk.final : trunk.layers[number + 1].attention.in;
 #pragma omp for schedule(static)
             for (int64_t row = 0; row < count; row++)
-                add(layer.mlp, stream.data() + row * width, made.data() + row * width, last ? trunk.final : trunk.layers[number + 1].attention.in,
-                    (last ? out : read.data()) + row * width, line.data(), width);
+                add(layer.mlp, stream.data() + row * width, made.data() + row * width, following,
+                    last ? out + real[row] * width : read.data() + row * width, line.data(), width);
         }
     }
 }

@@ -34,7 +34,7 @@ class Turn(Structure):
 
 
 class View(Structure):
-    _fields_ = [("left", c_int64)]
+    _fields_ = [("left", c_int64), ("size", c_int64), ("positions", c_void_p), ("documents", c_void_p)]
 
 
 class Layer(Structure):
@@ -52,10 +52,10 @@ class Trunk(Structure):
     _fields_ = [
         ("layers", POINTER(Layer)), ("turns", POINTER(Turn)), ("views", POINTER(View)),
         ("depth", c_int64), ("turn_count", c_int64), ("view_count", c_int64), ("width", c_int64),
-        ("norm_final", Norm), ("positions", c_void_p), ("documents", c_void_p), ("capacity", c_int64),
+        ("norm_final", Norm),
     ]  # fmt: skip
 
 
 class Rows(Structure):
-    _fields_ = [("slots", c_void_p), ("places", c_void_p), ("positions", c_void_p), ("documents", c_void_p), ("count", c_int64)]
+    _fields_ = [("slots", c_void_p), ("numbers", c_void_p), ("positions", c_void_p), ("documents", c_void_p), ("count", c_int64)]
 
