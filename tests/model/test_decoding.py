@@ -147,7 +147,7 @@ def test_what_is_not_finite_stays_so():
 
 
 def test_weights_settle_side_by_side_and_stay_what_they_are():
-    model = Transformer(gpt2(192, 2, 3, **SIZES))
+    model = Transformer(gpt2(256, 2, 4, **SIZES))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     settle(list(model.parameters()))
     places = [weight.untyped_storage().data_ptr() for weight in model.parameters()]
