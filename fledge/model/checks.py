@@ -8,7 +8,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fledge.arch import Arch, Attention, Block, ByWavelength, Embedding, LayerNorm, Learned, Mlp, Norm, RmsNorm, Rope, Sinusoid, Stack, Words, Yarn
+from fledge.arch import (
+    Arch,
+    Attention,
+    Block,
+    ByWavelength,
+    Embedding,
+    LayerNorm,
+    Learned,
+    Mlp,
+    Norm,
+    RmsNorm,
+    Rope,
+    Sinusoid,
+    Stack,
+    Words,
+    Yarn,
+)
 from fledge.model import kernels
 from fledge.model.decoding import plan
 from fledge.model.start import initialise

@@ -57,7 +57,9 @@ def sound(library: CDLL) -> bool:
     from fledge.model.checks import disagreements  # which runs models
 
     if wrong := disagreements(library, range(2)):
-        warnings.warn(f"tokens are generated without the compiled kernel, for it computes another step than PyTorch: {wrong[0]}", stacklevel=2)
+        warnings.warn(
+            f"tokens are generated without the compiled kernel, for it computes another step than PyTorch: {wrong[0]}", stacklevel=2
+        )
     return not wrong
 
 

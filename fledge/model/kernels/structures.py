@@ -58,4 +58,3 @@ class Trunk(Structure):
 
 class Rows(Structure):
     _fields_ = [("slots", c_void_p), ("numbers", c_void_p), ("positions", c_void_p), ("documents", c_void_p), ("count", c_int64)]
-
