@@ -74,6 +74,7 @@ typedef float lanes __attribute__((vector_size(64)));
 typedef uint32_t whole_lanes __attribute__((vector_size(64)));
 typedef uint16_t half_lanes __attribute__((vector_size(32)));
 constexpr int64_t LANES = 16;
+constexpr int64_t NEAREST = 24 * 1024;  // bytes of x that stay in the nearest cache while a matrix passes through it
 
 inline lanes wide(const float *from) {
     lanes to;
@@ -127,11 +128,18 @@ struct Pieces<half> {
 
 // The sum of all lanes: the upper half onto the lower one, until one is left.
 inline float total(lanes v) {
+#if defined(__AVX512F__)
+    __m256 eight = _mm256_add_ps((__m256)_mm512_castpd512_pd256((__m512d)v), (__m256)_mm512_extractf64x4_pd((__m512d)v, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
     float each[LANES];
     std::memcpy(each, &v, sizeof v);
     for (int64_t half = LANES / 2; half; half /= 2)
         for (int64_t i = 0; i < half; i++) each[i] += each[i + half];
     return each[0];
+#endif
 }
 
 template <int R>
@@ -219,7 +227,7 @@ template <class T>
 void multiply(const Matrix &matrix, const T *x, int64_t rows, float *out, int64_t apart, int64_t begin, int64_t end) {
     const T *weight = static_cast<const T *>(matrix.weight), *bias = static_cast<const T *>(matrix.bias);
     int64_t o = begin;
-    if (rows >= 8)  // fewer read a matrix in one direction as fast as it comes; from so many on two of its rows share what is read of x
+    if (rows >= 8 && 8 * matrix.inputs * int64_t(sizeof(T)) > NEAREST)  // then two rows of the matrix share what is read of x from farther
         for (; o + 2 <= end; o += 2) products<2>(weight + o * matrix.inputs, x, matrix.inputs, rows, out + o, apart);
     for (; o < end; o++) products<1>(weight + o * matrix.inputs, x, matrix.inputs, rows, out + o, apart);
     if (bias)

@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ def settle(weights: Sequence[nn.Parameter]) -> None:
         places.append(size)
         size += -(-weight.numel() * weight.element_size() // APART) * APART
     together = len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
-    if size < LEAST or together or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if size < LEAST or together or not hasattr(mmap, "MADV_HUGEPAGE") or size > _available():
         return
     memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a system without them
@@ -31,3 +32,9 @@ def settle(weights: Sequence[nn.Parameter]) -> None:
         for weight, place in zip(weights, places, strict=True):
             piece = room[place : place + weight.numel() * weight.element_size()].view(weight.dtype).view(weight.shape)
             weight.data = piece.copy_(weight)
+
+
+def _available() -> int:
+    """Bytes of memory that can be had; what is mapped from files needs room beside what may be dropped of them."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
