@@ -81,7 +81,7 @@ class Engine:
     """Generates for many requests at once, `slots` at a time, with up to `capacity` tokens of each read (the model's context by default).
 
     Requests come and go at any step. Prompts are read `chunk` tokens at a time while others write, and beginnings that were read lately,
-    of which `kept` bytes are kept (as many as the slots take by default), are not read again: so the weights must stay as they are. On
+    of which `kept` bytes are kept (by default what full slots take), are not read again: so the weights must stay as they are. On
     a CPU a request's tokens and log-probabilities depend, bit for bit, on nothing but itself, the number of slots, the chunk, the
     attention and the number of threads. `together` gives that up for speed: prompts are read side by side, rows that write alone take
     part, and nothing is kept.
@@ -107,7 +107,7 @@ class Engine:
         self.capacity = min(capacity or model.arch.context, model.arch.context)
         self.chunk, self.together = min(chunk, self.capacity), together
         self.cache = model.cache(slots, self.capacity, self.chunk)
-        most = self.cache.bytes if kept is None else kept
+        most = slots * self.capacity * self.cache.bytes_a_token if kept is None else kept
         self.prefixes: Prefixes[Piece | Memory] = Prefixes(0 if together or model.turned_anew else most)
         self._device = model.embedding.weight.device
         self._rows: list[Row | None] = [None] * slots

@@ -60,9 +60,9 @@ class Cache:
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
 
     @property
-    def bytes(self) -> int:
-        """What keys and values take."""
-        return sum(kept.numel() * kept.element_size() for kept in (*self.keys, *self.values))
+    def bytes_a_token(self) -> int:
+        """What its keys and values take in all layers."""
+        return sum(kept[0, :, 0].numel() * kept.element_size() for kept in (*self.keys, *self.values))
 
     def keep(self, slot: int, count: int) -> None:
         """Forget all but the first `count` tokens of a slot; 0 empties it.
