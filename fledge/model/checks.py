@@ -4,11 +4,13 @@ import random
 from collections.abc import Iterable
 from ctypes import CDLL
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from fledge.arch import (
+    Activation,
     Arch,
     Attention,
     Block,
@@ -48,11 +50,11 @@ def any_arch(draw: random.Random) -> Arch:
             draw.random() < 0.5, draw.random() < 0.5, draw.choice(["head", "width"]), draw.choice([None, 0.2]), draw.choice([None, 2.0]),
             draw.random() < 0.5,
         )  # fmt: skip
-        gated, activation = draw.random() < 0.5, draw.choice(["gelu", "gelu_tanh", "gelu_sigmoid", "relu", "silu", "tanh"])
+        gated, activation = draw.random() < 0.5, draw.choice(get_args(Activation))
         limit, offset = (draw.choice([None, 0.7]), draw.choice([0.0, 1.0])) if gated else (None, 0.0)
         mlp = Mlp(draw.randint(1, 70), activation, gated, draw.random() < 0.5, limit, offset)
-        places = [draw.choice([None, *norms]) for _ in range(3)]
-        return Block(attention, mlp, *places)
+        norm_in, norm_out, norm_sum = (draw.choice([None, *norms]) for _ in range(3))
+        return Block(attention, mlp, norm_in, norm_out, norm_sum)
 
     pattern = tuple(block() for _ in range(draw.randint(1, 2)))
     before = draw.choice([None, Learned(64), Sinusoid()])

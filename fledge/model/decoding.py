@@ -2,9 +2,10 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from ctypes import CDLL, byref
 from functools import cache as once
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from fledge.arch import Activation, Rope
 from fledge.model import kernels
-from fledge.model.cache import Cache, Reading
+from fledge.model.attention import Attention
+from fledge.model.cache import Cache, Reading, Ring
 from fledge.model.kernels import structures
 from fledge.model.kernels.functions import call
 from fledge.model.kernels.pages import settle
@@ -45,10 +47,12 @@ def plan(model: "Transformer", cache: Cache, library: CDLL) -> "Step | None":
     """The same without a look at whether the kernel is right."""
     weights = list(model.parameters())
     alike = all(type(part.data) is Tensor and part.dtype == weights[0].dtype for part in (*weights, *cache.keys))
-    if fits := alike and knows(model.trunk):
+    step = None
+    if alike and (parts := known(model.trunk)) is not None:
         settle(weights)
-    _plans[cache] = model.trunk, Step(library, model.trunk, cache) if fits else None
-    return _plans[cache][1]
+        step = Step(library, parts, model.trunk.norm_final, cache)
+    _plans[cache] = model.trunk, step
+    return step
 
 
 @once
@@ -63,16 +67,27 @@ def sound(library: CDLL) -> bool:
     return not wrong
 
 
-def knows(trunk: Trunk) -> bool:
-    """Whether the kernel knows all parts of a trunk: no experts, no adapters, nothing that looks across, no bias by distance."""
+class Parts(NamedTuple):
+    """A block and what is inside of its two sublayers."""
 
-    def plain(block: Block) -> bool:
+    block: Block
+    attention: Attention
+    mlp: Mlp
+
+
+def known(trunk: Trunk) -> list[Parts] | None:
+    """The parts of a trunk's blocks; none where the kernel does not know one: experts, adapters, what looks across, a bias by distance."""
+    found = []
+    for block in trunk.blocks:
+        assert isinstance(block, Block)
+        attention, mlp = block.attention.inner, block.mlp.inner
         leaves = {type(part) for part in block.modules() if not list(part.children())}
-        rope = block.attention.inner.spec.positions
-        turned_by_place = rope is None or rope.changes_after is None
-        return block.across is None and type(block.mlp.inner) is Mlp and leaves <= LEAVES and turned_by_place
-
-    return not isinstance(trunk.positions, DistanceBias) and all(plain(block) for block in trunk.blocks)
+        if block.across is not None or type(mlp) is not Mlp or not isinstance(attention, Attention) or not leaves <= LEAVES:
+            return None
+        if (rope := attention.spec.positions) is not None and rope.changes_after is not None:
+            return None
+        found.append(Parts(block, attention, mlp))
+    return None if isinstance(trunk.positions, DistanceBias) else found
 
 
 class Step:
@@ -81,34 +96,33 @@ class Step:
     A row's numbers are the same, bit for bit, whatever other rows there are, in whatever slots, and on however many threads.
     """
 
-    def __init__(self, library: CDLL, trunk: Trunk, cache: Cache):
+    def __init__(self, library: CDLL, parts: Sequence[Parts], norm_final: nn.Module, cache: Cache):
         self._library = library
         self._kept: list[Tensor] = []  # whatever the structures point to
-        specs = [block.attention.inner.spec for block in trunk.blocks]
+        specs = [attention.spec for _, attention, _ in parts]
         turns = list(dict.fromkeys((spec.positions, spec.head_size) for spec in specs if spec.positions is not None))
-        reaches = list(dict.fromkeys(spec.sees[0] for spec in specs))
-        layers = [self._layer(block) for block in trunk.blocks]
+        reaches = {spec.sees[0]: cache.rings[ring] for spec, ring in zip(specs, cache.ring_of, strict=True)}
+        layers = [self._layer(*one) for one in parts]
         for layer, spec, keys, values in zip(layers, specs, cache.keys, cache.values, strict=True):
-            layer.keys, layer.values, layer.view = self._address(keys), self._address(values), reaches.index(spec.sees[0])
+            layer.keys, layer.values, layer.view = self._address(keys), self._address(values), list(reaches).index(spec.sees[0])
             layer.turn = -1 if spec.positions is None else turns.index((spec.positions, spec.head_size))
         self._trunk = structures.Trunk(
             (structures.Layer * len(layers))(*layers),
             (structures.Turn * len(turns))(*(self._turn(rope, size) for rope, size in turns)),
-            (structures.View * len(reaches))(*(self._view(left, cache) for left in reaches)),
-            len(layers), len(turns), len(reaches), layers[0].q.inputs, self._norm(trunk.norm_final),
+            (structures.View * len(reaches))(*(self._view(left, ring) for left, ring in reaches.items())),
+            len(layers), len(turns), len(reaches), layers[0].q.inputs, self._norm(norm_final),
         )  # fmt: skip
 
     def __call__(self, x: Tensor, positions: Tensor, documents: Tensor, reading: Reading) -> Tensor:
         """The last hidden states of x (batch, 1, width), whose places the reading has taken, at positions with documents (batch, 1)."""
         x, positions, documents = x.contiguous(), positions.contiguous(), documents.contiguous()
-        rows = structures.Rows(*map(address, (reading.rows, reading.places, positions, documents)), len(x))
+        rows = structures.Rows(*map(address, (reading.rows, reading.numbers, positions, documents)), len(x))
         out = torch.empty_like(x)
         call(self._library, "step", x.dtype, byref(self._trunk), byref(rows), x, out)
         return out
 
-    def _layer(self, block: Block) -> structures.Layer:
+    def _layer(self, block: Block, attention: Attention, mlp: Mlp) -> structures.Layer:
         """All of a block but what lies outside of it."""
-        attention, mlp = block.attention.inner, block.mlp.inner
         spec, inner = attention.spec, mlp.spec
         return structures.Layer(
             attention=self._sublayer(block.attention), mlp=self._sublayer(block.mlp),
@@ -141,9 +155,8 @@ class Step:
             case _:
                 return structures.Norm()
 
-    def _view(self, left: int | None, cache: Cache) -> structures.View:
-        kept = self._address(cache.positions), self._address(cache.documents)
-        return structures.View(-1 if left is None else left, cache.capacity, *kept)
+    def _view(self, left: int | None, ring: Ring) -> structures.View:
+        return structures.View(-1 if left is None else left, ring.size, self._address(ring.positions), self._address(ring.documents))
 
     def _turn(self, rope: Rope, head_size: int) -> structures.Turn:
         frequencies, grown = turning(rope, rope.turned(head_size))

@@ -65,6 +65,11 @@ class Trunk(nn.Module):
         """What the first block reads of embedded tokens at these positions, (batch, length, width)."""
         return self.projection(self.dropout(self.norm_embedding(self.positions(x, positions))))
 
+    @property
+    def readers(self) -> list[Attention]:
+        """What looks across at a memory, layer by layer."""
+        return [part for name, part in self.named_modules() if isinstance(part, Attention) and ".across." in name]
+
     def forward(
         self, x: Tensor, layout: Layout, reading: Reading | None = None, across: Layout | None = None, memory: Memory | None = None
     ) -> Tensor:
@@ -74,6 +79,7 @@ class Trunk(nn.Module):
         """
         x = self.enter(x, layout.queries)
         for i, (block, spec) in enumerate(zip(self.blocks, self._specs, strict=True)):
-            own = (layout.view(spec.attention, self.positions), reading.layer(i) if reading is not None else None)
+            seen, kept = (layout, None) if reading is None else (reading.layout(i), reading.layer(i))
+            own = (seen.view(spec.attention, self.positions), kept)
             x = block(x, own, (across.view(spec.across), None, memory) if across is not None and spec.across is not None else ())
         return self.norm_final(x)

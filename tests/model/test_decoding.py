@@ -141,7 +141,7 @@ def test_what_is_not_finite_stays_so():
     model = perturbed(gpt2(32, 1, 2, **SIZES), 0)
     with torch.inference_mode(), kernels.used():
         for bad in (torch.nan, torch.inf):
-            model.decoder.blocks[0].mlp.inner.down.bias[3] = bad
+            model.get_parameter("decoder.blocks.0.mlp.inner.down.bias")[3] = bad
             assert not model(torch.tensor([[3]]), cache=model.cache(1, 8)).isfinite().any()
 
 
