@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ from fledge.arch import parameter_count
 from fledge.formats.graphs import Fields, Graph, graph_of
 from fledge.formats.llamacpp import Checked, check, installed
 from fledge.formats.vocabulary import vocabulary
-from fledge.model import Transformer, shell
-from fledge.text.templates import chat_format
+from fledge.model import Transformer
+from fledge.text.chat import ChatFormat
+from fledge.text.templates import Template, chat_format
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights.files import room_for
 from fledge.weights.folder import chat_template, stops
@@ -106,7 +108,9 @@ class Gguf:
         """The settings of generation_config.json; without `do_sample` the best word is taken."""
         told = self.facts.get("generation") or {}
         given = told if told.get("do_sample") else {**told, "temperature": 0.0}
-        return {ours: given[name] * 1.0 if name != "top_k" else given[name] for name, ours in SAMPLING.items() if given.get(name) is not None}
+        return {
+            ours: given[name] * 1.0 if name != "top_k" else given[name] for name, ours in SAMPLING.items() if given.get(name) is not None
+        }
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each tensor by its name there, in fp32 where it came so, one at a time."""
@@ -124,12 +128,9 @@ class Gguf:
         writer = gguf.GGUFWriter(None, self.graph.name)
         for name, value in fields.items():
             _add(writer, name, value)
-        table = self.graph.table(self.network.arch)
-        shapes = {name: tensor.shape for name, tensor in write(table, shell(self.network.arch).state_dict())}
-        shapes = {name: tensor.shape for name, tensor in self.graph.constants(self.network.arch).items()} | shapes
         total = 0
-        for name, shape in shapes.items():
-            one = self._format(name, shape)
+        for name, tensor in self.tensors():  # made twice rather than on meta, which imports the half of torch
+            shape, one = tensor.shape, self._format(name, tensor.shape)
             total += (size := round(shape.numel() * one.bytes))
             kind = gguf.GGMLQuantizationType[one.kind]
             stored = gguf.quant_shape_to_byte_shape(shape, kind) if one.kind == "Q8_0" else tuple(shape)
@@ -144,14 +145,23 @@ class Gguf:
                     writer.write_tensor_data(self._stored(name, tensor))
                 writer.close()
             _sync(new)
-            form = None if self.chat is None else chat_format(self.chat, self.tokenizer)
-            checked = check(new, self.network, self.tokenizer, form, self.quantize) if installed() else None
+            checked = check(new, self.network, self.tokenizer, self._form(), self.quantize) if installed() else None
             os.replace(new, path)
             _sync(path.parent)
             return checked
         finally:
             writer.close()
             new.unlink(missing_ok=True)
+
+    def _form(self) -> ChatFormat | Template | None:
+        """The format that it converses in, where it can be used here too."""
+        if self.chat is None:
+            return None
+        form = chat_format(self.chat, self.tokenizer)
+        with suppress(ValueError):
+            form.usable_with(self.tokenizer)
+            return form
+        return None
 
     def _format(self, name: str, shape: torch.Size) -> Format:
         if len(shape) == 1 or name.endswith(WHOLE):
@@ -168,7 +178,9 @@ class Gguf:
             case "F16":
                 half = tensor.half()
                 if not half.isfinite().all():
-                    raise ValueError(f"tensor {name} has numbers up to {tensor.abs().max():.4g}, but f16 ends at 65,504: use --quantize bf16")
+                    raise ValueError(
+                        f"tensor {name} has numbers up to {tensor.abs().max():.4g}, but f16 ends at 65,504: use --quantize bf16"
+                    )
                 return half.numpy()
             case _:
                 import gguf

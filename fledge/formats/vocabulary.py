@@ -12,10 +12,7 @@ from fledge.text.tokenizer import Tokenizer
 PATTERNS = {LLAMA3: "llama-bpe", GPT2: "gpt-2"}
 TAKES_WORDS_WHOLE = ("llama-bpe",)  # a word that is a token is taken as it is, whatever the merges make of it (src/llama-vocab.cpp)
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # gguf.TokenType
-PLAIN: dict[str, Any] = {  # what llama.cpp's BPE does, whatever else that of `tokenizers` can
-    "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
-    "byte_fallback": False,
-}  # fmt: skip
+UNLIKE = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # what BPE of `tokenizers` can do, and llama.cpp does not
 STOPS = ("eos", "eot", "eom")  # the tokens that end what is written, by the names that GGUF has for three of them
 
 
@@ -35,8 +32,8 @@ def vocabulary(tokenizer: Tokenizer, size: int, stops: Sequence[int]) -> Fields:
     end = tokenizer.end_of_text
     if len(opening) > 1 or closing not in ([], [end]):
         raise ValueError(f"this tokenizer puts {opening} before a text and {closing} after it, but llama.cpp one token and its end of text")
-    named = tokenizer.named(("bos_token", "unk_token")) | {"pad_token": tokenizer.backend.id_to_token(tokenizer.pad)}
-    first = opening[0] if opening else tokenizer.special(named.get("bos_token", ""))
+    beginning = tokenizer.named(("bos_token",)).get("bos_token", "")
+    first = opening[0] if opening else tokenizer.controls.get(beginning, end)
     found: Fields = {
         "model": "gpt2",
         "pre": pre,
@@ -44,7 +41,7 @@ def vocabulary(tokenizer: Tokenizer, size: int, stops: Sequence[int]) -> Fields:
         "token_type": [kinds.get(number, NORMAL) if number in names else UNUSED for number in range(size)],
         # A file without any is refused: one of tokens that no text holds never applies.
         "merges": merges or [f"{names[end]} {names[end]}"],
-        "bos_token_id": end if first is None else first,
+        "bos_token_id": first,
         "padding_token_id": tokenizer.pad,
         "add_bos_token": bool(opening),
         "add_eos_token": bool(closing),
@@ -57,9 +54,10 @@ def _pattern_name(spec: dict[str, Any]) -> str:
     """llama.cpp's name for how this tokenizer.json splits a text."""
     otherwise = "train one with `fledge prepare` or `fledge pretrain`, whose own kind (bpe) it reads alike, or serve the folder as it is"
     model, pattern = spec["model"], pattern_of(spec["pre_tokenizer"])
-    if model["type"] != "BPE" or not BYTES.keys() >= set("".join(model["vocab"].keys() - {token["content"] for token in spec["added_tokens"]})):
-        raise ValueError(f"this tokenizer is {model['type']} over characters, but fledge writes GGUF for BPE over bytes: {otherwise}")
-    unlike = {name: model.get(name) for name, usual in PLAIN.items() if model.get(name) not in (usual, usual or None, "")}
+    pieces = model["vocab"].keys() - {token["content"] for token in spec["added_tokens"]} if model["type"] == "BPE" else ()
+    if not BYTES.keys() <= set(pieces) or not BYTES.keys() >= set("".join(pieces)):
+        raise ValueError(f"this tokenizer is no BPE over bytes ({model['type']}), and fledge writes GGUF for those alone: {otherwise}")
+    unlike = {name: model[name] for name in UNLIKE if model.get(name)}
     unlike |= {} if spec["normalizer"] is None else {"normalizer": spec["normalizer"]["type"]}
     unlike |= {
         token["content"]: "a token that takes the blanks around it, or whole words only"
@@ -77,13 +75,13 @@ def _pattern_name(spec: dict[str, Any]) -> str:
 
 def _check_whole_words(tokenizer: Tokenizer, model: dict[str, Any], pre: str) -> None:
     """`ValueError` where a word that is a token is taken whole on one side only."""
-    if model.get("ignore_merges", False) == (pre in TAKES_WORDS_WHOLE):
+    whole = model.get("ignore_merges", False)
+    if whole == (pre in TAKES_WORDS_WHOLE):
         return
+    if whole:
+        raise ValueError(f"this tokenizer takes a word that is a token whole, but llama.cpp does not where text is split as {pre} does")
     pieces = [(number, tokenizer.decode([number])) for name, number in model["vocab"].items() if name not in tokenizer.controls]
+    split = tokenizer.backend.pre_tokenizer.pre_tokenize_str
     for (number, text), tokens in zip(pieces, tokenizer.encode_batch([text for _, text in pieces]), strict=True):
-        if tokens != [number] and "\ufffd" not in text and len(_words(tokenizer, text)) == 1:
-            raise ValueError(f"this tokenizer cuts {text!r} into {len(tokens)} tokens, but llama.cpp makes it the one token {number} that it is")
-
-
-def _words(tokenizer: Tokenizer, text: str) -> list[Any]:
-    return tokenizer.backend.pre_tokenizer.pre_tokenize_str(text)
+        if tokens != [number] and "\ufffd" not in text and len(split(text)) == 1:
+            raise ValueError(f"this tokenizer reads {text!r} as the tokens {tokens}, but llama.cpp as the token {number} that it is")

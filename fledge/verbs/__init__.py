@@ -16,6 +16,6 @@ from fledge.verbs.scoring import evaluate
 from fledge.verbs.writing import chat, generate, stream
 
 __all__ = [
-    "Model", "chat", "demo", "embed", "evaluate", "explain", "export", "finetune", "generate", "import_model", "load", "plan", "predict", "prepare",
-    "pretrain", "show", "stream",
+    "Model", "chat", "demo", "embed", "evaluate", "explain", "export", "finetune", "generate", "import_model", "load", "plan", "predict",
+    "prepare", "pretrain", "show", "stream",
 ]  # fmt: skip

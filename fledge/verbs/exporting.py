@@ -83,12 +83,12 @@ def about_of(folder: Path) -> dict[str, Any]:
     told = (metadata_load(path) or {}) if text.startswith("---") else {}
     title = re.search(r"^# +(.+)$", text, re.MULTILINE)
     first = re.search(r"^# .+\n+([^#\s].*)$", text, re.MULTILINE)
-    licence, languages, tags = (told.get(name) for name in ("license", "language", "tags"))
+    languages, tags = ([value] if isinstance(value := told.get(name), str) else value for name in ("language", "tags"))
     found = {
         "name": title[1].strip() if title else folder.resolve().name,
         "description": first[1].strip() if first else None,
-        "license": licence,
-        "languages": [languages] if isinstance(languages, str) else languages,
+        "license": told.get("license"),
+        "languages": languages,
         "tags": tags,
     }
     return {name: value for name, value in found.items() if value}
