@@ -1,12 +1,13 @@
 """llama.cpp writing from a GGUF file, as its server does by default: for each line that it reads it prints how long both took."""
 
+import importlib
 import json
 import os
 import sys
 import urllib.request
+from typing import Any
 
-import xllamacpp
-
+xllamacpp: Any = importlib.import_module("xllamacpp")  # compiled: it has no types
 task = json.loads(sys.argv[1])
 given = xllamacpp.CommonParams()
 given.model.path = task["model"]

@@ -18,8 +18,16 @@ def fledge_writes():
     model = fledge.load(task["model"], dtype=task["dtype"])
     engine = Engine(model.network, model.tokenizer, 1, task["read"] + task["new"])
 
-    def write(tokens: list[int], new: int) -> int:
-        return len(engine.run([Request(tokens, new, Sampling(temperature=0.0), stop_tokens=())])[0].tokens)
+    def write(tokens: list[int]) -> tuple[float, float]:
+        began = time.perf_counter()
+        row = engine.submit(Request(tokens, task["new"], Sampling(temperature=0.0), stop_tokens=()))
+        while not row.tokens:
+            engine.step()
+        first = time.perf_counter()
+        while row.reason is None:
+            engine.step()
+        assert len(row.tokens) == task["new"]
+        return first - began, time.perf_counter() - first
 
     return write
 
@@ -31,11 +39,15 @@ def transformers_write():
     logging.set_verbosity_error()
     model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=dtype).eval()
 
-    def write(tokens: list[int], new: int) -> int:
-        made = model.generate(
-            torch.tensor([tokens]), attention_mask=torch.ones(1, len(tokens)), do_sample=False, max_new_tokens=new, min_new_tokens=new
-        )
-        return made.shape[1] - len(tokens)
+    def took(tokens: list[int], new: int) -> float:
+        given, began = torch.tensor([tokens]), time.perf_counter()
+        made = model.generate(given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=new, min_new_tokens=new)
+        assert made.shape[1] == len(tokens) + new
+        return time.perf_counter() - began
+
+    def write(tokens: list[int]) -> tuple[float, float]:
+        first = took(tokens, 1)
+        return first, took(tokens, task["new"]) - first
 
     return write
 
@@ -43,9 +55,5 @@ def transformers_write():
 write = fledge_writes() if task["by"] == "fledge" else transformers_write()
 print("ready", flush=True)
 for line in sys.stdin:
-    tokens, took = json.loads(line), []
-    for new in (1, task["new"]):
-        began = time.perf_counter()
-        assert write(tokens, new) == new
-        took.append(time.perf_counter() - began)
-    print(json.dumps({"read": took[0] / len(tokens), "write": (took[1] - took[0]) / (task["new"] - 1)}), flush=True)
+    first, rest = write(json.loads(line))
+    print(json.dumps({"read": first / task["read"], "write": rest / (task["new"] - 1)}), flush=True)

@@ -3,7 +3,7 @@
 // The compiler has no leave to reorder or to contract sums here. Each sum is taken in the order that stands below, which neither the
 // other rows nor the number of threads decide: so a row's numbers are the same, bit for bit, whatever is computed beside it.
 //
-// What is computed stands in the modules of the trunk; decoding.py fills in the structures, and compares the two. Weights and cache are
+// What is computed stands in the modules of the trunk; decoding.py fills in the structures, checks.py compares the two. Weights and cache are
 // of one type T, float or half; what passes between two products is float, and rounded to T where a product reads it.
 
 #include <initializer_list>
