@@ -3,7 +3,7 @@
 from fledge.generation.beam import beam_search, diverse_beams
 from fledge.generation.contracts import Contract
 from fledge.generation.contrastive import contrastive_search
-from fledge.generation.engine import Completion, Engine, Request
+from fledge.generation.engine import Completion, Engine, Request, Row
 from fledge.generation.filling import Filling, Gapped, fill, marks_of
 from fledge.generation.sampling import Sampling
 from fledge.generation.speculative import DraftModel, Lookup, speculate
@@ -17,6 +17,7 @@ __all__ = [
     "Gapped",
     "Lookup",
     "Request",
+    "Row",
     "Sampling",
     "beam_search",
     "contrastive_search",
