@@ -329,7 +329,7 @@ class InstructJob:
             finetuning_optimizer(self.parent.optimizer),
             Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(patience=3), machine,
         )  # fmt: skip
-        return applied(adapting(self.aimed(run), self.lora, self.parent), settings)
+        return applied(adapting(self.aimed(run), self.lora, self.parent, self.form, turns), settings)
 
     @property
     def origin(self) -> Parent | None:

@@ -250,7 +250,7 @@ class PreferJob:
             finetuning_optimizer(self.parent.optimizer), Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch),
             Save(evaluate=max(1, per_epoch // 3), patience=3), machine, goal=self.goal,
         )  # fmt: skip
-        run = adapting(run, self.lora, self.parent)
+        run = adapting(run, self.lora, self.parent, self.form)
         return applied(replace(run, optimizer=gentle(run.optimizer, run.adapter is not None)), settings)
 
     def batches(self, pairs: Sequence[Preferred], run: Run) -> Comparisons:

@@ -252,5 +252,5 @@ class RewardJob:
             finetuning_optimizer(self.parent.optimizer), Constant(), Plan(self.epochs * per_epoch),
             Save(evaluate=max(1, self.epochs * per_epoch // 10)), machine, goal=self.goal,
         )  # fmt: skip
-        run = adapting(run, self.lora, self.parent)
+        run = adapting(run, self.lora, self.parent, self.form)
         return applied(replace(run, optimizer=gentle(run.optimizer, run.adapter is not None)), settings)
