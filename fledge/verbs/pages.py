@@ -247,6 +247,16 @@ def calibrated_parts(page: Page, done: Classified) -> None:
     page.paragraph(
         "The weights that are saved are those at the temperature: whoever opens the model reads probabilities as calibrated here."
     )
+    page.table(
+        "How often a label is there, and how probable it is found on average",
+        ["label", "share of rows", "mean probability"],
+        [(label, share, probability) for label, (share, probability) in zip(done.labels, found.shares, strict=True)],
+    )
+    if done.balance == "labels":
+        page.paragraph(
+            "While learning, all labels weighed the same (--balance labels), which serves macro-F1. So rare labels are found more probable "
+            "than they are, which no temperature takes back. Where probabilities have to be those of data like these, use --balance rows."
+        )
 
 
 def priced_parts(page: Page, done: Classified) -> None:
