@@ -16,7 +16,7 @@ from fledge.text.chat import FORMATS, ChatFormat, Message, Turns, check_order
 from fledge.text.messages import RESPONSE, is_response, marked
 from fledge.text.tokenizer import Tokenizer
 
-OWN, ELSE = "the model's own chat template", "choose another format with finetune instruct --format"
+OWN, ELSE = "the model's own chat template", "choose another with --format of fledge finetune"
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")  # control tokens that templates know by these names
 
 
