@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fledge.adapt.low import Change, attach, changes_of, maps_of, merge, table_of, tail, twin
+from fledge.adapt.low import Change, attach, changes_of, maps_of, merge, table_of, tables_of, tail, twin
 from fledge.adapt.settings import Lora, matches
 from fledge.arch import Arch, Classes, Words
 from fledge.model import Transformer, shell, with_new_head
@@ -29,7 +29,7 @@ ADAPTER, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of all names in PEFT's files
 PLAIN: dict[str, Any] = {  # what is computed here, whatever else PEFT can
     "peft_type": "LORA", "bias": "none", "lora_bias": False, "use_rslora": False, "use_qalora": False, "layer_replication": None,
-    "trainable_token_indices": None, "target_parameters": None, "alora_invocation_tokens": None, "use_bdlora": None,
+    "target_parameters": None, "alora_invocation_tokens": None, "use_bdlora": None,
     "arrow_config": None, "kasa_config": None, "monteclora_config": None,
 }  # fmt: skip
 
@@ -175,8 +175,9 @@ def put_on_base(
     if arch.head != network.arch.head:
         network = with_new_head(network, arch.head).to(weight.device, weight.dtype)
     changes = [change for known in maps_of(network, names) if (change := stored_change(known, given.config, held)) is not None]
-    attach(network, changes)
-    rules = adapter_rules(network, changes, names)
+    tokens = stored_tokens(network, given.config.get("trainable_token_indices"), names)
+    attach(network, changes, tokens=tokens)
+    rules = adapter_rules(network, changes, names, tokens)
     parts = dict(network.named_parameters())
     wanted = {name: tuple(tensor.shape) for name, tensor in write(rules, {name: parts[name] for row in rules for name in row.ours})}
     try:
@@ -208,9 +209,45 @@ def stored_change(known: Any, config: Mapping[str, Any], held: Mapping[str, Tens
     return Change(known, len(a), float(alpha), dora=bool(config.get("use_dora")))
 
 
-def adapter_rules(model: Transformer, changes: Sequence[Change], names: str | None) -> list[Rule]:
+def stored_tokens(model: Transformer, config: Sequence[int] | Mapping[str, Sequence[int]] | None, names: str | None) -> tuple[int, ...]:
+    """The tokens whose vectors an adapter brings. Raises `ValueError` where it brings others for one table than for another."""
+    if not config:
+        return ()
+    wanted = tables_called(model, names)
+    given = {last(name): tuple(ids) for name, ids in config.items()} if isinstance(config, Mapping) else {wanted[0]: tuple(config)}
+    if not {*wanted} <= given.keys() or len({*given.values()}) > 1:
+        raise ValueError(
+            f"trainable_token_indices is {config!r}, but fledge opens adapters with the same tokens for {' and '.join(wanted)} only"
+        )
+    return given[wanted[0]]
+
+
+def last(name: str) -> str:
+    """The last part of a dotted name."""
+    return name.rpartition(".")[2]
+
+
+def tables_called(model: Transformer, names: str | None) -> list[str]:
+    """The last parts of the published names of the tables of a vector for each token."""
+    return [last(theirs) for theirs in table_names(model, names).values()]
+
+
+def table_names(model: Transformer, names: str | None) -> dict[str, str]:
+    """The tables of a vector for each token, by our names, under their published ones."""
+    ours = [f"{name}.weight" for name, part in model.named_modules() if any(part is table for table in tables_of(model))]
+    return {
+        row.ours[0].removesuffix(".weight"): row.theirs[0].removesuffix(".weight")
+        for row in table_of(model, names)
+        if row.ours[0] in ours
+    }  # fmt: skip
+
+
+def adapter_rules(model: Transformer, changes: Sequence[Change], names: str | None, tokens: Sequence[int] = ()) -> list[Rule]:
     """Which tensor of PEFT's is whose of a model with these changes attached; a classifier's head is theirs as its family has it."""
     rules = []
+    if tokens:
+        told = table_names(model, names).items()
+        rules += [rule(f"{PREFIX}{theirs}.token_adapter.trainable_tokens_delta", f"{ours}.rows.values") for ours, theirs in told]
     for change in changes:
         theirs, ours = PREFIX + change.map.name, f"{change.map.ours[0]}.low"
         rules += [rule(f"{theirs}.lora_A.weight", f"{ours}.a"), rule(f"{theirs}.lora_B.weight", f"{ours}.b")]
@@ -235,7 +272,7 @@ def save_adapter(
     """
     folder, bare, names = Path(folder), shell(arch), facts.get("names")
     changes = changes_of(maps_of(bare, names), lora)
-    rules = adapter_rules(bare, changes, names)
+    rules = adapter_rules(bare, changes, names, lora.tokens)
     written = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in write(rules, tensors)}
     size = sum(tensor.nbytes for tensor in written.values())
     with replacing(folder, *MANNERS) as stage, room_for("the adapter", size, folder):
@@ -264,6 +301,7 @@ def peft_config(model: Transformer, changes: Sequence[Change], lora: Lora, base:
         "lora_dropout": lora.dropout, "target_modules": tails if exact else chosen, "rank_pattern": dict(lora.ranks), "alpha_pattern": {},
         "fan_in_fan_out": any(change.map.transposed for change in changes), "use_dora": lora.dora, "modules_to_save": saved, "bias": "none",
         "use_rslora": False, "init_lora_weights": True, "inference_mode": True, "revision": None,
+        "trainable_token_indices": {name: list(lora.tokens) for name in tables_called(model, names)} if lora.tokens else None,
     }  # fmt: skip
 
 

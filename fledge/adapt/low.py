@@ -17,6 +17,8 @@ from fledge.adapt.settings import Frozen, Lora, matches
 from fledge.arch import Classes
 from fledge.arch.record import did_you_mean
 from fledge.model import Transformer
+from fledge.model.embedding import Embedding, Rows
+from fledge.model.head import Untied
 from fledge.weights.families import FAMILIES, family_name
 from fledge.weights.rules import Rule, Split, Transpose
 
@@ -167,10 +169,12 @@ def tail(name: str) -> str:
     return ".".join(parts[numbers[-1] + 1 :] if numbers else parts)
 
 
-def attach(model: Transformer, changes: Iterable[Change], seed: int = 0) -> Transformer:
-    """Freeze all of a model but a classifier's head, and put low-rank changes beside its maps, which change nothing yet.
+def attach(model: Transformer, changes: Iterable[Change], seed: int = 0, tokens: Sequence[int] = ()) -> Transformer:
+    """Freeze all of a model but a classifier's head, and put low-rank changes beside its maps, which change nothing yet, and rows of
+    their own for some tokens, in the embedding and in a head that does not read it.
 
-    A starts at U(-1/√inputs, 1/√inputs), as in Microsoft's and PEFT's code, B at 0, magnitudes at the norms of the rows.
+    A starts at U(-1/√inputs, 1/√inputs), as in Microsoft's and PEFT's code, B at 0, magnitudes at the norms of the rows. Raises
+    `ValueError` for a token that the model does not have.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -185,7 +189,17 @@ def attach(model: Transformer, changes: Iterable[Change], seed: int = 0) -> Tran
         for name, linear, outputs in zip(change.map.ours, inner, change.map.outputs, strict=True):
             model.set_submodule(name, Adapted(linear, low, slice(start, start + outputs), owns=start == 0))
             start += outputs
+    if tokens:
+        if max(tokens) >= model.arch.vocabulary:
+            raise ValueError(f"adapter.tokens has {max(tokens)}, but this model has tokens 0 to {model.arch.vocabulary - 1}")
+        for table in tables_of(model):
+            table.rows = Rows(tokens, table.weight)
     return model
+
+
+def tables_of(model: Transformer) -> list[Embedding | Untied]:
+    """The tables of a vector for each token: the embedding, and a head's that does not read it."""
+    return [model.embedding, *([model.head] if isinstance(model.head, Untied) else [])]
 
 
 def hold_as(model: nn.Module, kind: Frozen) -> None:
@@ -197,7 +211,7 @@ def hold_as(model: nn.Module, kind: Frozen) -> None:
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether low-rank changes are attached to it."""
-    return any(isinstance(part, Adapted) for part in model.modules())
+    return any(isinstance(part, Adapted | Rows) for part in model.modules())
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -214,6 +228,9 @@ def merge(model: Transformer) -> Transformer:
                 linear = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
                 linear.weight, linear.bias = nn.Parameter(weight), bias
                 model.set_submodule(name, linear)
+        for table in tables_of(model):
+            if table.rows is not None:
+                table.weight, table.rows = nn.Parameter(table.rows.in_table(table.weight)), None
     return model.requires_grad_(True)
 
 

@@ -13,7 +13,9 @@ class Lora:
 
     `targets` are patterns of those maps' published names, such as `q_proj` or `mlp\\..*`; without any it is all maps of the blocks. `ranks`
     are ranks of their own for the maps of a pattern. `dropout` is of what A reads. With `dora` a magnitude of each output is learned
-    besides (Liu et al., 2024, arXiv:2402.09353). `frozen` is how the maps beside which it stands are held while training.
+    besides (Liu et al., 2024, arXiv:2402.09353). `frozen` is how the maps beside which it stands are held while training. `tokens` are
+    the ids of those whose vectors are learned whole, in the embedding and in the head: no low-rank change of the blocks makes up for
+    vectors that stay as they were, least of all those of a chat format's tokens, which pretraining never trained.
     """
 
     rank: int = 8
@@ -23,6 +25,7 @@ class Lora:
     dropout: float = 0.0
     dora: bool = False
     frozen: Frozen = "whole"
+    tokens: tuple[int, ...] = ()
 
     def __post_init__(self):
         for pattern, rank in (("rank", self.rank), *self.ranks):
@@ -30,6 +33,8 @@ class Lora:
                 raise ValueError(f"{pattern} is {rank}, but a rank is at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but a share below 1 is needed")
+        if len(set(self.tokens)) < len(self.tokens) or min(self.tokens, default=0) < 0:
+            raise ValueError(f"tokens are {self.tokens}, but ids from 0 on are needed, each once")
         for pattern in (*self.targets, *(pattern for pattern, _ in self.ranks)):
             try:
                 re.compile(pattern)

@@ -1,8 +1,8 @@
 """Conversations to learn from, in the layouts that such files have; checked before they are trained on."""
 
 import json
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -253,12 +253,19 @@ def tokenized(
     form.usable_with(tokenizer)
     found = []
     for conversation in conversations:
-        try:
+        with of_row(conversation.row):
             whole = is_whole(conversation)
             found.append(form.encode(tokenizer, list(conversation.messages), everything=everything) if whole else Turns([], []))
-        except ValueError as complaint:
-            raise ValueError(f"row {conversation.row}: {complaint}") from None
     return found
+
+
+@contextmanager
+def of_row(number: int) -> Iterator[None]:
+    """Inside, a `ValueError` names the row that it is about."""
+    try:
+        yield
+    except ValueError as complaint:
+        raise ValueError(f"row {number}: {complaint}") from None
 
 
 def lint(conversations: Sequence[Conversation], turns: Sequence[Turns], context: int, ends: Collection[int], longest: int) -> Lint:

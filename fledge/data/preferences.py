@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fledge.data.files import mended
-from fledge.data.instructions import LAYOUTS, Asked, Conversation, is_whole, row_named, split
+from fledge.data.instructions import LAYOUTS, Asked, Conversation, is_whole, of_row, row_named, split
 from fledge.data.tables import Row, counted, table
 from fledge.text.chat import ChatFormat, Message, Turns, check_order
 from fledge.text.messages import as_turns
@@ -148,10 +148,8 @@ def answers(pair: Preferred, form: ChatFormat | Template, tokenizer: Tokenizer) 
 
     Raises `ValueError` naming the row that the format cannot write.
     """
-    try:
+    with of_row(pair.row):
         return answered(pair.chosen, form, tokenizer), answered(pair.rejected, form, tokenizer)
-    except ValueError as complaint:
-        raise ValueError(f"row {pair.row}: {complaint}") from None
 
 
 def answered(conversation: Conversation, form: ChatFormat | Template, tokenizer: Tokenizer) -> Turns:

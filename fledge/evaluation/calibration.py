@@ -7,6 +7,7 @@ import numpy as np
 
 from fledge.arch import Choice
 from fledge.evaluation.classifier import probabilities_of
+from fledge.evaluation.statistics import Interval, of_sums
 
 BINS = 15  # of equal width, as Guo et al., 2017, arXiv:1706.04599, section 2
 COLDEST, HOTTEST = 1 / 16, 16.0
@@ -31,16 +32,15 @@ def said(probabilities: np.ndarray, truth: np.ndarray, choice: Choice) -> tuple[
 
 def reliability(probability: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
     """Predictions in bins of equal width, the empty ones left out: `probability` and whether it came true, both (predictions,)."""
-    place = np.clip(np.ceil(probability * bins).astype(int) - 1, 0, bins - 1)
+    place = _places(probability, bins)
     counts = np.bincount(place, minlength=bins)
     sums, rights = np.bincount(place, probability, bins), np.bincount(place, right, bins)
     return tuple(Bin(int(n), float(s / n), float(r / n)) for n, s, r in zip(counts, sums, rights, strict=True) if n)
 
 
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """The expected calibration error: by how much the share that was right differs from the probability, on average."""
-    rows = sum(one.rows for one in bins)
-    return sum(one.rows * abs(one.share - one.probability) for one in bins) / rows
+def _places(probability: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each probability, which holds its upper bound."""
+    return np.clip(np.ceil(probability * bins).astype(int) - 1, 0, bins - 1)
 
 
 def mean_loss(scores: np.ndarray, truth: np.ndarray, choice: Choice) -> float:
@@ -70,19 +70,39 @@ def temperature(scores: np.ndarray, truth: np.ndarray, choice: Choice) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Reliability of test rows before and after their scores were divided by the `temperature` that validation rows chose."""
+    """Reliability of test rows before and after their scores were divided by the `temperature` that validation rows chose.
+
+    `shares` are of each label the share of rows that have it, and the mean probability that it was given after.
+    """
 
     temperature: float
     before: tuple[Bin, ...]
     after: tuple[Bin, ...]
-    error_before: float
-    error_after: float
+    error_before: Interval
+    error_after: Interval
+    shares: tuple[tuple[float, float], ...]
 
 
 def calibrated(scores: np.ndarray, truth: np.ndarray, choice: Choice, heat: float) -> Calibration:
     """How well scores (rows, labels) are calibrated as they are and at a temperature."""
-    before, after = (reliability(*said(probabilities_of(scores / t, choice), truth, choice)) for t in (1.0, heat))
-    return Calibration(heat, before, after, calibration_error(before), calibration_error(after))
+    chances = [probabilities_of(scores / t, choice) for t in (1.0, heat)]
+    before, after = (reliability(*said(one, truth, choice)) for one in chances)
+    error_before, error_after = (error_interval(*said(one, truth, choice), len(truth)) for one in chances)
+    has = truth if choice == "several" else truth[:, None] == np.arange(scores.shape[1])
+    shares = zip(has.mean(0).tolist(), chances[1].mean(0).tolist(), strict=True)
+    return Calibration(heat, before, after, error_before, error_after, tuple(shares))
+
+
+def error_interval(probability: np.ndarray, right: np.ndarray, rows: int, bins: int = BINS) -> Interval:
+    """The expected calibration error: by how much, bin by bin, the share that was right differs from the probability, on average.
+
+    Resampled is by row, of which each of `rows` has as many predictions as the others.
+    """
+    each = len(right) // rows
+    counts = np.zeros((rows, bins + 1))
+    np.add.at(counts, (np.arange(len(right)) // each, _places(probability, bins)), right - probability)
+    counts[:, bins] = each
+    return of_sums(counts, lambda sums: np.abs(sums[:, :bins]).sum(1) / sums[:, bins])
 
 
 @dataclass(frozen=True)

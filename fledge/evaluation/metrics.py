@@ -1,6 +1,6 @@
 """How a classifier did: accuracy, precision, recall and F1, areas under curves, with intervals; one label, several, or an order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,7 +8,9 @@ import numpy as np
 
 from fledge.arch import Choice
 from fledge.arch.record import to_json
-from fledge.evaluation.statistics import Interval, Measure, classification, of_sums, paired_difference
+from fledge.evaluation.statistics import Interval, Measure, classification, of_sums, of_weights, paired_difference
+
+AREAS = 500  # resamples of areas under curves, each of which goes through all rows of each label
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -87,13 +89,7 @@ def auroc(has: np.ndarray, scores: np.ndarray) -> float | None:
 
     None where all rows have it, or none.
     """
-    has, scores = np.asarray(has, bool), np.asarray(scores)
-    positive = int(has.sum())
-    if not 0 < positive < len(has):
-        return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[has].sum() - positive * (positive + 1) / 2) / (positive * (len(has) - positive)))
+    return _number(Areas.of(has, scores).auroc(np.ones((1, len(has)))))
 
 
 def average_precision(has: np.ndarray, scores: np.ndarray) -> float | None:
@@ -101,13 +97,50 @@ def average_precision(has: np.ndarray, scores: np.ndarray) -> float | None:
 
     None where no row has it.
     """
-    has, scores = np.asarray(has, bool), np.asarray(scores)
-    if not has.any():
-        return None
-    _, inverse = np.unique(-scores, return_inverse=True)
-    found = np.bincount(inverse, has)
-    precision = np.cumsum(found) / np.cumsum(np.bincount(inverse))
-    return float((precision * found).sum() / has.sum())
+    return _number(Areas.of(has, scores).average_precision(np.ones((1, len(has)))))
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Rows by their score, from the lowest up: whether each has a label, and where scores change, so that ties come together.
+
+    Both areas are of rows drawn so often, weights (resamples, rows), and no number where they have only rows of one kind.
+    """
+
+    order: np.ndarray
+    has: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, has: np.ndarray, scores: np.ndarray) -> "Areas":
+        order = np.argsort(np.asarray(scores), kind="stable")
+        sorted_scores = np.asarray(scores)[order]
+        starts = np.flatnonzero(np.concatenate([[True], sorted_scores[1:] != sorted_scores[:-1]]))
+        return cls(order, np.asarray(has, bool)[order], starts)
+
+    def _tied(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How often rows of each score have the label, and how often not, (resamples, scores)."""
+        ordered = np.asarray(weights, np.float64)[:, self.order]
+        return np.add.reduceat(ordered * self.has, self.starts, 1), np.add.reduceat(ordered * ~self.has, self.starts, 1)
+
+    def auroc(self, weights: np.ndarray) -> np.ndarray:
+        positive, negative = self._tied(weights)
+        wins = (positive * (negative.cumsum(1) - negative / 2)).sum(1)
+        return _known(wins, positive.sum(1) * negative.sum(1))
+
+    def average_precision(self, weights: np.ndarray) -> np.ndarray:
+        positive, negative = (part[:, ::-1] for part in self._tied(weights))
+        found = positive.cumsum(1)
+        return _known((positive * _share(found, found + negative.cumsum(1))).sum(1), positive.sum(1))
+
+
+def _known(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """A quotient, and no number where it is by zero."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def _number(found: np.ndarray) -> float | None:
+    return None if np.isnan(found[0]) else float(found[0])
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -141,8 +174,8 @@ class ClassifierScore:
     micro_f1: Interval
     classes: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]
-    auroc: float | None = None
-    average_precision: float | None = None
+    auroc: Interval | None = None
+    average_precision: Interval | None = None
     distance: Interval | None = None
     kappa: Interval | None = None
 
@@ -191,17 +224,28 @@ def classifier_score(
     )
     return ClassifierScore(
         len(truth), right, macro, micro, classes, tuple(tuple(row) for row in matrix.tolist()),
-        _mean([one.auroc for one in classes]), _mean([one.average_precision for one in classes]), *ordinal,
+        *(mean_areas(has, probabilities, measure, seed) for measure in (Areas.auroc, Areas.average_precision)), *ordinal,
     )  # fmt: skip
+
+
+def mean_areas(
+    has: np.ndarray, probabilities: np.ndarray | None, measure: Callable[[Areas, np.ndarray], np.ndarray], seed: int = 0
+) -> Interval | None:
+    """The mean of an area over the labels that have one, of `has` and `probabilities` (rows, labels); a resample has its own labels."""
+    if probabilities is None:
+        return None
+    labels = [Areas.of(one, given) for one, given in zip(has.T, probabilities.T, strict=True)]
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        areas = np.stack([measure(label, weights) for label in labels])
+        return _known(np.nansum(areas, 0), (~np.isnan(areas)).sum(0))
+
+    value = _number(mean(np.ones((1, len(has)))))
+    return None if value is None else of_weights(mean, len(has), value, AREAS, seed)
 
 
 def _several(rows: int) -> dict[str, Measure]:
     return {"accuracy": partial(several_accuracy, rows=rows), "macro-F1": several_macro_f1, "micro-F1": several_micro_f1}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def f1_of(truth: np.ndarray, predicted: np.ndarray, classes: int) -> float:

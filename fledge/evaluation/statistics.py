@@ -75,6 +75,18 @@ def of_sums(counts: np.ndarray, measure: Measure, resamples: int = RESAMPLES, se
     return interval(float(measure(counts.sum(0)[None])[0]), values[~np.isnan(values)])
 
 
+def of_weights(measure: Measure, rows: int, value: float, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """`value` with the interval of a measure that no sums tell, as areas under curves: `measure` takes how often each row was drawn,
+    (resamples, rows). Resamples of which it is no number are left out."""
+    rng, at_once, drawn = np.random.default_rng(seed), max(1, _DRAWS_AT_ONCE // rows), []
+    for start in range(0, resamples, at_once):
+        some = min(at_once, resamples - start)
+        places = rng.integers(rows, size=(some, rows)) + rows * np.arange(some)[:, None]
+        drawn.append(measure(np.bincount(places.ravel(), minlength=some * rows).reshape(some, rows)))
+    values = np.concatenate(drawn)
+    return interval(value, values[~np.isnan(values)])
+
+
 @dataclass(frozen=True, eq=False)
 class Tally:
     """What a measure counts on each item, once or in several trials: `counts` is (trials, items, counts) and `measure` makes sums of them

@@ -2,8 +2,20 @@
 
 from fledge.model import kernels
 from fledge.model.cache import Cache, Memory
+from fledge.model.embedding import row_shares
 from fledge.model.shell import shell
 from fledge.model.start import initialise, query_shares, starting_weights, with_new_head
 from fledge.model.transformer import Transformer
 
-__all__ = ["Cache", "Memory", "Transformer", "initialise", "kernels", "query_shares", "shell", "starting_weights", "with_new_head"]
+__all__ = [
+    "Cache",
+    "Memory",
+    "Transformer",
+    "initialise",
+    "kernels",
+    "query_shares",
+    "row_shares",
+    "shell",
+    "starting_weights",
+    "with_new_head",
+]

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from fledge import arch
 from fledge.model import kernels
+from fledge.model.embedding import Embedding, Rows
 from fledge.model.mlp import ACTIVATIONS, matrix
 from fledge.model.norm import norm
 from fledge.model.view import PADDING
@@ -32,6 +33,7 @@ class Words(nn.Module):
     """A score for every word: `soft_cap(before(hidden) @ weight.T + bias)`."""
 
     weight: nn.Parameter
+    rows: Rows | None
 
     def __init__(self, spec: arch.Words, given: arch.Arch):
         super().__init__()
@@ -46,7 +48,8 @@ class Words(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """The last projection of what `before` gave, (..., vocabulary); of few rows in fp32 where there is a kernel for them."""
-        return kernels.linear(hidden, self.weight, self.bias)
+        scores, rows = kernels.linear(hidden, self.weight, self.bias), self.rows
+        return scores if rows is None else scores.index_add(-1, rows.ids, F.linear(hidden, rows.change(self.weight)))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The scores of every word, (..., vocabulary), capped ones in fp32 at least."""
@@ -80,18 +83,23 @@ class Untied(Words):
         super().__init__(spec, given)
         width = given.embedding_width if spec.transform is not None else given.trunk.width
         self.weight = matrix(given.vocabulary, width)
+        self.rows = None
 
 
 class Tied(Words):
     """Reads the embedding as the last projection and owns no weight itself."""
 
-    def __init__(self, spec: arch.Words, given: arch.Arch, embedding: nn.Embedding):
+    def __init__(self, spec: arch.Words, given: arch.Arch, embedding: Embedding):
         super().__init__(spec, given)
         self.__dict__["embedding"] = embedding
 
     @property
     def weight(self) -> nn.Parameter:  # pyrefly: ignore[bad-override]  (an attribute there, looked up here)
         return self.__dict__["embedding"].weight
+
+    @property
+    def rows(self) -> Rows | None:  # pyrefly: ignore[bad-override]
+        return self.__dict__["embedding"].rows
 
 
 class Classes(nn.Module):
@@ -131,7 +139,7 @@ class Hidden(nn.Module):
         return hidden
 
 
-def head(given: arch.Arch, embedding: nn.Embedding) -> nn.Module:
+def head(given: arch.Arch, embedding: Embedding) -> nn.Module:
     match given.head:
         case arch.Words(tied=True) as spec:
             return Tied(spec, given, embedding)

@@ -8,6 +8,7 @@ from fledge.model import head
 from fledge.model.attention import Attention, attention_weights
 from fledge.model.cache import Cache, Memory
 from fledge.model.decoding import planned
+from fledge.model.embedding import Embedding
 from fledge.model.experts import Experts
 from fledge.model.trunk import Trunk
 from fledge.model.view import PADDING, Layout, document_lengths
@@ -24,7 +25,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.arch = arch
         width = arch.embedding_width
-        self.embedding = nn.Embedding(arch.vocabulary, width)
+        self.embedding = Embedding(arch.vocabulary, width)
         self.types = nn.Embedding(arch.embedding.types, width) if arch.embedding.types else None
         self.encoder = Trunk(arch.encoder, arch.dropout, width) if arch.encoder else None
         self.decoder = Trunk(arch.decoder, arch.dropout, width) if arch.decoder else None

@@ -13,6 +13,7 @@ from fledge.report.charts import Line
 from fledge.report.style import STYLE
 from fledge.report.text import DASH, Cell, digits, escaped, number, plain
 
+NARROW = 3  # columns that stand side by side on a phone too; of more, each row stands as a block of its own there
 _DEEPEST = 45  # percent of colour behind a word: its text still has a contrast of 4.5
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -92,6 +93,7 @@ class Page:
             any(_is_number(row[j]) for row in rows) and all(row[j] is None or _is_number(row[j]) for row in rows)
             for j in range(len(columns))
         ]
+        many = len(columns) > NARROW
         places = [digits(row[j] for row in rows) for j in range(len(columns))]
         chosen = None if best is None else _best([row[columns.index(best[0])] for row in rows], best[1])
         head = "".join(f'<th scope="col"{_numeric(right)}>{escaped(name)}</th>' for name, right in zip(columns, numeric, strict=True))
@@ -100,14 +102,15 @@ class Page:
             badge = '<span class="badge">best</span>' if i == chosen else ""
             cells = [f'<th scope="row"{_numeric(numeric[0])}>{_BORDER.sub("<wbr>", _cell(row[0], places[0]))}{badge}</th>']
             cells += [
-                f"<td{_numeric(right)}>{_cell(cell, place)}</td>"
-                for cell, right, place in zip(row[1:], numeric[1:], places[1:], strict=True)
+                f"<td{_numeric(right)}{_named(name, many)}>{_cell(cell, place)}</td>"
+                for cell, name, right, place in zip(row[1:], columns[1:], numeric[1:], places[1:], strict=True)
             ]
             opening = '<tr class="best">' if i == chosen else "<tr>"
             body.append(f"{opening}{''.join(cells)}</tr>")
         inside = f"<caption>{escaped(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+        opening = '<table class="many">' if many else "<table>"
         self._parts.append(
-            f'<figure><div class="wide" tabindex="0" role="group" aria-label="{escaped(caption)}"><table>{inside}</table></div></figure>'
+            f'<figure><div class="wide" tabindex="0" role="group" aria-label="{escaped(caption)}">{opening}{inside}</table></div></figure>'
         )
 
     def lines(self, title: str, curves: Sequence[Line], x: str, y: str, log_x: bool = False) -> None:
@@ -240,6 +243,11 @@ def _best(cells: Sequence[Cell], choose: Callable[[Iterable[float]], float]) -> 
         if isinstance(cell, (int, float, Interval))
     }
     return next((i for i, value in values.items() if value == choose(values.values())), None)
+
+
+def _named(column: str, many: bool) -> str:
+    """What a cell is called where it stands below its row's name instead of below its column's."""
+    return f' data-name="{escaped(column)}"' if many else ""
 
 
 def _numeric(right: bool) -> str:

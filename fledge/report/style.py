@@ -100,7 +100,15 @@ svg.head { background: var(--card); border: 1px solid var(--rule); border-radius
 body > footer { color: var(--soft); font-size: .84rem; margin-top: 4rem; padding-bottom: 3rem; }
 @media (max-width: 34rem) { body { font-size: 1rem; } .chart { min-width: 34rem; } th, td { padding: .45rem .5rem; }
   tbody th { position: sticky; left: 0; background: var(--ground); min-width: 7rem; max-width: 11rem; overflow-wrap: break-word; }
-  h2 { margin-top: 2.6rem; } td small { display: block; margin: 0; } }
+  h2 { margin-top: 2.6rem; } td small { display: block; margin: 0; }
+  .many thead { position: absolute; clip-path: inset(50%); }
+  .many, .many caption, .many tbody, .many th, .many td { display: block; }
+  .many tbody tr { display: grid; grid-template-columns: repeat(auto-fit, minmax(5.5rem, 1fr)); padding: .45rem 0;
+    border-bottom: 1px solid var(--rule); }
+  .many tbody th { position: static; grid-column: 1 / -1; max-width: none; background: none; text-align: left; border: 0;
+    font-weight: 600; }
+  .many td { border: 0; padding-top: 0; text-align: left; white-space: normal; overflow-wrap: anywhere; }
+  .many td::before { content: attr(data-name); display: block; color: var(--soft); font-size: .8125rem; } }
 @media print { :root { --ground: #fff; --card: #fff; --wash: #fff; --ink: #000; --soft: #444; --rule: #ccc; --accent: #064f4b;
   --accent-wash: #e4f2f0; --accent-line: #0b6e69;
     --c0: #0b6e69; --c1: #b04a10; --c2: #4a44a8; --c3: #942a5d; --c4: #3d661a; --c5: #5b626b; }

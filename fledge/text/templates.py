@@ -16,7 +16,7 @@ from fledge.text.chat import FORMATS, ChatFormat, Message, Turns, check_order
 from fledge.text.messages import RESPONSE, is_response, marked
 from fledge.text.tokenizer import Tokenizer
 
-OWN, ELSE = "the model's own chat template", "choose another format with finetune instruct --format"
+OWN, ELSE = "the model's own chat template", "choose another with --format of fledge finetune"
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")  # control tokens that templates know by these names
 
 
@@ -37,7 +37,7 @@ class Renderer:
     def _start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", rendering.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, encoding="utf-8",
+            text=True, encoding="utf-8", start_new_session=True,  # so that Ctrl-C, which stops an answer, does not end it
         )  # fmt: skip
         self._end = weakref.finalize(self, self._process.communicate)  # which closes its pipes and waits
         self._answer({"template": self._template})
@@ -53,15 +53,21 @@ class Renderer:
             line = stdout.readline()
         except BrokenPipeError:
             line = ""
+        except BaseException:  # an answer that nobody waits for would be taken for the next one's
+            self._close()
+            raise
         answer = (
             json.loads(line) if line else {"error": f"it needs more than {rendering.SECONDS:g} second of the processor, or too much memory"}
         )
         if not line or ("template" in given and "error" in answer):
-            self._end()
-            self._process = None
+            self._close()
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer["text"]
+
+    def _close(self) -> None:
+        self._end()
+        self._process = None
 
 
 class Template:

@@ -52,7 +52,10 @@ class PredictTokens(Objective):
         if not isinstance(head, Words):
             raise ValueError("words are scored here, but this model has no head for words")
         smoothing = self.smoothing if model.training else 0.0
-        loss = ChunkedCrossEntropy.apply(head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, head.cross_entropy)
+        rows = () if head.rows is None else (head.rows.change(head.weight), head.rows.ids)
+        loss = ChunkedCrossEntropy.apply(
+            head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, head.cross_entropy, *rows
+        )  # fmt: skip
         return loss + len(labels) * model.balancing_loss() if model.training else loss
 
 
@@ -286,13 +289,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so all gradients are taken
     there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), bias (vocabulary,) or none,
-    labels (n,); sums are fp32 at least. `scored` gives the loss of a chunk's scores and turns them into their gradient.
+    labels (n,); sums are fp32 at least. `scored` gives the loss of a chunk's scores and turns them into their gradient. A `change` (tokens,
+    width) is what is added to the rows of these `tokens` (tokens,).
     """
 
     @staticmethod
     def forward(
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0,
-        scored: Callable[[Tensor, Tensor, float], Tensor] = cross_entropy,
+        scored: Callable[[Tensor, Tensor, float], Tensor] = cross_entropy, change: Tensor | None = None, tokens: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         kind = hidden.device.type
         working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -302,25 +306,31 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
         weight_gradient = torch.zeros_like(weight, dtype=exact) if wants_weight else None
         bias_gradient = torch.zeros_like(bias, dtype=exact) if bias is not None and wants_bias else None
+        change_gradient = None if change is None else torch.zeros_like(change, dtype=exact)
         with torch.autocast(kind, enabled=False):
-            projection = weight.to(working)
+            projection, added = weight.to(working), None if change is None else change.to(working)
             for part in range(0, len(labels), chunk):
                 piece, label = hidden[part : part + chunk].to(working), labels[part : part + chunk]
                 piece = F.pad(piece, (0, 0, 0, -len(label) % MULTIPLE))
                 gradient = piece @ projection.T
                 if bias is not None:
                     gradient += bias
+                if added is not None and tokens is not None:
+                    gradient.index_add_(1, tokens, piece @ added.T)
                 loss += scored(gradient[: len(label)], label, smoothing)
                 gradient[len(label) :] = 0
                 if hidden_gradient is not None:
-                    hidden_gradient[part : part + chunk] = (gradient @ projection)[: len(label)]
+                    back = gradient @ projection if added is None else gradient @ projection + gradient[:, tokens] @ added
+                    hidden_gradient[part : part + chunk] = back[: len(label)]
                 if weight_gradient is not None and working == exact:
                     weight_gradient.addmm_(gradient.T, piece)
                 elif weight_gradient is not None:
                     weight_gradient += gradient.T @ piece
                 if bias_gradient is not None:
                     bias_gradient += gradient.sum(0, dtype=exact)
-        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
+                if change_gradient is not None:
+                    change_gradient += gradient[:, tokens].T @ piece
+        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient, change_gradient)
         ctx.weight_dtype = weight.dtype
         return loss
 
@@ -328,7 +338,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]  (the decorator hides the types)
         (scale,) = grad_outputs
-        hidden_gradient, weight_gradient, bias_gradient = ctx.saved_tensors
+        hidden_gradient, weight_gradient, bias_gradient, change_gradient = ctx.saved_tensors
         return (
             None if hidden_gradient is None else hidden_gradient * scale,
             None if weight_gradient is None else weight_gradient.mul_(scale).to(ctx.weight_dtype),
@@ -337,5 +347,6 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None if change_gradient is None else change_gradient * scale,
             None,
         )

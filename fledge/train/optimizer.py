@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from fledge.model import query_shares
+from fledge.model import query_shares, row_shares
 from fledge.train import run
 from fledge.train.parallel.spread import Alone, spread_of
 
@@ -49,7 +49,8 @@ class Optimizer:
     | embeddings | rate, weight decay where asked for | AdamW: adamw_rate, no decay |
     | vectors    | rate, no decay                     | AdamW: adamw_rate, no decay |
 
-    Queries whose scores nothing scales (T5) go at their share of the rate (`query_shares`), as if the scale stood outside of them.
+    Queries whose scores nothing scales (T5) go at their share of the rate (`query_shares`), as if the scale stood outside of them; rows
+    of a frozen table at theirs (`row_shares`).
     """
 
     def __init__(self, model: nn.Module, recipe: run.AdamW | run.Muon):
@@ -59,7 +60,8 @@ class Optimizer:
         self.names: dict[Tensor, str] = {own: name for group in groups.values() for name, own in group.items()}
         self.clip = recipe.clip
         self.parts: list[torch.optim.Optimizer] = []
-        matrices = list(_by_share(groups["matrices"], query_shares(model), recipe.rate, recipe.weight_decay))
+        shares = {**query_shares(model), **row_shares(model)}
+        matrices = list(_by_share(groups["matrices"], shares, recipe.rate, recipe.weight_decay))
         other, on_embeddings = recipe.rate, recipe.weight_decay
         if isinstance(recipe, run.Muon):
             other, on_embeddings = recipe.adamw_rate, 0.0
@@ -69,9 +71,7 @@ class Optimizer:
         elif not recipe.decay_embeddings:
             on_embeddings = 0.0
         rows = [("embeddings", on_embeddings), ("vectors", 0.0)]
-        table = matrices + [
-            {"params": list(groups[kind].values()), "lr": other, "weight_decay": decay} for kind, decay in rows if groups[kind]
-        ]
+        table = matrices + [group for kind, decay in rows for group in _by_share(groups[kind], shares, other, decay)]
         if table:
             self.parts.append(AdamW(table, recipe.betas, recipe.eps))
         self.rates = [[group["lr"] for group in part.param_groups] for part in self.parts]

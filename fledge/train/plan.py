@@ -285,19 +285,18 @@ def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
 
 
 def adapter_optimizer(pretrained: AdamW | Muon | None) -> AdamW:
-    """AdamW at the rate of fine-tuning the whole model times ten (Schulman et al., 2025, thinkingmachines.ai/blog/lora), no decay.
+    """AdamW at the rate of fine-tuning the whole model times five, no decay; of a model that Muon pretrained, of its other parameters.
 
-    So it is of a model that Muon pretrained, by the rate of its other parameters: after an epoch of 990 answers they cost 4.25 nats a
-    token, 4.32 at half that rate and 4.65 at a sixth; 5.14 with Muon itself (2.3 M parameters, rank 8).
+    How that was chosen, and what else was tried: docs/decisions/0025.
     """
     match finetuning_optimizer(pretrained):
         case Muon(adamw_rate=rate) | AdamW(rate=rate):
-            return AdamW(rate=10 * rate, weight_decay=0.0)
+            return AdamW(rate=5 * rate, weight_decay=0.0)
 
 
 def gentle(recipe: AdamW | Muon, adapter: bool) -> AdamW | Muon:
-    """The same at a tenth of its rates, of an adapter's at a fiftieth: preferences and rewards move a model that can answer already."""
-    share = 0.02 if adapter else 0.1
+    """The same at a tenth of its rates, of an adapter's at a twenty-fifth: preferences and rewards move a model that can answer already."""
+    share = 0.04 if adapter else 0.1
     match recipe:
         case Muon(rate=rate, adamw_rate=other):
             return replace(recipe, rate=share * rate, adamw_rate=share * other)

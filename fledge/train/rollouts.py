@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fledge.data.batches import IGNORED, PADDING, Batch, Batches, draw, padded, rows_of
+from fledge.data.instructions import of_row
 from fledge.generation import Completion, Engine, Request, Sampling
 from fledge.model import Transformer
 from fledge.text import ChatFormat, Message, Template, Tokenizer
@@ -23,10 +24,11 @@ Worth = Callable[[str, str, str], float]  # of a question, its own answer and wh
 
 @dataclass(frozen=True)
 class Question:
-    """Messages up to a user's, and the answer that is known."""
+    """Messages up to a user's, the answer that is known, and the number of their row."""
 
     messages: tuple[Message, ...]
     answer: str
+    row: int
 
     @property
     def text(self) -> str:
@@ -45,14 +47,17 @@ class Rollouts(Batches):
     """`samples` answers to each of `rows` questions a micro-batch, by the model as it is when the step comes.
 
     Which questions come, and the random numbers of each answer, depend on the seed, the step and the place alone. Questions that fill the
-    model's context are left out, `left_out` of them.
+    model's context are left out, `left_out` of them. Raises `ValueError` naming the row that the format cannot write.
     """
 
     def __init__(
         self, model: Transformer, tokenizer: Tokenizer, form: ChatFormat | Template, questions: Sequence[Question], worth: Worth,
         goal: Reward, machine: Machine, rows: int, accumulate: int = 1,
     ):  # fmt: skip
-        prompts = [form.encode(tokenizer, list(question.messages), answer=True).tokens for question in questions]
+        prompts = []
+        for question in questions:
+            with of_row(question.row):
+                prompts.append(form.encode(tokenizer, list(question.messages), answer=True).tokens)
         kept = [number for number, prompt in enumerate(prompts) if len(prompt) < model.arch.context]
         if not kept:
             raise ValueError(

@@ -1,6 +1,7 @@
 """What a person asks for: one function per verb. torch is imported when work starts, not before."""
 
 from fledge.verbs import finetune
+from fledge.verbs.chatting import chat
 from fledge.verbs.demonstration import demo
 from fledge.verbs.display import show
 from fledge.verbs.embedding import embed
@@ -13,7 +14,7 @@ from fledge.verbs.prediction import predict
 from fledge.verbs.preparation import prepare
 from fledge.verbs.pretraining import pretrain
 from fledge.verbs.scoring import evaluate
-from fledge.verbs.writing import chat, generate, stream
+from fledge.verbs.writing import generate, stream
 
 __all__ = [
     "Model", "chat", "demo", "embed", "evaluate", "explain", "export", "finetune", "generate", "import_model", "load", "plan", "predict",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fledge.verbs.finetune.preferring import Prefers
     from fledge.verbs.finetune.rewarding import Rewarded
     from fledge.verbs.pretraining import Pretrained
+    from fledge.verbs.scoring.results import Forgotten
 
 LIVE_EVERY = 5.0  # seconds between two writings of a live page, at least
 WORDS = 40  # in a table of those that decided
@@ -247,6 +248,16 @@ def calibrated_parts(page: Page, done: Classified) -> None:
     page.paragraph(
         "The weights that are saved are those at the temperature: whoever opens the model reads probabilities as calibrated here."
     )
+    page.table(
+        "How often a label is there, and how probable it is found on average",
+        ["label", "share of rows", "mean probability"],
+        [(label, share, probability) for label, (share, probability) in zip(done.labels, found.shares, strict=True)],
+    )
+    if done.balance == "labels":
+        page.paragraph(
+            "While learning, all labels weighed the same (--balance labels), which serves macro-F1. So rare labels are found more probable "
+            "than they are, which no temperature takes back. Where probabilities have to be those of data like these, use --balance rows."
+        )
 
 
 def priced_parts(page: Page, done: Classified) -> None:
@@ -357,6 +368,7 @@ def instructed_parts(page: Page, done: Instructed, job: InstructJob) -> None:
         ["measure", "before", "after"],
         list(done.compared),
     )
+    forgotten_part(page, done.forgotten)
     first = next(conversation for conversation in job.training if is_whole(conversation))
     page.tokens("Which tokens are trained on", lit(job.parent.tokenizer, job.form.encode(job.parent.tokenizer, list(first.messages))))
     conversed(page, done.examples)
@@ -389,6 +401,7 @@ def preferred_page(done: Prefers, out: Path) -> Page:
             ("loss of chosen answers before", done.loss_before), ("after", done.loss_after),
         ]
     )  # fmt: skip
+    forgotten_part(page, done.forgotten)
     page.heading("Curves")
     told_curves(
         page, out / "run", [("Reward accuracy", "reward_accuracy", "share of pairs"), ("Reward margin", "reward_margin", "rewards")]
@@ -422,11 +435,19 @@ def rewarded_page(done: Rewarded, out: Path) -> Page:
     page.facts(
         [("questions learned from", done.questions), ("mean reward of held-out answers before", done.before), ("after", done.after)]
     )  # fmt: skip
+    forgotten_part(page, done.forgotten)
     page.heading("Curves")
     told_curves(page, out / "run", [("Mean reward", "reward", "reward")])
     curves(page, out / "run")
     conversed(page, done.examples)
     return page
+
+
+def forgotten_part(page: Page, found: Forgotten | None) -> None:
+    """What a fine-tuned model forgot of its parent's text, where that was measured."""
+    if found is not None:
+        caption = f"Bits per byte of {found.documents:,} documents that the corpus of {found.parent} held out: {found.verdict}"
+        page.table(caption, ["before", "after", "difference"], [(found.before, found.after, found.difference)])
 
 
 def told_curves(page: Page, run: Path, rows: Sequence[tuple[str, str, str]]) -> None:

@@ -89,6 +89,21 @@ def together(verb: Callable[Taken, Given]) -> Callable[Taken, Given]:
     return each
 
 
+def alone(verb: Callable[Taken, Given]) -> Callable[Taken, Given]:
+    """The verb, which one process does: `torchrun` is refused before anything starts. Else as `together`."""
+
+    @wraps(verb)
+    def one(*arguments: Taken.args, **named: Taken.kwargs) -> Given:
+        if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+            raise ValueError(
+                f"fledge finetune {verb.__name__} is done by one process, which writes the answers that it learns from, "
+                f"but torchrun started {processes}: give the same command without it"
+            )
+        return together(verb)(*arguments, **named)
+
+    return one
+
+
 @contextmanager
 def begun_or_gone(out: Path) -> Iterator[None]:
     """Inside a run begins in `out`; when it is refused for bad input before its first step, the folders that were made are removed."""

@@ -55,7 +55,7 @@ def written(folder: Path, base: Path, lora: Lora, labels: tuple[str, ...] = ()) 
     network, tokenizer, facts = open_whole(base, dtype=torch.float32)
     if labels:
         network = with_new_head(network, classifier(network.arch, labels, preferred=facts["names"]))
-    attach(network, changes_of(maps_of(network, facts["names"]), lora))
+    attach(network, changes_of(maps_of(network, facts["names"]), lora), tokens=lora.tokens)
     perturbed(network)
     kept = {"names": facts["names"]}
     save_adapter(folder, network.arch, trained(network), lora, Base.of(base), tokenizer, None, kept, None, "# An adapter\n")
@@ -71,6 +71,9 @@ def written(folder: Path, base: Path, lora: Lora, labels: tuple[str, ...] = ()) 
         ("phi3", Lora(3, 5.0, dora=True)),
         ("bert", Lora(4)),
         ("t5 1.1", Lora(4)),
+        ("qwen3", Lora(2, tokens=(5, 2))),
+        ("qwen3 tied", Lora(2, tokens=(5, 2))),
+        ("gpt2", Lora(2, tokens=(5,), targets=("c_attn",))),
     ],
 )
 def test_peft_opens_what_we_save_and_we_what_it_saves(references: References, tmp_path, case, lora):
@@ -134,7 +137,12 @@ def test_a_base_that_has_changed_is_told(small):
 def test_an_adapter_of_another_kind_is_refused(small):
     _, adapter = small
     config = json.loads((adapter / ADAPTER).read_text())
-    for change, words in (({"peft_type": "IA3"}, "peft_type"), ({"use_rslora": True}, "use_rslora"), ({"bias": "all"}, "bias")):
+    for change, words in (
+        ({"trainable_token_indices": {"other": [1]}}, "wte"),
+        ({"peft_type": "IA3"}, "peft_type"),
+        ({"use_rslora": True}, "use_rslora"),
+        ({"bias": "all"}, "bias"),
+    ):
         (adapter / ADAPTER).write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=words):
             open_model(adapter)

@@ -1,5 +1,6 @@
 """Low-rank changes beside frozen weights: what they compute, what their gradients are, and that merging changes no score."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from torch.nn import functional as F
 from fledge.adapt.low import Adapted, attach, changes_of, hold_as, is_adapted, maps_of, merge, trained, twin
 from fledge.adapt.quantised import GROUP, Quantised
 from fledge.adapt.settings import Lora
-from fledge.arch import Arch
+from fledge.arch import Arch, Words
+from fledge.data.batches import Batch, Source
 from fledge.model import Transformer, initialise
 from fledge.presets import bert, gpt2, qwen3, t5
+from fledge.train.objective import PredictTokens
 
 ARCHS: dict[str, Arch] = {
     "gpt2": gpt2(32, 2, 2, vocabulary=50, context=16, dropout=0.0),
@@ -90,6 +93,44 @@ def test_an_unlearned_change_changes_nothing():
         plain = initialise(Transformer(ARCHS["qwen3"]), 1).eval()
         model = attach(twin(plain), changes_of(maps_of(plain), Lora(4, dora=dora)))
         torch.testing.assert_close(scores(model), scores(plain), atol=1e-5, rtol=1e-5)
+
+
+UNTIED = replace(ARCHS["qwen3"], head=Words(tied=False))
+
+
+@pytest.mark.parametrize("arch", [ARCHS["qwen3"], UNTIED, ARCHS["t5"]], ids=["tied", "untied", "pairs"])
+def test_vectors_of_tokens_are_learned_as_in_the_whole_table(arch):
+    """Scores and losses are those of the merged model, and the gradients those that its whole tables have there."""
+    plain = initialise(Transformer(arch), 1)
+    model = attach(twin(plain), changes_of(maps_of(plain), Lora(4)), tokens=(7, 3))
+    with torch.no_grad():
+        for parameter in trained(model).values():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    tables = ["embedding", *(["head"] if not arch.head.tied else [])]
+    assert {name for name in trained(model) if ".low." not in name} == {f"{table}.rows.values" for table in tables}
+    dense = merge(twin(model))
+    torch.testing.assert_close(scores(model), scores(dense), atol=2e-5, rtol=1e-4)
+    assert (scores(dense) - scores(plain)).abs().max() > 0.01
+    assert torch.equal(plain.embedding.weight, initialise(Transformer(arch), 1).embedding.weight)
+    batch = Batch(TOKENS.numpy(), TOKENS.roll(-1, 1).numpy())
+    if len(arch.stacks) == 2:
+        batch = replace(batch, source=Source(TOKENS.numpy()))
+    losses = [PredictTokens(chunk=8)(one.train(), batch) for one in (model, dense)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for table in tables:
+        found, whole = model.get_parameter(f"{table}.rows.values").grad, dense.get_parameter(f"{table}.weight").grad
+        assert whole is not None
+        torch.testing.assert_close(found, whole[[7, 3]], atol=1e-5, rtol=1e-4)
+
+
+def test_tokens_that_are_not_there_are_refused():
+    model = Transformer(ARCHS["qwen3"])
+    with pytest.raises(ValueError, match=r"adapter\.tokens has 50, but this model has tokens 0 to 49"):
+        attach(model, [], tokens=(3, 50))
+    with pytest.raises(ValueError, match="each once"):
+        Lora(tokens=(3, 3))
 
 
 def test_twins_share_their_weights_and_nothing_else():

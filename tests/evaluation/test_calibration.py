@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from fledge.evaluation.calibration import (
     calibrated,
-    calibration_error,
     cheapest,
     costs_at,
+    error_interval,
     mean_loss,
     reliability,
     said,
@@ -32,7 +32,9 @@ def test_reliability_is_scikit_learns(rows, seed):
     np.testing.assert_allclose([one.probability for one in bins], mean)
     assert sum(one.rows for one in bins) == rows
     plain = sum(abs(share[i] - mean[i]) * one.rows for i, one in enumerate(bins)) / rows
-    assert calibration_error(bins) == pytest.approx(plain)
+    error = error_interval(probability, right, rows, 10)
+    assert error.value == pytest.approx(plain)
+    assert error.low <= error.high
 
 
 @pytest.mark.parametrize("choice", ["single", "several", "ordinal"])
@@ -48,7 +50,29 @@ def test_the_temperature_is_the_best_and_is_found_again(choice):
     losses = [mean_loss(3 * scores / t, truth, choice) for t in np.geomspace(1.5, 6, 60)]
     assert mean_loss(3 * scores / heat, truth, choice) <= min(losses) + 1e-9
     found = calibrated(3 * scores, truth, choice, heat)
-    assert found.error_after < found.error_before / 2
+    assert found.error_after.value < found.error_before.value / 2
+    assert found.error_after.high < found.error_before.low
+    assert all(probability == pytest.approx(share, abs=0.03) for share, probability in found.shares)
+
+
+def test_labels_that_weighed_more_are_found_too_probable_and_the_shares_tell():
+    rng = np.random.default_rng(7)
+    scores = rng.normal(0, 1, (4000, 2)) + np.array([2.0, 0.0])
+    truth = np.array([rng.choice(2, p=row) for row in probabilities_of(scores, "single")])
+    weighed = scores + np.array([0.0, np.log(7.0)])  # what learning with a rare label that weighs seven times as much comes to
+    (_, (share, probability)) = calibrated(weighed, truth, "single", temperature(weighed, truth, "single")).shares
+    assert probability > 1.5 * share
+    [_, (share, probability)] = calibrated(scores, truth, "single", 1.0).shares
+    assert probability == pytest.approx(share, abs=0.02)
+
+
+def test_errors_of_several_labels_are_resampled_by_row():
+    """Rows that are copies of each other add nothing: the interval is as wide as that of the single ones."""
+    rng = np.random.default_rng(4)
+    probability = rng.random((200, 1))
+    right = rng.random((200, 1)) < probability
+    one, three = (error_interval(np.tile(probability, n).ravel(), np.tile(right, n).ravel(), 200) for n in (1, 3))
+    assert (three.value, three.low, three.high) == pytest.approx((one.value, one.low, one.high))
 
 
 def test_the_loss_is_scikit_learns():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.evaluation.metrics import (
+    Areas,
     accuracy,
     auroc,
     average_precision,
@@ -81,6 +82,39 @@ def test_areas_equal_scikit_learn_also_with_ties(rows, seed, ties):
         assert average_precision(has, scores) == pytest.approx(reference.average_precision_score(has, scores))
     else:
         assert average_precision(has, scores) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 40), st.integers(0, 10_000), st.booleans())
+def test_areas_of_rows_drawn_so_often_are_scikit_learns(rows, seed, ties):
+    reference = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    has, scores = rng.random(rows) < 0.4, rng.integers(0, 4, rows) / 4 if ties else rng.random(rows)
+    weights = rng.integers(0, 3, (5, rows))
+    areas = Areas.of(has, scores)
+    for weight, area, precision in zip(weights, areas.auroc(weights), areas.average_precision(weights), strict=True):
+        kept = np.repeat(np.arange(rows), weight)
+        if 0 < has[kept].sum() < len(kept):
+            assert area == pytest.approx(reference.roc_auc_score(has[kept], scores[kept]))
+            assert precision == pytest.approx(reference.average_precision_score(has[kept], scores[kept]))
+        else:
+            assert np.isnan(area)
+
+
+def test_areas_have_intervals_that_narrow_with_the_rows():
+    rng = np.random.default_rng(6)
+    widths = []
+    for rows in (100, 1600):
+        truth = rng.integers(0, 3, rows)
+        chances = rng.dirichlet(np.ones(3), rows) + 0.4 * np.eye(3)[truth]
+        score = classifier_score(truth, chances.argmax(1), ("a", "b", "c"), "single", chances)
+        assert score.auroc is not None
+        assert score.average_precision is not None
+        assert score.auroc.value == pytest.approx(np.mean([one.auroc or 0.0 for one in score.classes]))
+        assert score.auroc.low < score.auroc.value < score.auroc.high
+        assert score.average_precision.low < score.average_precision.value < score.average_precision.high
+        widths.append(score.auroc.high - score.auroc.low)
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.5)
 
 
 def test_the_difference_of_several_labels_is_paired():

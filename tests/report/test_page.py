@@ -1,6 +1,7 @@
 import math
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +61,7 @@ def page_of(text):
     page.paragraph(text)
     page.facts([(text, text), (text, 1), (text, None), (text, 0.5)])
     page.table(text, [text, "x", "y"], [[text, 1, Interval(1.0, 0.0, 2.0)], [text, 2, None]], best=("x", min))
+    page.table(text, [text, "x", "y", text], [[text, 1, text, 2]])
     page.lines(text, [Line(text, [1, 2, 3], [1, math.nan, 2]), Line(text, [], [])], text, text, log_x=True)
     page.bars(text, [(text, 1.0), ("b", 0.0)], text, chosen=text)
     page.intervals(text, [(text, Interval(1.0, 0.0, 2.0))], text)
@@ -89,6 +91,29 @@ def test_names_of_rows_break_between_their_parts():
     page.table("rows", ["name", "count"], [["notes/a_long.name&<", 1], ["0.5 of 3/4", 2]])
     assert '<th scope="row">notes/<wbr>a_<wbr>long.<wbr>name&amp;&lt;</th>' in page.html()
     assert '<th scope="row">0.5 of 3/4</th>' in page.html()
+
+
+@pytest.mark.slow  # a browser
+def test_no_table_is_wider_than_a_phone(tmp_path):
+    browsers = pytest.importorskip("playwright.sync_api")
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("chromium is not here")
+    page = Page("corpus")
+    page.heading("Where it comes from")
+    names = ["source", "came in", "kept", "left out", "bytes in", "bytes kept", "tokens"]
+    page.table("By source", names, [["/data/text/a-rather-long-name.jsonl.gz", 3565, 3565, 0, 64089744, 64089745, 22302351]] * 2)
+    page.table("The split", ["", "documents", "bytes", "tokens"], [["to train on", 4400, 79000000, 26000000]])
+    page.write(tmp_path / "page.html")
+    with browsers.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium)
+        for width, stacked in ((390, True), (1000, False)):
+            view = browser.new_page(viewport={"width": width, "height": 900})
+            view.goto(f"file://{tmp_path}/page.html")
+            assert view.evaluate("[...document.querySelectorAll('.wide')].every(part => part.scrollWidth <= part.clientWidth)")
+            assert view.evaluate("getComputedStyle(document.querySelector('.many td'), '::before').content") == (
+                '"came in"' if stacked else "none"
+            )
+        browser.close()
 
 
 def test_nothing_is_run_or_fetched():

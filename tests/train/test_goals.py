@@ -141,7 +141,7 @@ def test_the_policys_gradient_is_the_formula():
 
 
 WORDS = Tokenizer.bytes()
-ASKED = [Question((Message("user", f"Say {letter}."),), letter) for letter in "abcde"]
+ASKED = [Question((Message("user", f"Say {letter}."),), letter, row) for row, letter in enumerate("abcde", 1)]
 
 
 def an_answering() -> tuple[Run, Rollouts]:

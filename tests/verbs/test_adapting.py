@@ -35,7 +35,16 @@ def test_a_checkpoint_holds_the_adapter_and_its_optimiser_alone(adapter):
     step = max((adapter / "run").glob("step-*"), key=lambda path: int(path.name[5:]))
     held = load_file(step / "weights.safetensors")
     assert held
-    assert all(".low." in name for name in held)
+    assert all(".low." in name or name == "embedding.rows.values" for name in held)
+    tokenizer, learned = (
+        fledge.load(adapter).tokenizer,
+        json.loads((adapter / "adapter_config.json").read_text())["trainable_token_indices"],
+    )
+    [tokens] = learned.values()
+    assert held["embedding.rows.values"].shape[0] == len(tokens)
+    assert {tokenizer.special("<|im_start|>"), tokenizer.special("<|im_end|>")} < set(tokens)  # which the base has never read
+    low = sum(tensor.numel() for name, tensor in held.items() if ".low." in name)
+    assert held["embedding.rows.values"].numel() <= low
     assert {name.rpartition("/")[0] for name in load_file(step / "optimizer.safetensors")} == held.keys()
 
 

@@ -266,7 +266,7 @@ def test_a_template_that_alters_contents_is_refused_where_it_would_be_used(base,
     words = ["finetune", "instruct", questions, "--from", tmp_path / "theirs", "--epochs", 1, "--set", "batch.context=128"]
     said = command(*words, "--out", tmp_path / "a")
     assert said.code == 2
-    assert "alters what message 1 (user) says: choose another format with finetune instruct --format" in said.err
+    assert "alters what message 1 (user) says: choose another with --format of fledge finetune" in said.err
     assert not (tmp_path / "a").exists()
     assert command(*words, "--out", tmp_path / "b", "--format", "chatml").code == 0
     assert fledge.load(tmp_path / "b").facts["chat"] == "chatml"

@@ -26,7 +26,8 @@ def test_what_is_liked_becomes_more_probable(assistant, liked, tmp_path, lora, c
     assert {"reward_accuracy", "reward_margin", "chosen_loss"} <= lines[0].keys()
     assert any("reward_accuracy" in line.get("validation", {}) for line in lines)
     facts = json.loads((tmp_path / "p" / "fledge.json").read_text())
-    assert {"reward accuracy", "reward margin", "loss of chosen answers"} == facts["scores"].keys()
+    forgotten = "bits per byte of its parent's held-out text"
+    assert {"reward accuracy", "reward margin", "loss of chosen answers", forgotten} == facts["scores"].keys()
     assert (tmp_path / "p" / "run" / "report.html").is_file()
     assert (tmp_path / "p" / ("adapter_config.json" if lora else "config.json")).is_file()
     assert fledge.load(tmp_path / "p").chat_format is not None

@@ -1,13 +1,17 @@
 """`finetune distill` and `finetune reward`."""
 
 import json
+import math
 
 import pytest
 
 import fledge
+from fledge.verbs.finetune.distilling import DistillJob
+from fledge.verbs.scoring.texts import costs_within, forgotten
 from tests.verbs.test_finetune import with_template
 
 SMALL = ["batch.rows=2", "batch.context=128"]
+BITS = "bits per byte of its parent's held-out text"
 
 
 def perplexity(folder) -> float:
@@ -73,3 +77,69 @@ def test_what_is_rewarded_grows(assistant, questions, tmp_path, command, lora):
     assert (tmp_path / "r" / "run" / "report.html").is_file()
     strange = command(*words[:-4], "--reward", "answr")
     assert strange.code == 2
+
+
+@pytest.mark.parametrize("way", ["instruct", "prefer", "reward"])
+def test_a_template_that_cannot_write_a_held_out_row_names_it_and_the_flag(base, questions, tmp_path, command, way):
+    with_template(base, tmp_path / "theirs", "m.content | replace('odd', 'even')")
+    odd = [{"prompt": "One?", "answer": "1"}, {"prompt": "odd?", "answer": "2"}]
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
+    (tmp_path / "liked.json").write_text(json.dumps([{"prompt": row["prompt"], "chosen": "a", "rejected": "b"} for row in odd]))
+    words = {
+        "instruct": [questions, "--test", tmp_path / "odd.json", "--set", "batch.context=128"],
+        "prefer": [tmp_path / "liked.json", "--validation", 0.5],
+        "reward": [tmp_path / "odd.json", "--validation", 0.5],
+    }[way]
+    said = command("finetune", way, *words, "--from", tmp_path / "theirs", "--out", tmp_path / "taught", "--epochs", 1)
+    assert said.code == 2
+    assert "row 2: the model's own chat template alters what message 1 (user) says: choose another with --format of fledge" in said.err
+    assert not (tmp_path / "taught").exists()
+
+
+def test_a_reward_is_refused_under_torchrun_before_anything_starts(assistant, questions, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = command("finetune", "reward", questions, "--from", assistant, "--out", tmp_path / "taught")
+    assert said.code == 2
+    assert "fledge finetune reward is done by one process" in said.err
+    assert not (tmp_path / "taught").exists()
+
+
+def test_the_teacher_is_measured_while_there_is_time_to_count(assistant, base, questions, tmp_path, monkeypatch):
+    measured = DistillJob.beside
+    times = []
+
+    def timed(self, run):
+        assert not (tmp_path / "small" / "run" / "metrics.jsonl").exists()
+        times.append(run)
+        return measured(self, run)
+
+    monkeypatch.setattr(DistillJob, "beside", timed)
+    done = fledge.finetune.distill(
+        questions, out=tmp_path / "small", teacher=str(assistant), from_=str(base), test=0, epochs=1, set=["batch.context=128"]
+    )  # fmt: skip
+    assert len(times) == 1
+    assert done.teacher.value == pytest.approx(perplexity(assistant), rel=0.2)
+
+
+def test_what_was_forgotten_is_measured_without_asking(assistant, base, tmp_path):
+    scores = json.loads((assistant / "fledge.json").read_text())["scores"][BITS]
+    found = forgotten(str(assistant), fledge.load(assistant), "cpu")
+    assert found is not None
+    assert found.parent == str(base)
+    assert {"before": found.before.value, "after": found.after.value} == pytest.approx(scores)
+    assert "Bits per byte of" in (assistant / "run" / "report.html").read_text()
+    rows = [{"prompt": f"Repeat {i}.", "chosen": f"{i}!", "rejected": f"No {i}"} for i in range(12)]
+    (tmp_path / "liked.json").write_text(json.dumps(rows))
+    done = fledge.finetune.prefer(tmp_path / "liked.json", out=tmp_path / "better", from_=str(assistant), epochs=1, lora=4)
+    assert done.forgotten is not None
+    assert done.forgotten.parent == str(assistant)  # on the text of its own parent
+    assert done.forgotten.before.value == pytest.approx(found.after.value)
+    assert done.forgotten.verdict in str(done)
+
+
+def test_what_was_forgotten_takes_no_more_time_than_it_may(assistant, base):
+    model, texts = fledge.load(base), ["Some words that are read."] * 400
+    [whole], [some], [one] = (costs_within([model], texts, seconds) for seconds in (math.inf, 0.05, 0.0))
+    assert len(whole) == 400
+    assert len(one) == 1 <= len(some) < 400
+    assert (some == whole[: len(some)]).all()

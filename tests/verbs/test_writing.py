@@ -1,8 +1,6 @@
-"""`generate` and `chat`, with pipes for a terminal."""
+"""`generate`: the same text in every way that it is asked for."""
 
-import io
 import json
-import sys
 
 import pytest
 
@@ -87,52 +85,6 @@ def test_a_prompt_longer_than_the_context(base, command):
     said = command("generate", base, "x" * 5000)
     assert said.code == 2
     assert "room for" in said.err
-
-
-def talk(monkeypatch, command, model, typed: str, *flags):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    return command("chat", model, "--seed", 0, "--max-tokens", 6, *flags)
-
-
-def test_a_conversation_over_pipes(assistant, monkeypatch, command):
-    said = talk(monkeypatch, command, assistant, 'Repeat 3.\n/reset\n"""\nRepeat\n4.\n"""\n', "--system", "Be short.", "--json")
-    assert said.code == 0
-    roles = [message["role"] for message in said.json["messages"]]
-    assert roles[0] == "system"
-    assert said.json["messages"][1]["content"] == "Repeat\n4."
-    plain = talk(monkeypatch, command, assistant, "Repeat 3.\n")
-    assert "An empty line or Ctrl-D ends" in plain.err
-    assert json.dumps(plain.out)
-
-
-def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(assistant, monkeypatch, command):
-    asked = []
-
-    def stream(self, messages, **settings):
-        asked.append(list(messages))
-        yield "begun"
-        if len(asked) == 1:
-            raise KeyboardInterrupt
-        yield " ended"
-
-    monkeypatch.setattr(fledge.Model, "chat_stream", stream)
-    said = talk(monkeypatch, command, assistant, "one\ntwo\n")
-    assert said.code == 0
-    assert said.out == "begun\nbegun ended\n"
-    assert [message["content"] for message in asked[1]] == ["one", "begun", "two"]
-
-
-def test_a_question_that_is_too_long_is_left_out(assistant, monkeypatch, command):
-    said = talk(monkeypatch, command, assistant, f"{'long ' * 2000}\nRepeat 1.\n", "--json")
-    assert said.code == 0
-    assert "/reset starts anew" in said.err
-    assert not [message for message in said.json["messages"] if message["content"].startswith("long")]
-
-
-def test_a_model_without_lessons_does_not_chat(base, command):
-    said = command("chat", base)
-    assert said.code == 2
-    assert "fledge finetune instruct" in said.err
 
 
 def test_what_is_written_keeps_to_a_contract(base, command, tmp_path):

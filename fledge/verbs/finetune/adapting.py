@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fledge.model import Transformer
-    from fledge.text import Tokenizer
+    from fledge.text import ChatFormat, Template, Tokenizer, Turns
     from fledge.train.run import Run
     from fledge.train.training import Snapshot
     from fledge.verbs.session import Parent
@@ -32,13 +33,41 @@ def refuse_adapter_of_nothing(rank: int | None, from_: object) -> None:
         raise ValueError("--lora trains an adapter for a model that is there: start from one with --from MODEL")
 
 
-def adapting(run: Run, rank: int | None, parent: Parent) -> Run:
-    """The run with an adapter of this rank, at twice the rank as alpha, and the optimiser that suits one; itself without a rank."""
+def adapting(
+    run: Run, rank: int | None, parent: Parent, form: ChatFormat | Template | None = None, turns: Sequence[Turns] = ()
+) -> Run:  # fmt: skip
+    """The run with an adapter of this rank, at twice the rank as alpha, and the optimiser that suits one; itself without a rank.
+
+    Where a model learns to converse that never did, vectors of tokens are learned whole: of those that the format writes, and of the
+    commonest of what is learned from, `turns`, until they are as many numbers as the low-rank changes.
+    """
     from fledge.train.plan import adapter_optimizer
 
     if rank is None:
         return run
-    return replace(run, adapter=Lora(rank, alpha=2.0 * rank), optimizer=adapter_optimizer(parent.optimizer))
+    lora, tokens = Lora(rank, alpha=2.0 * rank), ()
+    if form is not None and not (parent.facts.get("chat") or parent.facts.get("chat_template")):
+        tokens = tokens_to_learn(controls_of(form, parent.tokenizer), turns, lora, parent)
+    return replace(run, adapter=replace(lora, tokens=tokens), optimizer=adapter_optimizer(parent.optimizer))
+
+
+def tokens_to_learn(controls: Sequence[int], turns: Sequence[Turns], lora: Lora, parent: Parent) -> tuple[int, ...]:
+    """The ids of `controls`, and of the commonest tokens of `turns`, as many as have no more numbers in all than the low-rank changes."""
+    from fledge.adapt.low import changes_of, maps_of, tables_of
+
+    changes = changes_of(maps_of(parent.network, parent.facts.get("names")), lora)
+    numbers = sum(change.rank * (change.map.inputs + sum(change.map.outputs)) for change in changes)
+    room = numbers // sum(table.weight.shape[1] for table in tables_of(parent.network))
+    common = Counter(token for turn in turns for token in turn.tokens if token not in controls)
+    return tuple(sorted([*controls, *(token for token, _ in common.most_common(max(0, room - len(controls))))]))
+
+
+def controls_of(form: ChatFormat | Template, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids of the control tokens that a format writes around a question and its answer."""
+    from fledge.text import Message
+
+    written = form.encode(tokenizer, [Message("user", "a"), Message("assistant", "b")]).tokens
+    return tuple(sorted({*written} & {*tokenizer.controls.values()}))
 
 
 def trainee(model: Transformer, run: Run, parent: Parent) -> Transformer:
@@ -50,7 +79,9 @@ def trainee(model: Transformer, run: Run, parent: Parent) -> Transformer:
         return model
     if run.adapter.frozen != "whole" and ranks() > 1:
         raise ValueError(f"adapter.frozen is {run.adapter.frozen}, but several processes hold whole weights only: leave it out")
-    attach(model, changes_of(maps_of(model, parent.facts.get("names")), run.adapter), run.machine.seed)
+    if run.adapter.tokens and run.machine.tensor > 1:
+        raise ValueError(f"adapter.tokens are rows of whole tables, but machine.tensor is {run.machine.tensor}: set adapter.tokens=[]")
+    attach(model, changes_of(maps_of(model, parent.facts.get("names")), run.adapter), run.machine.seed, run.adapter.tokens)
     learned, every = (sum(p.numel() for p in part) for part in (trained(model).values(), model.parameters()))
     hold_as(model, run.adapter.frozen)
     terminal.say(f"  an adapter of rank {run.adapter.rank}: {learned:,} parameters are trained beside {every - learned:,} frozen ones")

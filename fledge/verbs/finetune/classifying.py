@@ -117,6 +117,7 @@ class Classified:
     validation: dict[str, float]
     labels: tuple[str, ...]
     choice: Choice
+    balance: Balance
     methods: tuple[Method, ...]
     difference: Interval
     chance: float
@@ -338,8 +339,9 @@ class ClassifierJob:
             },
         )
         done = Classified(
-            str(out), result.steps, result.tokens, result.seconds, result.validation, test.names, test.choice, found.methods,
-            found.difference, found.chance, found.verdict, found.calibration, found.thresholds, found.costs, mistakes, tuple(trials),
+            str(out), result.steps, result.tokens, result.seconds, result.validation, test.names, test.choice, self.balance,
+            found.methods, found.difference, found.chance, found.verdict, found.calibration, found.thresholds, found.costs, mistakes,
+            tuple(trials),
         )  # fmt: skip
         self.told(out / "run" / RESULTS, found.said)
         classified_page(done, out).write(out / "run" / "report.html")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fledge.train.run import Distillation
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, refuse_adapter_of_nothing
+from fledge.verbs.finetune.forgetting import lines
 from fledge.verbs.finetune.instructing import Format, Instructed, InstructJob, Part, chosen_chat, parted
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
@@ -37,6 +40,7 @@ from fledge.verbs.session import (
 
 if TYPE_CHECKING:
     from fledge.evaluation.statistics import Interval
+    from fledge.report import Page
     from fledge.train.objective import Objective
     from fledge.train.run import Run
 
@@ -48,7 +52,7 @@ class Distilled(Instructed):
     teacher: Interval
 
     def __str__(self) -> str:
-        return f"{super().__str__()}\nthe teacher's perplexity of held-out answers: {self.teacher}"
+        return lines(super().__str__(), f"the teacher's perplexity of held-out answers: {self.teacher}")
 
 
 @together
@@ -116,9 +120,7 @@ def distill(
     goal = Distillation(share, temperature)
     begun = begun_run(out, asked)
     terminal.say(f"This machine: {look()}")
-    from fledge.train.loop import on_machine
     from fledge.train.plan import this_machine
-    from fledge.train.run import read_run
 
     parts = parted(data, validation, test, prompt_column, answer_column, seed)
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
@@ -132,12 +134,8 @@ def distill(
     more = {"teacher": {"name": str(teacher), "weights": larger.facts.get("weights")}}
     job = DistillJob(*parts, parent, chat, False, epochs, seconds, more, lora, larger, goal, from_ is None)
     done = job.run(out, machine, settings, asked, started, trackers)
-    run = read_run(out / "run")
-    assert run is not None
-    with on_machine(machine):
-        distilled = Distilled(**vars(done), teacher=job.perplexity(larger.network.to(machine.device), chat, run))
-    distilled_page(distilled, job, out).write(out / "run" / "report.html")
-    return distilled
+    assert isinstance(done, Distilled)
+    return done
 
 
 def fresh(preset: str, settings: dict[str, str], teacher: Parent, seed: int) -> Parent:
@@ -165,6 +163,18 @@ class DistillJob(InstructJob):
 
         optimizer = optimizer_for(run.arch) if self.anew else run.optimizer
         return replace(run, data=replace(run.data, objective="distill"), goal=self.goal, optimizer=optimizer)
+
+    def beside(self, run: Run) -> Interval:
+        """The teacher's."""
+        assert self.teacher is not None
+        return self.perplexity(self.teacher.network.to(run.machine.device), self.chat, run)
+
+    def told(self, beside: Interval | None) -> Callable[..., Distilled]:
+        assert beside is not None
+        return partial(Distilled, teacher=beside)
+
+    def page(self, done: Any, out: Path) -> Page:
+        return distilled_page(done, self, out)
 
     def objective(self, run: Run) -> Objective:
         from fledge.train.objective import Distil

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, adapting, trainee, writer_for
+from fledge.verbs.finetune.forgetting import as_score, forgotten_by, lines
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
 from fledge.verbs.pages import instructed_page
@@ -50,9 +51,11 @@ if TYPE_CHECKING:
     from fledge.evaluation.statistics import Interval
     from fledge.generation import Completion
     from fledge.model import Transformer
+    from fledge.report import Page
     from fledge.text import ChatFormat, Message, Template, Tokenizer
     from fledge.train.objective import Objective
     from fledge.train.run import Machine, Run
+    from fledge.verbs.scoring.results import Forgotten
 
 Format = Literal["chatml", "llama3", "alpaca", "plain"]
 Part = Annotated[float | Path | str, Parameter(metavar="SHARE|FILE")]  # of conversations, or a file with them
@@ -88,7 +91,7 @@ class Answers:
 @dataclass(frozen=True)
 class Instructed:
     """An assistant's folder, and how well it answers held-out questions, before (the base model, in the chat format or asked plainly,
-    whichever makes the held-out answers more probable) and after."""
+    whichever makes the held-out answers more probable) and after; what it has `forgotten` of its parent's text, where that is at hand."""
 
     out: str
     steps: int
@@ -101,6 +104,7 @@ class Instructed:
     before: Answers
     after: Answers
     examples: tuple[Example, ...]
+    forgotten: Forgotten | None
 
     @property
     def compared(self) -> tuple[tuple[str, Interval, Interval], ...]:
@@ -109,7 +113,7 @@ class Instructed:
 
     def __str__(self) -> str:
         first = f"{self.out}: {self.conversations:,} conversations, {self.steps:,} steps, {terminal.duration(self.seconds)}"
-        return "\n".join([first, *(f"{name}: before {was}, after {now}" for name, was, now in self.compared)])
+        return lines(first, *(f"{name}: before {was}, after {now}" for name, was, now in self.compared), self.forgotten)
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,8 @@ class InstructJob:
                 f"none of {len(self.test)} held-out questions leaves room for an answer in a context of {run.arch.context} tokens: "
                 "hold out more with --test, or shorter ones"
             )
+        with on_machine(machine):
+            beside = self.beside(run)
         measuring = clock.monotonic()
         with on_machine(machine):
             model.to(machine.device)
@@ -307,13 +313,27 @@ class InstructJob:
             Example(c.prompt, c.answer, was.text, now.text)
             for c, was, now in zip(self.asked[:EXAMPLES], said_before, said_after, strict=False)
         )
-        done = Instructed(
-            str(out), result.steps, result.tokens, result.seconds, result.validation, len(batches.kept), len(self.test), form.name,
-            before, after, examples,
+        done = self.told(beside)(
+            out=str(out), steps=result.steps, tokens=result.tokens, seconds=result.seconds, validation=result.validation,
+            conversations=len(batches.kept), held_out=len(self.test), format=form.name, before=before, after=after, examples=examples,
+            forgotten=forgotten_by(best, writer, machine, self.seconds),
         )  # fmt: skip
-        writer.save(best, {name: {"before": was.value, "after": now.value} for name, was, now in done.compared})
-        instructed_page(done, self, out).write(out / "run" / "report.html")
+        compared = {name: {"before": was.value, "after": now.value} for name, was, now in done.compared}
+        writer.save(best, {**compared, **as_score(done.forgotten)})
+        self.page(done, out).write(out / "run" / "report.html")
         return done
+
+    def beside(self, run: Run) -> Interval | None:
+        """What else is measured before training, so that its time is counted: the perplexity of another model."""
+        return None
+
+    def told(self, beside: Interval | None) -> Callable[..., Instructed]:
+        """What makes the result."""
+        return Instructed
+
+    def page(self, done: Any, out: Path) -> Page:
+        """The report."""
+        return instructed_page(done, self, out)
 
     def planned(self, turns, machine: Machine, settings: dict[str, str]) -> Run:
         """The run: packed rows of the model's context (512 tokens at most), about 2,048 tokens a step."""
@@ -329,7 +349,7 @@ class InstructJob:
             finetuning_optimizer(self.parent.optimizer),
             Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(patience=3), machine,
         )  # fmt: skip
-        return applied(adapting(self.aimed(run), self.lora, self.parent), settings)
+        return applied(adapting(self.aimed(run), self.lora, self.parent, self.form, turns), settings)
 
     @property
     def origin(self) -> Parent | None:
@@ -391,9 +411,16 @@ class InstructJob:
 
 
 def answerable(conversations: Sequence[Conversation], form: ChatFormat | Template, parent: Parent) -> Iterator[Conversation]:
-    """Those whose questions leave room for an answer in the model's context."""
+    """Those whose questions leave room for an answer in the model's context.
+
+    Raises `ValueError` naming the row that the format cannot write.
+    """
+    from fledge.data.instructions import of_row
+
     for conversation in conversations:
-        if len(form.encode(parent.tokenizer, list(conversation.asked), answer=True).tokens) < parent.arch.context:
+        with of_row(conversation.row):
+            read = form.encode(parent.tokenizer, list(conversation.asked), answer=True).tokens
+        if len(read) < parent.arch.context:
             yield conversation
 
 

@@ -13,6 +13,7 @@ from fledge.train.run import Preference
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, adapting, trainee, writer_for
+from fledge.verbs.finetune.forgetting import as_score, forgotten_by, lines
 from fledge.verbs.finetune.instructing import ANSWERING, EXAMPLES, Example, Format, answer_length, answerable, chosen_chat, said_to
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from fledge.model import Transformer
     from fledge.text import ChatFormat, Template
     from fledge.train.run import Machine, Run
+    from fledge.verbs.scoring.results import Forgotten
 
 REFERENCES = 8  # pairs whose log-probabilities are taken at once
 
@@ -73,11 +75,13 @@ class Prefers:
     loss_before: float
     loss_after: float
     examples: tuple[Example, ...]
+    forgotten: Forgotten | None
 
     def __str__(self) -> str:
-        return (
+        return lines(
             f"{self.out}: {self.pairs:,} pairs, {self.steps:,} steps, {terminal.duration(self.seconds)}; reward accuracy {self.accuracy} "
-            f"on held-out pairs, margin {self.margin}; loss of chosen answers {self.loss_before:.3f} before, {self.loss_after:.3f} after"
+            f"on held-out pairs, margin {self.margin}; loss of chosen answers {self.loss_before:.3f} before, {self.loss_after:.3f} after",
+            self.forgotten,
         )
 
 
@@ -227,10 +231,12 @@ class PreferJob:
             for conversation, was, now in zip(shown, said_before, said_after, strict=True)
         )
         loss = {"before": before, "after": after}
-        writer.save(best, {"reward accuracy": to_json(accuracy), "reward margin": to_json(margin), "loss of chosen answers": loss})
+        forgotten = forgotten_by(best, writer, machine, self.seconds)
+        scores = {"reward accuracy": to_json(accuracy), "reward margin": to_json(margin), "loss of chosen answers": loss}
+        writer.save(best, {**scores, **as_score(forgotten)})
         done = Prefers(
             str(out), result.steps, result.tokens, result.seconds, result.validation, len(batches.kept), accuracy, margin, before, after,
-            examples,
+            examples, forgotten,
         )  # fmt: skip
         preferred_page(done, out).write(out / "run" / "report.html")
         return done
@@ -250,7 +256,7 @@ class PreferJob:
             finetuning_optimizer(self.parent.optimizer), Stable(min(20, per_epoch), 0.5), Plan(self.epochs * per_epoch),
             Save(evaluate=max(1, per_epoch // 3), patience=3), machine, goal=self.goal,
         )  # fmt: skip
-        run = adapting(run, self.lora, self.parent)
+        run = adapting(run, self.lora, self.parent, self.form)
         return applied(replace(run, optimizer=gentle(run.optimizer, run.adapter is not None)), settings)
 
     def batches(self, pairs: Sequence[Preferred], run: Run) -> Comparisons:

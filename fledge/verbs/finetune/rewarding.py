@@ -13,6 +13,7 @@ from fledge.train.run import Reward
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, adapting, trainee, writer_for
+from fledge.verbs.finetune.forgetting import as_score, forgotten_by, lines
 from fledge.verbs.finetune.instructing import ANSWERING, EXAMPLES, Example, Format, chosen_chat, said_to
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
@@ -26,6 +27,7 @@ from fledge.verbs.session import (
     Place,
     Settings,
     Trackers,
+    alone,
     applied,
     asked_of,
     begun_run,
@@ -36,7 +38,6 @@ from fledge.verbs.session import (
     refuse_unknown,
     seconds_of,
     settings_of,
-    together,
     watched,
     within,
 )
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from fledge.text import ChatFormat, Template
     from fledge.train.rollouts import Question, Worth
     from fledge.train.run import Machine, Run
+    from fledge.verbs.scoring.results import Forgotten
 
 MEASURED = 100  # held-out questions that are answered at each validation
 QUESTIONS = 4  # a step
@@ -64,15 +66,17 @@ class Rewarded:
     before: Interval
     after: Interval
     examples: tuple[Example, ...]
+    forgotten: Forgotten | None
 
     def __str__(self) -> str:
-        return (
+        return lines(
             f"{self.out}: {self.questions:,} questions, {self.steps:,} steps, {terminal.duration(self.seconds)}; "
-            f"mean reward of held-out answers {self.before} before, {self.after} after"
+            f"mean reward of held-out answers {self.before} before, {self.after} after",
+            self.forgotten,
         )
 
 
-@together
+@alone
 def reward(
     data: Place,
     /,
@@ -140,7 +144,7 @@ def reward(
         terminal.say(f"  {line}")
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     training, held_out = (
-        [Question(c.asked, c.answer) for c in part if instructions.is_whole(c)]
+        [Question(c.asked, c.answer, c.row) for c in part if instructions.is_whole(c)]
         for part in instructions.split(whole.conversations, validation, seed)
     )
     if not training or not held_out:
@@ -225,13 +229,14 @@ class RewardJob:
             after = checked.measured(best)
             said_after = said_to(asking, best, tokenizer, self.chat, goal.tokens)
         was, now = (ratio(rewards, np.ones(len(rewards))) for rewards in (before, after))
-        writer.save(best, {"mean reward of held-out answers": {"before": to_json(was), "after": to_json(now)}})
+        forgotten = forgotten_by(best, writer, machine, self.seconds)
+        writer.save(best, {"mean reward of held-out answers": {"before": to_json(was), "after": to_json(now)}, **as_score(forgotten)})
         examples = tuple(
             Example(question.text, question.answer, was.text, now.text)
             for question, was, now in zip(shown, said_before, said_after, strict=True)
         )
         done = Rewarded(
-            str(out), result.steps, result.tokens, result.seconds, result.validation, batches.examples, was, now, examples
+            str(out), result.steps, result.tokens, result.seconds, result.validation, batches.examples, was, now, examples, forgotten
         )  # fmt: skip
         rewarded_page(done, out).write(out / "run" / "report.html")
         return done
@@ -252,5 +257,5 @@ class RewardJob:
             finetuning_optimizer(self.parent.optimizer), Constant(), Plan(self.epochs * per_epoch),
             Save(evaluate=max(1, self.epochs * per_epoch // 10)), machine, goal=self.goal,
         )  # fmt: skip
-        run = adapting(run, self.lora, self.parent)
+        run = adapting(run, self.lora, self.parent, self.form)
         return applied(replace(run, optimizer=gentle(run.optimizer, run.adapter is not None)), settings)

@@ -146,7 +146,8 @@ def evaluate(
         else:
             found = on_text(names, opened, on, text_column, seed)
     if writers and not secrets:
-        found = replace(found, forgotten=forgotten(names, opened, device))
+        told = (forgotten(name, one, device) for name, one in zip(names, opened, strict=True))
+        found = replace(found, forgotten=tuple(one for one in told if one is not None))
     if out is not None:
         found.write(out)
     return found

@@ -129,6 +129,9 @@ class Forgotten:
             return "no difference seen"
         return "forgot some of it" if self.difference.low > 0 else "is better than its parent there"
 
+    def __str__(self) -> str:
+        return f"bits per byte of text that its parent's corpus held out: before {self.before}, after {self.after}; {self.verdict}"
+
     def to_json(self) -> dict[str, Any]:
         return {**to_json(self), "verdict": self.verdict}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,16 +35,22 @@ def own_corpus(name: str, facts: Mapping[str, Any]) -> list[str]:
 
 
 def parent_of(name: str, facts: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    """The folder of the model that this one was fine-tuned from and its corpus, where both are still there: by its name, or beside it."""
+    """The folder of the model that this one was fine-tuned from, and the corpus of its nearest ancestor that has one, where they are still
+    there: by their names, or beside each other."""
     from fledge.adapt.folder import folder_at
 
     told = (facts.get("parent") or {}).get("name")
     for place in (Path(told), Path(name).parent / Path(told).name) if told else ():
         if is_model(place) and place.resolve() != Path(name).resolve():
             try:
-                return str(place), own_corpus(str(place), folder_at(place).facts)
-            except (ValueError, FileNotFoundError):
+                own = folder_at(place).facts
+            except FileNotFoundError:  # of an adapter whose base is gone
                 continue
+            try:
+                return str(place), own_corpus(str(place), own)
+            except ValueError:
+                if (older := parent_of(str(place), own)) is not None:
+                    return str(place), older[1]
     return None
 
 
@@ -123,24 +131,39 @@ def held_out_texts(on: Sequence[str], text_column: str | None) -> dict[str, list
     return texts
 
 
-def forgotten(names: Sequence[str], models: Sequence[Model], device: str) -> tuple[Forgotten, ...]:
-    """Every fine-tuned model beside its parent on what the parent's corpus held out, as far as both are at hand."""
-    found = []
-    for name, model in zip(names, models, strict=True):
-        known = parent_of(name, model.facts)
-        if known is None or not model.arch.writes or len(model.arch.stacks) == 2:
-            continue
-        parent, corpus = known
-        terminal.say(f"  {name} was fine-tuned from {parent}: both are measured on what {', '.join(corpus)} held out")
-        try:
-            texts = within([text for group in held_out_texts(corpus, None).values() for text in group], model)
-        except (ValueError, FileNotFoundError) as reason:  # nobody asked for it
-            terminal.say(f"  what was forgotten is not measured: {reason}")
-            continue
-        costs = [text_tallies(text_costs(one, texts))[0] for one in (model, load(parent, device))]
-        after, before = costs
-        found.append(Forgotten(name, parent, len(texts), before.interval(), after.interval(), after.difference(before)))
-    return tuple(found)
+def forgotten(name: str, model: Model, device: str, seconds: float = math.inf) -> Forgotten | None:
+    """A fine-tuned model beside its parent on what the parent's corpus held out, as far as both are at hand and `seconds` allow.
+
+    Only a model that goes on from text can be measured so: a classifier has no scores for words any more, and a writer of targets learned
+    to mend text, which costs it other bits.
+    """
+    known = parent_of(name, model.facts)
+    if known is None or model.arch.labels or not model.arch.writes or len(model.arch.stacks) == 2:
+        return None
+    parent, corpus = known
+    terminal.say(f"  {name} was fine-tuned from {parent}: both are measured on what {', '.join(corpus)} held out")
+    try:
+        texts = within([text for group in held_out_texts(corpus, None).values() for text in group], model)
+    except (ValueError, FileNotFoundError) as reason:  # nobody asked for it
+        terminal.say(f"  what was forgotten is not measured: {reason}")
+        return None
+    after, before = (text_tallies(costs)[0] for costs in costs_within((model, load(parent, device)), texts, seconds))
+    return Forgotten(name, parent, after.counts.shape[1], before.interval(), after.interval(), after.difference(before))
+
+
+def costs_within(models: Sequence[Model], texts: Sequence[str], seconds: float) -> list[np.ndarray]:
+    """What the first texts cost each model, as `text_costs`: of as many as `seconds` allow, at least one."""
+    import numpy as np
+
+    found: list[list[np.ndarray]] = [[] for _ in models]
+    done, size, until = 0, len(texts) if math.isinf(seconds) else 1, time.monotonic() + seconds
+    while size and done < len(texts):
+        part, began = texts[done : done + size], time.monotonic()
+        for costs, model in zip(found, models, strict=True):
+            costs.append(text_costs(model, part))
+        now = time.monotonic()
+        done, size = done + len(part), int(min(len(texts), len(part) * (until - now) / (2 * (now - began))))
+    return [np.concatenate(costs) for costs in found]
 
 
 def within(texts: Sequence[str], model: Model, tokens: int = REMEMBERED) -> list[str]:
