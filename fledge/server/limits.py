@@ -127,7 +127,9 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as reason:
-        raise ValueError(f"cannot listen on port {port} of {host} ({reason}): choose another with --port, or an address of this machine") from None
+        raise ValueError(
+            f"cannot listen on port {port} of {host} ({reason}): choose another with --port, or an address of this machine"
+        ) from None
 
 
 def _address(name: str) -> str | None:

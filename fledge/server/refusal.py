@@ -7,7 +7,7 @@ LONGEST = 1000  # characters of a message
 
 
 class Refusal(Exception):
-    """Why a request is not answered: the status of HTTP, a sentence, a `code`, the parameter at fault, and after how many seconds to come back."""
+    """Why a request is not answered: HTTP's status, a sentence, a `code`, the parameter at fault, and in how many seconds to come back."""
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None, retry: int | None = None):
         super().__init__(message)

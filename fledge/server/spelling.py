@@ -10,6 +10,7 @@ from fledge.generation.pieces import UNFINISHED, Pieces
 from fledge.text import Tokenizer
 from fledge.text.bulk import BYTES
 
+LEAST = -9999.0  # OpenAI's logarithm of no probability at all, which JSON cannot tell
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's tokens for bytes
 
 
@@ -29,7 +30,7 @@ class Spelling:
 
     def _named(self, token: int, logprob: float | None) -> dict[str, Any]:
         text, raw = named(self.tokenizer, self.before, token)
-        return {"id": token, "token": text, "bytes": list(raw), "logprob": logprob}
+        return {"id": token, "token": text, "bytes": list(raw), "logprob": None if logprob is None else max(logprob, LEAST)}
 
 
 def named(tokenizer: Tokenizer, before: Sequence[int], token: int) -> tuple[str, bytes]:

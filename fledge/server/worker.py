@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fledge.text import Tokenizer
 
 READERS = 2  # threads that make tokens of texts while the engines work
+AT_ONCE = 8  # texts that are embedded or classified between two steps
 Told = dict[str, Any]
 
 
@@ -37,7 +38,7 @@ class Served(Protocol):
     def engine(self) -> Engine | None: ...
     def prompt(self, text: str) -> list[int]: ...
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
-    def request(self, tokens: Sequence[int], settings: Mapping[str, Any]) -> Request: ...
+    def request(self, tokens: Sequence[int], settings: Any) -> Request: ...
     def scored(self, tokens: Sequence[int], top: int) -> tuple[list[float | None], list[list[tuple[int, float]]]]: ...
     def embedded(self, texts: Sequence[str]) -> tuple[list[list[float]], int]: ...
     def classified(self, texts: Sequence[Any]) -> tuple[list[dict[str, Any]], int]: ...
@@ -161,7 +162,7 @@ class Worker:
         except ValueError as reason:
             begin = self._refused(job, 400, str(reason))
         except Exception as fault:  # of which nothing is said that might hold a text
-            print(f"fledge: a question could not be read: {_where(fault)}", file=sys.stderr)
+            print(f"fledge: a question could not be read: {where(fault)}", file=sys.stderr)
             begin = self._refused(job, 500, "the question could not be read, by a fault of the server")
         if begin is not None:
             self.inbox.put(lambda: begin() if job in self.open else None)
@@ -183,17 +184,26 @@ class Worker:
         from fledge.server.spelling import Spelling
 
         if served.engine is None:
-            raise ValueError(f"{asked['model']} writes no text: use /v1/{'classify' if served.about['kind'] == 'classifier' else 'embeddings'}")
+            raise ValueError(
+                f"{asked['model']} writes no text: use /v1/{'classify' if served.about['kind'] == 'classifier' else 'embeddings'}"
+            )
         if asked["messages"] is not None:
             prompts = [served.conversation(asked["messages"])]
         else:
             prompts = [served.prompt(text) if isinstance(text, str) else text for text in asked["prompts"]]
-        requests = []
+        requests, extra = [], dict[str, Any]()
+        if asked["top"]:
+            extra["top_logprobs"] = asked["top"]
+        if asked["contract"]:
+            from fledge.generation.contracts import Contract  # which needs llguidance
+
+            [(kind, said)] = asked["contract"].items()
+            extra["contract"] = getattr(Contract, kind)(said)
         for prompt in prompts:
             for number in range(asked["n"]):
                 seed = asked["settings"].get("seed")
                 settings = asked["settings"] | ({} if seed is None else {"seed": (seed + number) % 2**64})
-                requests.append(served.request(prompt, settings))
+                requests.append(replace(served.request(prompt, settings), **extra))
         told: Told = {"job": job, "begun": True, "prompt_tokens": sum(map(len, prompts))}
         if asked["echo"]:
             told["texts"] = [served.tokenizer.decode(prompt) for prompt in prompts]
@@ -215,7 +225,11 @@ class Worker:
                 self._refused(job, 400, str(reason))()
                 return
             self.news.append(told)
-            spelled = [Spelling(served.tokenizer, request.tokens) if asked["marks"] else None for request in requests]
+            if not asked["write"]:
+                self.news += (
+                    {"job": job, "choice": number, "text": "", "tokens": 0, "reason": "length"} for number in range(len(requests))
+                )
+            spelled = [Spelling(served.tokenizer, request.tokens) if asked["marks"] else None for request in requests[: len(rows)]]
             answers = dict(enumerate(map(Answer, rows, spelled)))
             self.writing[job] = Writing(engine, asked["stream"], answers)
 
@@ -273,19 +287,16 @@ class Worker:
 
     def _leave(self, job: int) -> None:
         """Nobody waits for this any more: its slots are free at once."""
-        writing = self.writing.pop(job, None)
-        for answer in writing.answers.values() if writing is not None else ():
-            writing.engine.cancel(answer.row)
-
-
-AT_ONCE = 8  # texts of a part
+        if (writing := self.writing.pop(job, None)) is not None:
+            for answer in writing.answers.values():
+                writing.engine.cancel(answer.row)
 
 
 def _line(told: Told) -> bytes:
     return json.dumps(told).encode() + b"\n"
 
 
-def _where(fault: Exception) -> str:
+def where(fault: Exception) -> str:
     """The kind of a fault and the place in the code where it arose, but not what it says, which may hold a text."""
     trace = fault.__traceback__
     while trace is not None and trace.tb_next is not None:
