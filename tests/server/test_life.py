@@ -5,10 +5,12 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from fledge.cli import main
 from tests.server.starting import KEY, Running, running
 
 LOCK = {"Authorization": f"Bearer {KEY}"}
@@ -89,9 +91,19 @@ def test_a_server_that_is_killed_takes_its_engine_along(folders):
         server.process.kill()
         server.process.wait()
         deadline = time.monotonic() + 10
-        while os.path.exists(f"/proc/{engine}") and "Z" not in open(f"/proc/{engine}/stat").read().rpartition(")")[2][:4]:
+        while (stat := Path(f"/proc/{engine}/stat")).exists() and " Z " not in stat.read_text().rpartition(")")[2][:4]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs `fledge ...` in this process: its exit code and what it wrote to standard error."""
+
+    def run(*words) -> tuple[int, str]:
+        return main([str(word) for word in words]), capsys.readouterr().err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -110,9 +122,9 @@ def test_wrong_use_is_one_sentence_before_anything_is_loaded(folders, command, m
     monkeypatch.delenv("FLEDGE_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("FLEDGE_KEY", key)
-    ended = command("serve", *[word.format(base=folders["base"]) for word in words])
-    assert ended.code == 2
-    assert said in ended.err
+    code, err = command("serve", *[word.format(base=folders["base"]) for word in words])
+    assert code == 2
+    assert said in err
 
 
 def test_a_model_that_cannot_be_opened_is_one_sentence(folders, tmp_path):
@@ -124,6 +136,6 @@ def test_a_model_that_cannot_be_opened_is_one_sentence(folders, tmp_path):
 
 def test_a_port_that_is_taken_is_said(folders, command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        said = command("serve", folders["base"], "--port", taken.getsockname()[1])
-    assert said.code == 2
-    assert "choose another with --port" in said.err
+        code, err = command("serve", folders["base"], "--port", taken.getsockname()[1])
+    assert code == 2
+    assert "choose another with --port" in err

@@ -44,8 +44,8 @@ def refused(response: httpx2.Response, status: int, words: str = "") -> dict:
 
 @pytest.mark.parametrize("route", ["/v1/models", "/v1/models/base", "/metrics", "/openapi.json", "/nowhere"])
 def test_the_key_is_needed_to_read(server, route):
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": "Bearer ü".encode()}):
-        error = refused(httpx2.get(server.url + route, headers=headers), 401, "Bearer KEY")
+    for given in (b"", b"Bearer wrong", KEY.encode(), "Bearer ü".encode()):
+        error = refused(httpx2.get(server.url + route, headers={b"Authorization": given} if given else {}), 401, "Bearer KEY")
         assert error["code"] == "invalid_api_key"
     assert httpx2.get(server.url + route, headers=LOCK).status_code == (404 if route == "/nowhere" else 200)
 
