@@ -60,7 +60,8 @@ def running(*words: object, key: str | None = KEY, ready: bool = True) -> Iterat
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     known = {name: value for name, value in os.environ.items() if name != "FLEDGE_KEY"} | ({} if key is None else {"FLEDGE_KEY": key})
-    command = [sys.executable, "-m", "fledge", "serve", *map(str, words), "--port", str(port), "--threads", "1"]
+    threads = [] if "--threads" in words else ["--threads", "1"]
+    command = [sys.executable, "-m", "fledge", "serve", *map(str, words), "--port", str(port), *threads]
     with tempfile.NamedTemporaryFile("wb", suffix=".log") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=known)
         server = Running(f"http://127.0.0.1:{port}", process, Path(log.name))
