@@ -173,10 +173,11 @@ def main() -> None:
     over, dropped, *_ = runs
     p99 = over["refusal_seconds"]["p99"]
     good = [not run["wrong"] and run.get("flat", True) and not run.get("leaked") for run in runs]
-    reached = alive and all(good) and p99 <= 0.25 and dropped["as before"] and dropped["answered after"] == SLOTS + QUEUE
+    whole = dropped["as before"] and dropped["answered after"] == SLOTS + QUEUE
+    reached = alive and all(good) and whole and p99 <= 0.25
     claim = (
-        "ten times as many questions as can be answered: what is accepted is answered right, refusals take at most 250 ms at p99, memory is "
-        "flat; of clients that leave in the middle no slot is lost"
+        "ten times as many questions as can be answered: what is accepted is answered right, refusals take at most 250 ms at p99, memory "
+        "is flat; of clients that leave in the middle no slot is lost"
     )
     measured_ = (
         f"{over['answered']} answered, {over['refused']} refused (p99 {1000 * p99:.0f} ms), {len(over['wrong'])} wrong, memory "

@@ -159,11 +159,8 @@ class Worker:
         job = asked["job"]
         try:
             begin = self._begin(asked) if job in self.open else None
-        except ValueError as reason:
-            begin = self._refused(job, 400, str(reason))
-        except Exception as fault:  # of which nothing is said that might hold a text
-            print(f"fledge: a question could not be read: {where(fault)}", file=sys.stderr)
-            begin = self._refused(job, 500, "the question could not be read, by a fault of the server")
+        except Exception as reason:
+            begin = self._complained(job, reason)
         if begin is not None:
             self.inbox.put(lambda: begin() if job in self.open else None)
 
@@ -219,10 +216,10 @@ class Worker:
             rows: list[Row] = []
             try:
                 rows += map(engine.submit, requests if asked["write"] else [])
-            except ValueError as reason:
+            except Exception as reason:
                 for row in rows:
                     engine.cancel(row)
-                self._refused(job, 400, str(reason))()
+                self._complained(job, reason)()
                 return
             self.news.append(told)
             if not asked["write"]:
@@ -236,13 +233,14 @@ class Worker:
         return begin
 
     def _step(self, engine: Engine) -> None:
+        """One step; when it fails, such as for scores that are not finite, all that were under way in this engine hear of it."""
         try:
             engine.step()
-        except ValueError as reason:  # such as scores that are not finite
+        except Exception as reason:
             for job, writing in list(self.writing.items()):
                 if writing.engine is engine:
                     self._leave(job)
-                    self._refused(job, 500, str(reason))()
+                    self._complained(job, reason, 500)()
 
     def _part(self) -> None:
         """Compute the next part of the question that has waited longest."""
@@ -251,8 +249,8 @@ class Worker:
         job, parts = self.parts.popleft()
         try:
             told = next(parts, None) if job in self.open else None
-        except ValueError as reason:
-            self._refused(job, 400, str(reason))()
+        except Exception as reason:
+            self._complained(job, reason)()
             return
         if told is not None:
             self.news.append({"job": job, **told})
@@ -273,7 +271,13 @@ class Worker:
         for text in texts if explain else ():
             yield {"words": served.weighed(text)}
 
-    def _refused(self, job: int, status: int, message: str) -> Callable[[], None]:
+    def _complained(self, job: int, reason: Exception, status: int = 400) -> Callable[[], None]:
+        """Tells why a question is not answered: of bad input the sentence; of a fault nothing that might hold a text."""
+        message = str(reason)
+        if not isinstance(reason, ValueError):
+            print(f"fledge: {where(reason)}", file=sys.stderr)
+            status, message = 500, "the question could not be answered, by a fault of the server: its log tells where"
+
         def refuse() -> None:
             self.news.append({"job": job, "status": status, "message": message})
             self.open.discard(job)
