@@ -187,7 +187,7 @@ class Worker:
         if asked["messages"] is not None:
             prompts = [served.conversation(asked["messages"])]
         else:
-            prompts = [served.prompt(text) if isinstance(text, str) else text for text in asked["prompts"]]
+            prompts = [served.prompt(text) if isinstance(text, str) else known(text, served.tokenizer) for text in asked["prompts"]]
         requests, extra = [], dict[str, Any]()
         if asked["top"]:
             extra["top_logprobs"] = asked["top"]
@@ -294,6 +294,15 @@ class Worker:
         if (writing := self.writing.pop(job, None)) is not None:
             for answer in writing.answers.values():
                 writing.engine.cancel(answer.row)
+
+
+def known(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Tokens that a client has made. Raises `ValueError` for one that is none."""
+    if strange := [token for token in tokens if not 0 <= token < tokenizer.size]:
+        raise ValueError(
+            f"the prompt holds token {strange[0]}, but the vocabulary has 0 to {tokenizer.size - 1:,}: send text, or the model's own"
+        )
+    return tokens
 
 
 def _line(told: Told) -> bytes:
