@@ -211,9 +211,7 @@ class Engine:
 
     def _choose(self, scores: Tensor, rows: Sequence["Row"]) -> list[Choice]:
         """The next token of each row; rows with the same settings are drawn together."""
-        logprobs = scores.log_softmax(-1)
-        if not bool(logprobs.amax(-1).isfinite().all()):
-            raise ValueError("the model's scores are not finite numbers: its weights are damaged, or too large for their dtype")
+        logprobs = log_softmax(scores)
         possible = scores.masked_fill(~torch.stack([row.allowed() for row in rows]), -torch.inf)
         alike: dict[Sampling, list[int]] = {}
         for i, row in enumerate(rows):
@@ -267,7 +265,7 @@ class Row:
             self.stop_tokens |= {engine.tokenizer.end_of_text}
         if strange := [token for token in request.sampling.named if not 0 <= token < model.arch.vocabulary]:
             raise ValueError(f"banned and logit_bias name token {strange[0]}, but this model's are 0 to {model.arch.vocabulary - 1}")
-        self.sampling = replace(request.sampling, seed=None)
+        self.sampling = replace(request.sampling, seed=None, banned=())
         self.seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
         self.pieces = Pieces(engine.tokenizer.decode, self.prompt[-1:], () if request.contract else request.stop_strings)
         self.tokens: list[int] = []
@@ -278,21 +276,22 @@ class Row:
         self.reason: Literal["stop", "length"] | None = None
         self.seen: Tensor | None = None  # which tokens are there, (vocabulary,), where a setting asks
         self.made: Tensor | None = None  # how often each was generated
-        self._may = ~engine.banned(self.stop_tokens)
+        self.may = ~engine.banned(self.stop_tokens)
+        self.may[list(request.sampling.banned)] = False
         if self.sampling.repetition_penalty != 1:
-            self.seen = torch.zeros_like(self._may)
+            self.seen = torch.zeros_like(self.may)
             self.seen[self.prompt] = True
         if self.sampling.counts:
-            self.made = torch.zeros_like(self._may, dtype=torch.long)
+            self.made = torch.zeros_like(self.may, dtype=torch.long)
 
     def uniform(self) -> float:
         return uniform(self.seed, len(self.tokens))
 
     def allowed(self) -> Tensor:
-        """Which tokens may be next, (vocabulary,), but for those that its sampling bans."""
+        """Which tokens may be next, (vocabulary,)."""
         if self.matcher is None:
-            return self._may
-        return self._may & self.matcher.allowed(self.stop_tokens).to(self._may.device)
+            return self.may
+        return self.may & self.matcher.allowed(self.stop_tokens).to(self.may.device)
 
     def choice(self, token: int, logprobs: Tensor) -> Choice:
         """What `accept` takes, of the model's own log-probabilities (vocabulary,)."""
@@ -331,6 +330,14 @@ class Row:
     def completion(self) -> Completion:
         assert self.reason is not None
         return Completion(self.tokens, self.text, self.reason, self.logprobs, self.alternatives)
+
+
+def log_softmax(scores: Tensor) -> Tensor:
+    """Log-probabilities (..., vocabulary); `ValueError` for scores that are no numbers."""
+    logprobs = scores.log_softmax(-1)
+    if not bool(logprobs.amax(-1).isfinite().all()):
+        raise ValueError("the model's scores are not finite numbers: its weights are damaged, or too large for their dtype")
+    return logprobs
 
 
 def marks(rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:

@@ -181,9 +181,8 @@ class Worker:
         from fledge.server.spelling import Spelling
 
         if served.engine is None:
-            raise ValueError(
-                f"{asked['model']} writes no text: use /v1/{'classify' if served.about['kind'] == 'classifier' else 'embeddings'}"
-            )
+            other = "classify" if served.about["kind"] == "classifier" else "embeddings"
+            raise ValueError(f"{asked['model']} writes no text: use /v1/{other}")
         if asked["messages"] is not None:
             prompts = [served.conversation(asked["messages"])]
         else:
@@ -215,19 +214,18 @@ class Worker:
             assert engine is not None
             rows: list[Row] = []
             try:
-                rows += map(engine.submit, requests if asked["write"] else [])
+                for request in requests if asked["write"] else ():
+                    rows.append(engine.submit(request))
             except Exception as reason:
                 for row in rows:
                     engine.cancel(row)
                 self._complained(job, reason)()
                 return
-            self.news.append(told)
-            if not asked["write"]:
-                self.news += (
-                    {"job": job, "choice": number, "text": "", "tokens": 0, "reason": "length"} for number in range(len(requests))
-                )
-            spelled = [Spelling(served.tokenizer, request.tokens) if asked["marks"] else None for request in requests[: len(rows)]]
-            answers = dict(enumerate(map(Answer, rows, spelled)))
+            unwritten = range(len(rows), len(requests))
+            self.news += [told, *({"job": job, "choice": number, "text": "", "tokens": 0, "reason": "length"} for number in unwritten)]
+            answers = {
+                number: Answer(row, Spelling(served.tokenizer, row.prompt) if asked["marks"] else None) for number, row in enumerate(rows)
+            }
             self.writing[job] = Writing(engine, asked["stream"], answers)
 
         return begin
