@@ -59,6 +59,7 @@ def test_a_server_that_ends_answers_what_is_under_way(folders):
     assert found[0].json()["usage"]["completion_tokens"] == 600
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(folders):
     found: list = []
     with running(folders["base"]) as server:
@@ -85,6 +86,7 @@ def test_an_engine_that_dies_is_noticed_and_said(folders):
         assert "the engine has ended" in found[0].json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_takes_its_engine_along(folders):
     with running(folders["base"]) as server:
         engine = server.engine()
