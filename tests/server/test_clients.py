@@ -4,7 +4,6 @@ import asyncio
 import json
 import math
 
-import httpx2
 import numpy as np
 import openai
 import pytest
@@ -227,11 +226,11 @@ def test_classification(server, folders):
     texts = ["free prize", "see you"]
     expected = fledge.load(folders["classifier"]).predict(texts)
     ask = {"model": "classifier", "input": texts}
-    told = httpx2.post(f"{server.url}/v1/classify", json=ask, headers={"Authorization": f"Bearer {KEY}"}, timeout=60).json()
+    told = server.web.post("/v1/classify", json=ask, headers={"Authorization": f"Bearer {KEY}"}).json()
     for row, one in zip(told["data"], expected, strict=True):
         assert row["label"] == one["label"]
         assert row["scores"] == pytest.approx(one["scores"], abs=1e-6)
-    told = httpx2.post(f"{server.url}/v1/classify", json={**ask, "explain": True}, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+    told = server.web.post("/v1/classify", json={**ask, "explain": True}, headers={"Authorization": f"Bearer {KEY}"})
     for row, text in zip(told.json()["data"], texts, strict=True):
         assert "".join(word["text"] for word in row["words"]) == text
         assert all(math.isfinite(word["weight"]) for word in row["words"])

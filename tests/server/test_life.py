@@ -22,7 +22,7 @@ def asked(server: Running, found: list) -> threading.Thread:
 
     def ask() -> None:
         try:
-            found.append(httpx2.post(f"{server.url}/v1/completions", json=LONG, headers=LOCK, timeout=60))
+            found.append(server.web.post("/v1/completions", json=LONG, headers=LOCK))
         except httpx2.HTTPError as error:
             found.append(error)
 
@@ -38,7 +38,7 @@ def test_a_server_that_ends_answers_what_is_under_way(folders):
     with running(folders["base"], ready=False) as server:
         while server.health() is None:
             time.sleep(0.02)
-        early = httpx2.post(f"{server.url}/v1/completions", json=LONG, headers=LOCK)
+        early = server.web.post("/v1/completions", json=LONG, headers=LOCK)
         if server.health() == "loading":
             assert early.status_code == 503
             assert early.json()["error"]["code"] == "loading"
@@ -50,7 +50,7 @@ def test_a_server_that_ends_answers_what_is_under_way(folders):
         deadline = time.monotonic() + 5
         while server.health() != "draining":
             assert time.monotonic() < deadline
-        late = httpx2.post(f"{server.url}/v1/completions", json=LONG, headers=LOCK)
+        late = server.web.post("/v1/completions", json=LONG, headers=LOCK)
         assert late.status_code == 503
         assert late.json()["error"]["code"] == "draining"
         thread.join()

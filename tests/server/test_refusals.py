@@ -29,7 +29,7 @@ def server(folders):
 def post(server: Running, route: str, body: dict | bytes, **headers: str) -> httpx2.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     known = {"Content-Type": "application/json", **LOCK, **headers}
-    return httpx2.post(f"{server.url}{route}", content=content, headers=known, timeout=60)
+    return server.web.post(route, content=content, headers=known)
 
 
 def refused(response: httpx2.Response, status: int, words: str = "") -> dict:
@@ -45,25 +45,25 @@ def refused(response: httpx2.Response, status: int, words: str = "") -> dict:
 @pytest.mark.parametrize("route", ["/v1/models", "/v1/models/base", "/metrics", "/openapi.json", "/nowhere"])
 def test_the_key_is_needed_to_read(server, route):
     for given in (b"", b"Bearer wrong", KEY.encode(), "Bearer ü".encode()):
-        error = refused(httpx2.get(server.url + route, headers={b"Authorization": given} if given else {}), 401, "Bearer KEY")
+        error = refused(server.web.get(route, headers={b"Authorization": given} if given else {}), 401, "Bearer KEY")
         assert error["code"] == "invalid_api_key"
-    assert httpx2.get(server.url + route, headers=LOCK).status_code == (404 if route == "/nowhere" else 200)
+    assert server.web.get(route, headers=LOCK).status_code == (404 if route == "/nowhere" else 200)
 
 
 def test_the_key_is_needed_to_ask_but_not_for_health_and_page(server):
     for route in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/classify"):
-        refused(httpx2.post(server.url + route, json=ASK), 401)
-    assert httpx2.get(f"{server.url}/health").json() == {"status": "ready"}
-    assert httpx2.get(f"{server.url}/page/nothing.js").status_code == 404
+        refused(server.web.post(route, json=ASK), 401)
+    assert server.web.get("/health").json() == {"status": "ready"}
+    assert server.web.get("/page/nothing.js").status_code == 404
 
 
 def test_strange_hosts_and_origins_are_refused(server):
     own = server.url.removeprefix("http://")
     port = own.rpartition(":")[2]
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.1", "", "[", "localhost.evil.example"):
-        refused(httpx2.get(f"{server.url}/health", headers={"Host": host}), 403, "Host")
+        refused(server.web.get("/health", headers={"Host": host}), 403, "Host")
     for host in (f"localhost:{port}", "127.0.0.1", f"[::1]:{port}"):
-        assert httpx2.get(f"{server.url}/health", headers={"Host": host}).status_code == 200
+        assert server.web.get("/health", headers={"Host": host}).status_code == 200
     for origin in ("http://evil.example", "null", "http://localhost:1", f"http://{own}.evil.example"):
         refused(post(server, "/v1/completions", ASK, Origin=origin), 403, "Origin")
     assert post(server, "/v1/completions", ASK, Origin=f"http://{own}").status_code == 200
@@ -76,7 +76,7 @@ def test_a_form_of_another_site_cannot_ask(server):
 
 
 def test_every_answer_says_what_a_browser_may_do(server):
-    for response in (httpx2.get(f"{server.url}/health"), httpx2.get(f"{server.url}/v1/models"), post(server, "/v1/completions", ASK)):
+    for response in (server.web.get("/health"), server.web.get("/v1/models"), post(server, "/v1/completions", ASK)):
         policy = response.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'")
         assert "unsafe" not in policy
@@ -163,7 +163,7 @@ def test_what_a_model_cannot_do_is_said(server):
     refused(post(server, "/v1/chat/completions", {**CHAT, "top_logprobs": 3}), 400, "logprobs")
     refused(post(server, "/v1/chat/completions", {**CHAT, "tool_choice": "required"}), 400, "tool_choice")
     refused(post(server, "/v1/compl", ASK), 404, "did you mean /v1/completions")
-    refused(httpx2.get(f"{server.url}/v1/completions", headers=LOCK), 405, "POST")
+    refused(server.web.get("/v1/completions", headers=LOCK), 405, "POST")
 
 
 def test_a_large_body_is_refused_and_not_kept(server):
@@ -175,7 +175,7 @@ def test_a_large_body_is_refused_and_not_kept(server):
             yield large[start : start + (1 << 16)]
 
     known = {"Content-Type": "application/json", **LOCK}
-    refused(httpx2.post(f"{server.url}/v1/completions", content=parts(), headers=known, timeout=60), 413)
+    refused(server.web.post("/v1/completions", content=parts(), headers=known), 413)
     assert post(server, "/v1/completions", ASK).status_code == 200
 
 
@@ -269,7 +269,7 @@ def test_nothing_that_people_write_is_a_control_token(server, model):
 def test_nothing_that_was_asked_or_said_is_in_the_log(server):
     answer = post(server, "/v1/completions", {**ASK, "max_tokens": 30, "echo": True}).json()["choices"][0]["text"]
     assert answer.startswith(SECRET)
-    refused(httpx2.get(f"{server.url}/{SECRET}?key={KEY}", headers=LOCK), 404)
+    refused(server.web.get(f"/{SECRET}?key={KEY}", headers=LOCK), 404)
     said = server.said()
     assert "POST /v1/completions 200 " in said
     assert "GET other 404 " in said
@@ -279,7 +279,7 @@ def test_nothing_that_was_asked_or_said_is_in_the_log(server):
 
 
 def test_metrics_are_prometheus(server):
-    told = httpx2.get(f"{server.url}/metrics", headers=LOCK)
+    told = server.web.get("/metrics", headers=LOCK)
     assert told.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = [line for line in told.text.splitlines() if not line.startswith("#")]
     assert all(float(line.rpartition(" ")[2]) >= 0 for line in lines)
