@@ -45,9 +45,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, si
     Neither knows sinks or capped scores.
     """
     if view.alone:
-        return torch.cat(
-            [_alone(*parts, one, dropout, sinks) for *parts, one in zip(q.split(1), k.split(1), v.split(1), view.alone, strict=True)]
-        )
+        rows = zip(q.split(1), k.split(1), v.split(1), view.alone, strict=True)
+        return torch.cat([_alone(*row, dropout, sinks) for row in rows])
     if sinks is not None or view.spec.soft_cap is not None:
         return attend_plainly(q, k, v, view, dropout, sinks)
     if dropout == 0.0 and kernels.fit(q) and (ranges := view.ranges) is not None:

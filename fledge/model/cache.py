@@ -60,9 +60,9 @@ class Cache:
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
 
     @property
-    def bytes(self) -> int:
-        """What keys and values take."""
-        return sum(kept.numel() * kept.element_size() for kept in (*self.keys, *self.values))
+    def bytes_a_token(self) -> int:
+        """What its keys and values take in all layers."""
+        return sum(kept[0, :, 0].numel() * kept.element_size() for kept in (*self.keys, *self.values))
 
     def keep(self, slot: int, count: int) -> None:
         """Forget all but the first `count` tokens of a slot; 0 empties it.
@@ -145,8 +145,8 @@ class Cache:
 
         def layout(ring: Ring) -> Layout:
             ends = None if counts is None else [min(count, ring.size) for count in counts]
-            seen = (_seen(kept, taken, used) for kept in (ring.positions, ring.documents))
-            return Layout(positions, documents, *seen, exact=exact, ends=ends)
+            keys, key_documents = _seen(ring.positions, taken, used), _seen(ring.documents, taken, used)
+            return Layout(positions, documents, keys, key_documents, exact=exact, ends=ends)
 
         return Reading(self, taken, rows, numbers, used, [layout(ring) for ring in self.rings])
 
@@ -255,5 +255,6 @@ class Memory:
         """The memory of the rows at `index` (any number of them, also repeated), as beam search needs it."""
         positions = self.positions if len(self.positions) == 1 else self.positions[index]
         chosen = Memory(self.hidden[index], positions, None if self.document is None else self.document[index])
+        chosen.lengths = None if self.lengths is None else [self.lengths[row] for row in index.tolist()]
         chosen._kept = {attention: (k[index], v[index]) for attention, (k, v) in self._kept.items()}
         return chosen

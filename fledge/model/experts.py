@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from fledge import arch
 from fledge.model.mlp import gated, matrix
 
-
 FEW = 64  # tokens
 
 

@@ -130,7 +130,7 @@ class Transformer(nn.Module):
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def cache(self, slots: int, capacity: int, chunk: int | None = None) -> Cache:
-        """An empty cache on the model's device, in its dtype; with a chunk, windows keep what they show while so many tokens are read at once.
+        """An empty cache on the model's device, in its dtype; with a chunk, windows keep what they show while so many are read at once.
 
         A model that may have to read a whole text again keeps all of it.
         """

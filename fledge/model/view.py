@@ -19,8 +19,9 @@ PADDING, EMPTY = -1, -2
 class View:
     """One kind of attention in one forward pass: which keys each query sees, how far it is turned, what is added to its scores.
 
-    With `alone` each row looks at its own `keys` first keys by its own view. `allowed` is (batch or 1, 1, query, key), true where a query sees a key; `causal` says that it is the plain lower
-    triangle, and `full` that it is all true, so that a kernel needs no mask. `bias` is (batch or 1, heads, query, key) or none.
+    `allowed` is (batch or 1, 1, query, key), true where a query sees a key; `causal` says that it is the plain lower
+    triangle, and `full` that it is all true, so that a kernel needs no mask. `bias` is (batch or 1, heads, query, key) or none. Where
+    rows are looked at `alone`, each looks at as many of its first keys as its own view has `keys`.
     """
 
     def __init__(self, layout: "Layout", spec: arch.Attention, bias: Tensor | None = None, alone: Sequence["View"] = ()):
@@ -133,7 +134,8 @@ class Layout:
 
         def layout(row: int, end: int) -> Layout:
             queries, keys = one(self.queries, row), one(self.keys, row, end)
-            assert queries is not None and keys is not None
+            assert queries is not None
+            assert keys is not None
             own = Layout(queries, one(self.query_documents, row), keys, one(self.key_documents, row, end), self.across, self.exact)
             own.row = True
             return own
