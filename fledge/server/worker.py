@@ -179,12 +179,14 @@ class Worker:
 
     def _to_write(self, job: int, served: Served, asked: Told) -> Callable[[], None]:
         from fledge.server.spelling import Spelling
+        from fledge.text.messages import with_tools
 
         if served.engine is None:
             other = "classify" if served.about["kind"] == "classifier" else "embeddings"
             raise ValueError(f"{asked['model']} writes no text: use /v1/{other}")
         if asked["messages"] is not None:
-            prompts = [served.conversation(asked["messages"])]
+            tools = asked["tools"]
+            prompts = [served.conversation(with_tools(asked["messages"], tools) if tools else asked["messages"])]
         else:
             prompts = [served.prompt(text) if isinstance(text, str) else known(text, served.tokenizer) for text in asked["prompts"]]
         requests, extra = [], dict[str, Any]()

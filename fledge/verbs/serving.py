@@ -58,8 +58,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     key_file: Place | None = None,
-    adapters: Adapter = (),
-    names: Names = (),
+    adapters: Adapter | None = None,
+    names: Names | None = None,
     slots: int = 4,
     queue: int = 32,
     context: int = CONTEXT,
@@ -98,10 +98,10 @@ def serve(
 
     if not models:
         raise ValueError("serve needs a model: fledge serve MODEL, a folder or a hub id")
-    places, others = named([str(model) for model in models]), named(adapters)
+    places, others = named([str(model) for model in models]), named(adapters or ())
     if twice := places.keys() & others.keys():
         raise ValueError(f"{', '.join(sorted(twice))} names a model and an adapter: name one of them otherwise, as NAME=PATH")
-    access, limits = Access(host, stored_key(key_file), tuple(names)), Limits(slots=slots, queue=queue, tokens=tokens)
+    access, limits = Access(host, stored_key(key_file), tuple(names or ())), Limits(slots=slots, queue=queue, tokens=tokens)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO if log else logging.WARNING)
     listener = listening(host, port)
     terminal.say(f"Loading {', '.join([*places, *others])} ...")

@@ -162,6 +162,9 @@ def test_what_a_model_cannot_do_is_said(server):
     refused(post(server, "/v1/embeddings", {"model": "base", "input": ["a"] * 257}), 400, "257 texts")
     refused(post(server, "/v1/chat/completions", {**CHAT, "top_logprobs": 3}), 400, "logprobs")
     refused(post(server, "/v1/chat/completions", {**CHAT, "tool_choice": "required"}), 400, "tool_choice")
+    tool = {"type": "function", "function": {"name": "f"}}
+    odd = {**CHAT, "tools": [tool], "messages": [{"role": "system", "content": [{"type": "image_url"}]}]}
+    refused(post(server, "/v1/chat/completions", odd), 400, "image_url")
     refused(post(server, "/v1/compl", ASK), 404, "did you mean /v1/completions")
     refused(server.web.get("/v1/completions", headers=LOCK), 405, "POST")
 
