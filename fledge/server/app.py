@@ -62,8 +62,8 @@ def application(link: Link, access: Access, limits: Limits) -> Gate:
         messages = [message.plain() for message in body.messages]
         tools = [tool.function for tool in body.tools or () if body.tool_choice != "none"]
         return await written(
-            request, body, CHAT, 1, messages=messages, tools=tools, most=body.max_completion_tokens or body.max_tokens, marks=bool(body.logprobs),
-            top=body.top_logprobs or 0,
+            request, body, CHAT, 1, messages=messages, tools=tools, most=body.max_completion_tokens or body.max_tokens,
+            marks=bool(body.logprobs), top=body.top_logprobs or 0,
         )  # fmt: skip
 
     @app.post("/v1/completions")

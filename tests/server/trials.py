@@ -119,9 +119,9 @@ class Fuzz:
         if kind in ("valid", "invalid"):
             mode = schemathesis.GenerationMode.POSITIVE if kind == "valid" else schemathesis.GenerationMode.NEGATIVE
             operations: list[Any] = [found.ok() for found in self.schema.get_all_operations() if isinstance(found, Ok)]
-            operations = [one for one in operations if kind == "valid" or one.method.lower() == "post"]
-            for place, operation in enumerate(operations):
-                share = cases // len(operations) + (place < cases % len(operations))
+            asking = [one for one in operations if one.method.lower() == "post"]
+            for operation in operations if kind == "valid" else asking:
+                share = 1 + cases // len(asking) if operation in asking else 1
                 self._each(kind, operation.as_strategy(generation_mode=mode), share, number, self._described)
         else:
             strategy = {"mutated": mutated(), "bytes": of_bytes(), "wire": st.tuples(st.sampled_from(ROUTES), st.binary(max_size=60))}[kind]
