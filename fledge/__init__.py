@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         predict,
         prepare,
         pretrain,
+        serve,
         show,
     )
 
@@ -38,6 +39,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "serve",
     "show",
 ]
 

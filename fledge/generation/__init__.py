@@ -1,8 +1,8 @@
 """Tokens → more tokens: sampling, one engine with slots, and on it beam search and the filling of gaps."""
 
 from fledge.generation.beam import beam_search
-from fledge.generation.engine import Completion, Engine, Request
+from fledge.generation.engine import Completion, Engine, Request, Row
 from fledge.generation.filling import Filling, Gapped, fill, marks_of
 from fledge.generation.sampling import Sampling
 
-__all__ = ["Completion", "Engine", "Filling", "Gapped", "Request", "Sampling", "beam_search", "fill", "marks_of"]
+__all__ = ["Completion", "Engine", "Filling", "Gapped", "Request", "Row", "Sampling", "beam_search", "fill", "marks_of"]

@@ -84,16 +84,54 @@ class Engine:
     def slots(self) -> int:
         return len(self._rows)
 
+    def submit(self, request: Request) -> "Row":
+        """A place in the queue; the row grows with each `step` from when it has a slot. Raises `ValueError` for what cannot be answered."""
+        row = Row(request, self)
+        self._waiting.append(row)
+        return row
+
+    def cancel(self, row: "Row") -> None:
+        """Gives up a row, whose slot is free at once; one that has ended, or that belongs to no engine, stays as it is."""
+        if row in self._waiting:
+            self._waiting.remove(row)
+        elif row.slot != WAITING:
+            self._rows[row.slot] = None
+            self.cache.keep(row.slot, 0)
+            row.slot = WAITING
+
+    def step(self) -> bool:
+        """Waiting requests read their prompts and get a first token, or else every row under way gets its next one.
+
+        False when nothing is under way any more.
+        """
+        joining = []
+        for slot, row in enumerate(self._rows):
+            if row is None and self._waiting:
+                self._rows[slot] = joined = self._waiting.popleft()
+                joined.slot = slot
+                joining.append(joined)
+        rows = joining or [row for row in self._rows if row is not None]
+        if not rows:
+            return False
+        with inference(self.model):
+            hidden = self.read_prompts(rows) if joining else self._read_last(rows)
+            tokens, logprobs = self._choose(self.model.head(hidden).float(), rows)
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            row.accept(token, logprob)
+            if row.reason:
+                self.cancel(row)
+        return bool(self._waiting) or any(row is not None for row in self._rows)
+
     def run(self, requests: Sequence[Request]) -> list[Completion]:
         """The completion of each request, in their order; all are checked before the first one starts."""
         rows = [Row(request, self) for request in requests]
         self._waiting.extend(rows)
         try:
             while not all(row.reason for row in rows):
-                self._step()
+                self.step()
         finally:
             for row in rows:
-                self._leave(row)
+                self.cancel(row)
         return [row.completion() for row in rows]
 
     def stream(self, request: Request) -> Generator[str, None, Completion]:
@@ -109,30 +147,13 @@ class Engine:
         try:
             while shown < len(row.text) or not row.reason:
                 if shown == len(row.text):
-                    self._step()
+                    self.step()
                 if piece := row.text[shown:]:
                     shown += len(piece)
                     yield piece
         finally:
-            self._leave(row)
+            self.cancel(row)
         return row.completion()
-
-    def _step(self) -> None:
-        """Waiting requests read their prompts and get a first token, or else every row under way gets its next one."""
-        joining = []
-        for slot, row in enumerate(self._rows):
-            if row is None and self._waiting:
-                self._rows[slot] = joined = self._waiting.popleft()
-                joined.slot = slot
-                joining.append(joined)
-        rows = joining or [row for row in self._rows if row is not None]
-        with inference(self.model):
-            hidden = self.read_prompts(rows) if joining else self._read_last(rows)
-            tokens, logprobs = self._choose(self.model.head(hidden).float(), rows)
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-            row.accept(token, logprob)
-            if row.reason:
-                self._leave(row)
 
     def read_prompts(self, rows: list["Row"]) -> Tensor:
         """The hidden state after each prompt, (rows, width); shorter ones are padded on the right, and the cache forgets the padding.
@@ -197,17 +218,9 @@ class Engine:
             self._masks[stop_tokens] = banned.to(self._device)
         return self._masks[stop_tokens]
 
-    def _leave(self, row: "Row") -> None:
-        if row in self._waiting:
-            self._waiting.remove(row)
-        elif row.slot != WAITING:
-            self._rows[row.slot] = None
-            self.cache.keep(row.slot, 0)
-            row.slot = WAITING
-
 
 class Row:
-    """One request under way."""
+    """One request under way: `tokens`, `logprobs` and `text` grow, of which text only what is certain; `reason` says how it ended."""
 
     def __init__(self, request: Request, engine: Engine):
         model, length = engine.model, len(request.tokens)

@@ -108,12 +108,12 @@ class Model:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             return []
-        texts = [completion.text for completion in self.continued([self._prompt_tokens(text) for text in prompts], **settings)]
+        texts = [completion.text for completion in self.continued([self.prompt_tokens(text) for text in prompts], **settings)]
         return texts[0] if isinstance(prompt, str) else texts
 
     def continued(self, prompts: Sequence[Sequence[int]], **settings: Unpack[Settings]) -> list[Completion]:
         """The completion of each prompt of tokens, made side by side."""
-        return list(self._written([self._request(list(tokens), settings) for tokens in prompts], settings))
+        return list(self._written([self.request(list(tokens), settings) for tokens in prompts], settings))
 
     def targets(self, sources: Sequence[str], **settings: Unpack[Settings]) -> list[str]:
         """What a model with an encoder and a decoder writes for each source, read up to its context as in training.
@@ -124,13 +124,13 @@ class Model:
             raise ValueError("this model reads no source: use generate to go on from a text")
         read = [self.tokenizer.framed(self.tokenizer.encode(text), self.arch.context) for text in sources]
         order = sorted(range(len(read)), key=lambda number: -len(read[number]))  # those of like length end at about the same time
-        requests = [self._request(read[number] or [self.tokenizer.end_of_text], settings) for number in order]
+        requests = [self.request(read[number] or [self.tokenizer.end_of_text], settings) for number in order]
         written = dict(zip(order, self._written(requests, settings), strict=True))
         return [written[number].text for number in range(len(read))]
 
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The continuation of a prompt piece by piece, as it is made."""
-        request = self._request(self._prompt_tokens(prompt), settings)
+        request = self.request(self.prompt_tokens(prompt), settings)
         if self._beams(settings) > 1:
             return (completion.text for completion in self._written([request], settings))
         return self._engine([request]).stream(request)
@@ -144,12 +144,12 @@ class Model:
 
     def chat_stream(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Iterator[str]:
         """The assistant's next answer piece by piece."""
-        request = self._request(self._conversation_tokens(messages), settings)
+        request = self.request(self.conversation_tokens(messages), settings)
         return self._engine([request]).stream(request)
 
     def answers(self, conversations: Sequence[Sequence[Mapping[str, Any]]], **settings: Unpack[Settings]) -> list[Completion]:
         """The assistant's next answer to each of several conversations, made side by side, and how it ended."""
-        return list(self._written([self._request(self._conversation_tokens(messages), settings) for messages in conversations], settings))
+        return list(self._written([self.request(self.conversation_tokens(messages), settings) for messages in conversations], settings))
 
     @overload
     def predict(self, text: Text) -> dict[str, Any]: ...
@@ -269,7 +269,7 @@ class Model:
             raise ValueError(f"beams is {beams}, but at least 1 is needed")
         return beams
 
-    def _prompt_tokens(self, text: str) -> list[int]:
+    def prompt_tokens(self, text: str) -> list[int]:
         """What is read of a text: by a decoder what it goes on from, by an encoder beside one the source, framed.
 
         Raises `ValueError` for a model that learned to fill in gaps and nothing else.
@@ -283,7 +283,7 @@ class Model:
             return self.tokenizer.framed(self.tokenizer.encode(text)) or [self.tokenizer.end_of_text]
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.tokenizer.end_of_text]
 
-    def _conversation_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def conversation_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """What is read of messages before an answer.
 
         Raises `ValueError` for a model that was not trained to converse, and for messages out of order.
@@ -297,7 +297,8 @@ class Model:
             )
         return form.encode(self.tokenizer, list(as_turns(messages)), answer=True).tokens
 
-    def _request(self, tokens: list[int], settings: Settings) -> Request:
+    def request(self, tokens: list[int], settings: Settings) -> Request:
+        """What an engine is asked for: to go on from these tokens, as the settings and the folder say."""
         from fledge.generation import Request, Sampling
         from fledge.weights.folder import stops
 
@@ -305,7 +306,7 @@ class Model:
             if name not in Settings.__annotations__:
                 raise TypeError(f"{name} is no setting{did_you_mean(name, Settings.__annotations__)}")
         given = {name: value for name, value in settings.items() if value is not None and name not in ("beams", "length_penalty")}
-        merged: dict[str, Any] = {**self._defaults(), **given}
+        merged: dict[str, Any] = {**self.defaults(), **given}
         form = self.chat_format
         ends = stops(self.facts.get("chat") or self.facts.get("chat_template"), self.tokenizer)
         stop = merged.pop("stop", ())
@@ -313,7 +314,7 @@ class Model:
         stops = (*stop, *(form.stop_strings if form is not None else ()))
         return Request(tokens, merged.pop("max_tokens", MAX_TOKENS), Sampling(**merged), tuple(ends), stops)
 
-    def _defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, Any]:
         """The folder's generation_config.json in our terms; without `do_sample` the best word is taken, as `transformers` does."""
         theirs = self.facts.get("generation", {})
         ours = {name: theirs[name] for name in SAMPLING if theirs.get(name) is not None}
