@@ -5,14 +5,15 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fledge.arch import Words
+from fledge.generation.contracts import Contract, Matcher
 from fledge.generation.pieces import Pieces
-from fledge.generation.sampling import Sampling, choose, uniform
+from fledge.generation.sampling import NOTHING, Sampling, choose, uniform
 from fledge.model import Memory, Transformer
 from fledge.model.view import PADDING
 from fledge.text.tokenizer import Tokenizer
@@ -26,7 +27,7 @@ class Request:
     (none: when the context is full).
 
     A target that has `begun` goes on from these tokens. Without `stop_tokens` the tokenizer's end of text stops. Control tokens that do
-    not stop are never generated.
+    not stop are never generated. A `contract` says what the text has to be. `top_logprobs` is how many alternatives to tell for each token.
     """
 
     tokens: Sequence[int]
@@ -35,6 +36,8 @@ class Request:
     stop_tokens: Sequence[int] | None = None
     stop_strings: Sequence[str] = ()
     begun: Sequence[int] = ()
+    contract: Contract | None = None
+    top_logprobs: int = 0
 
     def __post_init__(self):
         if not len(self.tokens):
@@ -45,17 +48,31 @@ class Request:
             raise ValueError(f"stop is the text {self.stop_strings!r}, but a list of texts is needed: [{self.stop_strings!r}]")
         if not all(self.stop_strings):
             raise ValueError("a text to stop at is empty: give some text, or leave it out")
+        if self.top_logprobs < 0:
+            raise ValueError(f"top_logprobs is {self.top_logprobs}, but 0 or more alternatives can be told")
 
 
 @dataclass(frozen=True)
 class Completion:
     """What was generated: tokens without the stop token, their text cut before a stop string, the natural log-probability that the
-    model itself gave to each token, and whether it stopped or ran out of room."""
+    model itself gave to each token, and whether it stopped or ran out of room (or of tokens that are allowed).
+
+    Where `top_logprobs` were asked for, `alternatives` has for each token the best ids with their log-probabilities, best first.
+    """
 
     tokens: list[int]
     text: str
     reason: Literal["stop", "length"]
     logprobs: list[float]
+    alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
+
+
+class Choice(NamedTuple):
+    """One token that was drawn, the model's log-probability of it, and alternatives as `Completion` has them."""
+
+    token: int
+    logprob: float
+    alternatives: list[tuple[int, float]]
 
 
 class Engine:
@@ -115,9 +132,9 @@ class Engine:
             return False
         with inference(self.model):
             hidden = self.read_prompts(rows) if joining else self._read_last(rows)
-            tokens, logprobs = self._choose(self.model.head(hidden).float(), rows)
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-            row.accept(token, logprob)
+            chosen = self._choose(self.model.head(hidden).float(), rows)
+        for row, choice in zip(rows, chosen, strict=True):
+            row.accept(choice)
             if row.reason:
                 self.cancel(row)
         return bool(self._waiting) or any(row is not None for row in self._rows)
@@ -192,23 +209,21 @@ class Engine:
         self._read_by = list(rows)
         return self._memory
 
-    def _choose(self, scores: Tensor, rows: list["Row"]) -> tuple[list[int], list[float]]:
-        """The next token of each row and its log-probability; rows with the same settings are drawn together."""
-        total = scores.logsumexp(-1)
-        if not bool(total.isfinite().all()):
+    def _choose(self, scores: Tensor, rows: Sequence["Row"]) -> list[Choice]:
+        """The next token of each row; rows with the same settings are drawn together."""
+        logprobs = scores.log_softmax(-1)
+        if not bool(logprobs.amax(-1).isfinite().all()):
             raise ValueError("the model's scores are not finite numbers: its weights are damaged, or too large for their dtype")
-        alike: dict[tuple[Sampling, frozenset[int]], list[int]] = {}
+        possible = scores.masked_fill(~torch.stack([row.allowed() for row in rows]), -torch.inf)
+        alike: dict[Sampling, list[int]] = {}
         for i, row in enumerate(rows):
-            alike.setdefault((row.sampling, row.stop_tokens), []).append(i)
+            alike.setdefault(row.sampling, []).append(i)
         chosen = torch.empty(len(rows), dtype=torch.long, device=scores.device)
-        for (sampling, stop_tokens), members in alike.items():
-            part = scores if len(alike) == 1 else scores[members]
-            marks = [seen for i in members if (seen := rows[i].seen) is not None]
-            seen = torch.stack(marks) if marks else None
+        for sampling, members in alike.items():
+            part = possible if len(alike) == 1 else possible[members]
             uniforms = None if sampling.greedy else torch.tensor([rows[i].uniform() for i in members], dtype=torch.float64)
-            chosen[members] = choose(part.masked_fill(self.banned(stop_tokens), -torch.inf), sampling, seen, uniforms)
-        logprobs = scores.gather(1, chosen[:, None])[:, 0] - total
-        return chosen.tolist(), logprobs.tolist()
+            chosen[members] = choose(part, sampling, *marks([rows[i] for i in members]), uniforms)
+        return [row.choice(token, one) for row, token, one in zip(rows, chosen.tolist(), logprobs, strict=True)]
 
     def banned(self, stop_tokens: frozenset[int]) -> Tensor:
         """What is not generated, (vocabulary,): control tokens that do not stop, and ids of no token (an embedding may be padded)."""
@@ -246,33 +261,67 @@ class Row:
         self.slot = WAITING
         self.most = min(request.max_tokens or engine.capacity, engine.capacity - len(self.prompt) + 1)  # the last token need not be read
         self.stop_tokens = frozenset([engine.tokenizer.end_of_text] if request.stop_tokens is None else request.stop_tokens)
+        self.matcher: Matcher | None = None
+        if request.contract is not None:
+            self.matcher = request.contract.matcher(engine.tokenizer, model.arch.vocabulary)
+            self.stop_tokens |= {engine.tokenizer.end_of_text}
+        if strange := [token for token in request.sampling.named if not 0 <= token < model.arch.vocabulary]:
+            raise ValueError(f"banned and logit_bias name token {strange[0]}, but this model's are 0 to {model.arch.vocabulary - 1}")
         self.sampling = replace(request.sampling, seed=None)
         self.seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
-        self.pieces = Pieces(engine.tokenizer.decode, self.prompt[-1:], request.stop_strings)
+        self.pieces = Pieces(engine.tokenizer.decode, self.prompt[-1:], () if request.contract else request.stop_strings)
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        self.top = request.top_logprobs
+        self.alternatives: list[list[tuple[int, float]]] = []
         self.text = ""
         self.reason: Literal["stop", "length"] | None = None
-        self.seen: Tensor | None = None
+        self.seen: Tensor | None = None  # which tokens are there, (vocabulary,), where a setting asks
+        self.made: Tensor | None = None  # how often each was generated
+        self._may = ~engine.banned(self.stop_tokens)
         if self.sampling.repetition_penalty != 1:
-            self.seen = torch.zeros(model.arch.vocabulary, dtype=torch.bool, device=model.embedding.weight.device)
+            self.seen = torch.zeros_like(self._may)
             self.seen[self.prompt] = True
+        if self.sampling.counts:
+            self.made = torch.zeros_like(self._may, dtype=torch.long)
 
     def uniform(self) -> float:
         return uniform(self.seed, len(self.tokens))
 
-    def accept(self, token: int, logprob: float) -> None:
+    def allowed(self) -> Tensor:
+        """Which tokens may be next, (vocabulary,), but for those that its sampling bans."""
+        if self.matcher is None:
+            return self._may
+        return self._may & self.matcher.allowed(self.stop_tokens).to(self._may.device)
+
+    def choice(self, token: int, logprobs: Tensor) -> Choice:
+        """What `accept` takes, of the model's own log-probabilities (vocabulary,)."""
+        best = logprobs.topk(min(self.top, len(logprobs))) if self.top else None
+        alternatives = [] if best is None else list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return Choice(token, float(logprobs[token]), alternatives)
+
+    def accept(self, choice: Choice) -> None:
+        """One more token, if there is one."""
+        token = choice.token
         if token in self.stop_tokens:
             self.reason = "stop"
+        elif token == NOTHING:
+            self.reason = "length"
         else:
             self.tokens.append(token)
-            self.logprobs.append(logprob)
+            self.logprobs.append(choice.logprob)
+            if self.top:
+                self.alternatives.append(choice.alternatives)
             self.text += self.pieces.add(token)
             if self.seen is not None:
                 self.seen[token] = True
-            if self.pieces.stopped:
+            if self.made is not None:
+                self.made[token] += 1
+            if self.matcher is not None:
+                self.matcher.accept(token)
+            if self.pieces.stopped or (self.matcher is not None and self.matcher.ended and self.matcher.kept):
                 self.reason = "stop"
-            elif len(self.tokens) == self.most:
+            elif len(self.tokens) == self.most or (self.matcher is not None and self.matcher.ended):
                 self.reason = "length"
         if self.reason:
             self.text += self.pieces.finish()
@@ -281,7 +330,14 @@ class Row:
 
     def completion(self) -> Completion:
         assert self.reason is not None
-        return Completion(self.tokens, self.text, self.reason, self.logprobs)
+        return Completion(self.tokens, self.text, self.reason, self.logprobs, self.alternatives)
+
+
+def marks(rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:
+    """What `shape` asks for of rows with the same sampling: which tokens are there and how often each was generated, (rows, vocabulary)."""
+    seen = [row.seen for row in rows if row.seen is not None]
+    made = [row.made for row in rows if row.made is not None]
+    return torch.stack(seen) if seen else None, torch.stack(made) if made else None
 
 
 def check(model: Transformer, tokenizer: Tokenizer) -> None:

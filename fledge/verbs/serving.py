@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,8 +152,10 @@ class Served:
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return self.model.conversation_tokens(messages)
 
-    def request(self, tokens: Sequence[int], settings: Settings) -> Request:
-        return self.model.request(list(tokens), settings)
+    def request(self, tokens: Sequence[int], settings: Mapping[str, Any]) -> Request:
+        known: Any = {name: value for name, value in settings.items() if name in Settings.__annotations__}
+        asked = self.model.request(list(tokens), known)
+        return replace(asked, sampling=replace(asked.sampling, **{name: settings[name] for name in settings.keys() - known.keys()}))
 
     def scored(self, tokens: Sequence[int], top: int) -> tuple[list[float | None], list[list[tuple[int, float]]]]:
         """The log-probability of each token behind those before it, and the likeliest at its place; none of the first."""

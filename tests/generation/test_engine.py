@@ -91,7 +91,7 @@ def plainly(model: Transformer, request: Request) -> Completion:
         seen = torch.zeros(1, 400, dtype=torch.bool)
         seen[0, tokens] = True
         number = torch.tensor([uniform(request.sampling.seed or 0, len(made))], dtype=torch.float64)
-        token = int(choose(scores, request.sampling, seen, number))
+        token = int(choose(scores, request.sampling, seen, uniforms=number))
         if token in stop_tokens:
             return Completion(made, text, "stop", logprobs)
         tokens.append(token)
