@@ -1,7 +1,7 @@
 // Chat: conversations that the browser keeps, answered by an assistant.
 
 import { details, stream } from "./api.js";
-import { copy, download, find, framed, growing, h, pace, sends, toast } from "./dom.js";
+import { copy, download, find, framed, growing, h, pace, sends, swap, toast } from "./dom.js";
 import { show } from "./markdown.js";
 import { settings } from "./settings.js";
 import { all, forget, keep, read } from "./store.js";
@@ -50,7 +50,12 @@ export function chat() {
     talk = one;
     keep("talk", one.id);
     draw();
-    field.focus({ preventScroll: true });
+    back();
+  }
+
+  /** The focus goes where one types, unless that brings up a keyboard on the screen. */
+  function back() {
+    if (matchMedia("(hover: hover)").matches) field.focus({ preventScroll: true });
   }
 
   function remove(one) {
@@ -125,6 +130,7 @@ export function chat() {
       if (message.role === "user") {
         talk.messages.splice(talk.messages.indexOf(message)); // what followed answered another question
         list.replaceChildren(...talk.messages.map(item));
+        back();
         ask(talk, area.value.trim());
       } else {
         message.content = area.value;
@@ -153,6 +159,7 @@ export function chat() {
     if (running) return;
     talk.messages.pop();
     list.lastChild.remove();
+    back();
     answer(talk);
   }
 
@@ -197,8 +204,8 @@ export function chat() {
   }
 
   function buttons() {
-    find("stop").hidden = !running;
-    find("send").hidden = Boolean(running);
+    if (running) swap(find("stop"), find("send"));
+    else swap(find("send"), find("stop"));
   }
 
   return (chosen) => {

@@ -2,7 +2,7 @@
 
 import { ask, stream } from "./api.js";
 import { judged } from "./classify.js";
-import { find, framed, growing, h, pace } from "./dom.js";
+import { find, framed, growing, h, pace, swap } from "./dom.js";
 import { show } from "./markdown.js";
 import { settings } from "./settings.js";
 import { keep, read } from "./store.js";
@@ -29,8 +29,9 @@ export function compare(models) {
     buttons();
   };
   function buttons() {
-    find("compare-stop").hidden = !running;
-    find("compare-go").hidden = Boolean(running);
+    const [go, stop] = [find("compare-go"), find("compare-stop")];
+    if (running) swap(stop, go);
+    else swap(go, stop);
   }
   return () => fit();
 }

@@ -1,7 +1,7 @@
 // Complete: a text goes on token by token, each coloured by its probability; another choice at any of them begins a branch.
 
 import { stream } from "./api.js";
-import { find, framed, growing, h, pace, percent, svg } from "./dom.js";
+import { find, framed, growing, h, pace, percent, svg, swap } from "./dom.js";
 import { settings } from "./settings.js";
 import { keep, read } from "./store.js";
 
@@ -113,7 +113,7 @@ export function complete() {
     const last = before(branch, i).slice(-24);
     const fixed = (name) => !continues() || Boolean(running) || UNSAID.test(name) || branch.tokens[i - 1]?.open.length > 0;
     return aside.replaceChildren(
-      h("h3", {}, "After ", h("q", { dir: "auto" }, (last.length === 24 ? "…" : "") + last), " it could have been"),
+      h("h3", {}, "After ", h("q", { dir: "auto" }, (last.length === 24 ? "…" : "") + seen(last)), " it could have been"),
       h("ol.others", {}, ...others.map(([name, share]) => h("li", {}, h("button", {
         type: "button", disabled: fixed(name), "aria-current": name === token.name ? "true" : null,
         "aria-label": `${seen(name)}, ${percent(share)}${name === token.name ? ", which stands there" : ""}`,
@@ -128,8 +128,9 @@ export function complete() {
   }
 
   function buttons() {
-    find("complete-stop").hidden = !running;
-    find("complete-go").hidden = Boolean(running);
+    const [go, stop] = [find("complete-go"), find("complete-stop")];
+    if (running) swap(stop, go);
+    else swap(go, stop);
   }
 
   return (chosen) => {

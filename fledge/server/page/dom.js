@@ -52,6 +52,14 @@ export function sends(area, form) {
   });
 }
 
+/** Shows one of two buttons in the place of the other; the focus goes along. */
+export function swap(shown, other) {
+  const focused = document.activeElement === other;
+  shown.hidden = false;
+  other.hidden = true;
+  if (focused) shown.focus();
+}
+
 let hiding;
 
 /** A short word at the foot of the page, with one thing that may be done about it. */
@@ -83,7 +91,11 @@ export function download(name, type, text) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
-export const percent = (share) => (share >= 0.9995 ? "100" : share >= 0.1 ? (share * 100).toFixed(0) : (share * 100).toPrecision(2)).concat(" %");
+/** A share of one, as precise as a person reads it. */
+export function percent(share) {
+  if (share < 0.001) return "< 0.1 %";
+  return `${share >= 0.1 ? (share * 100).toFixed(0) : (share * 100).toPrecision(2)} %`;
+}
 
 /** A number as the reports show it: thousands apart, fewer decimals the larger it is. */
 export function number(value) {
