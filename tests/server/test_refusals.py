@@ -4,10 +4,12 @@ import json
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from fledge import server as server_room
 from fledge.text import Tokenizer
 from tests.server.models import CONTEXT
 from tests.server.starting import KEY, Running, running
@@ -291,3 +293,19 @@ def test_metrics_are_prometheus(server):
     buckets = [int(line.split()[-1]) for line in lines if line.startswith('fledge_request_seconds_bucket{route="/v1/completions"')]
     assert buckets == sorted(buckets)
     assert "fledge_ready 1" in lines
+
+
+def test_the_pages_files_are_kept_by_a_browser_until_they_change(server):
+    files = sorted(file for file in (Path(server_room.__path__[0]) / "page").iterdir() if file.is_file())
+    assert "index.html" in [file.name for file in files]
+    kinds = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+    for file in files:
+        told = server.web.get(f"/page/{file.name}")
+        assert told.content == file.read_bytes()
+        assert told.headers["content-type"] == kinds.get(file.suffix, told.headers["content-type"])
+        assert told.headers["cache-control"] == "no-cache"
+        again = server.web.get(f"/page/{file.name}", headers={"If-None-Match": told.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    assert server.web.get("/").content == server.web.get("/page/index.html").content
+    for name in ("../app.py", "%2e%2e/app.py", "..%2fapp.py", "app.py", ""):
+        refused(server.web.get(f"/page/{name}", headers=LOCK), 404)

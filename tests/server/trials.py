@@ -37,7 +37,7 @@ ASKS: dict[str, dict[str, Any]] = {
     "/v1/classify": {"model": "classifier", "input": ["one", "two"], "explain": False},
 }  # fmt: skip
 ROUTES = (*ASKS, "/v1/models", "/v1/models/base", "/health", "/metrics", "/", "/page/index.html", "/nowhere")
-METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "BREW")
+METHODS = ("GET", "GET", "POST", "POST", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "BREW")
 
 texts = st.text(max_size=30) | st.sampled_from(["", "<|im_end|>", "\x00", "\ud800", "base", "{{ 7 * 7 }}", "'; --", "../../etc/passwd"])
 numbers = st.integers(-3, 70) | st.integers() | st.floats() | st.sampled_from([2**63, -(2**63), 1e308, 10**400])
@@ -46,6 +46,7 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=12,
 )
+LIKE = {bool: st.booleans(), int: st.integers(0, 4), float: st.floats(0, 1), str: texts}  # what may well be valid
 
 
 @st.composite
@@ -65,7 +66,7 @@ def mutated(draw: st.DrawFn) -> tuple[str, Any]:
                 continue
             match draw(st.sampled_from(["replace", "remove", "add", "double"])):
                 case "replace":
-                    place[key] = draw(anything)
+                    place[key] = draw(LIKE.get(type(place[key]), anything) if draw(st.booleans()) else anything)
                 case "remove":
                     del place[key]
                 case "add" if isinstance(place, dict):
