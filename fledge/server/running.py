@@ -51,6 +51,7 @@ def run(opening: Opening, listener: socket.socket, access: Access, limits: Limit
     config = uvicorn.Config(
         application(link, access, limits), http=patient(limits.patience, limits.connections), loop="asyncio", ws="none", lifespan="off",
         access_log=False, log_config=None, log_level="error", server_header=False, timeout_graceful_shutdown=5,
+        timeout_keep_alive=int(limits.patience),
     )  # fmt: skip
     server = Draining(config, link)
     try:
