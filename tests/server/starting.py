@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx2
 
-PATIENCE = 100.0  # seconds until the models are open
+PATIENCE = 300.0  # seconds until the models are open
 KEY = "correct horse".replace(" ", "-")
 
 

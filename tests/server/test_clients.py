@@ -12,6 +12,7 @@ import fledge
 from tests.server.asking import Client
 from tests.server.starting import KEY, Running, running
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts a server slowly
 HELLO = [{"role": "user", "content": "Hello there"}]
 
 

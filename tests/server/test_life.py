@@ -11,8 +11,9 @@ import httpx2
 import pytest
 
 from fledge.cli import main
-from tests.server.starting import KEY, Running, running
+from tests.server.starting import KEY, PATIENCE, Running, running
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts a server slowly
 LOCK = {"Authorization": f"Bearer {KEY}"}
 LONG = {"model": "base", "prompt": "a", "max_tokens": 600, "logit_bias": {"0": -100}, "temperature": 1.0, "seed": 1}
 
@@ -47,14 +48,14 @@ def test_a_server_that_ends_answers_what_is_under_way(folders):
             time.sleep(0.05)
         thread = asked(server, found)
         server.process.terminate()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while server.health() != "draining":
             assert time.monotonic() < deadline
         late = server.web.post("/v1/completions", json=LONG, headers=LOCK)
         assert late.status_code == 503
         assert late.json()["error"]["code"] == "draining"
         thread.join()
-        assert server.process.wait(30) == 0, server.said()
+        assert server.process.wait(PATIENCE) == 0, server.said()
     assert found[0].status_code == 200
     assert found[0].json()["usage"]["completion_tokens"] == 600
 
@@ -66,7 +67,7 @@ def test_a_second_signal_ends_at_once(folders):
         engine, thread = server.engine(), asked(server, found)
         server.process.send_signal(signal.SIGINT)
         time.sleep(0.2)
-        assert server.ended(signal.SIGINT, within=10) == 130
+        assert server.ended(signal.SIGINT, within=PATIENCE) == 130
         assert "second signal" in server.said()
         thread.join()
         with pytest.raises(ProcessLookupError):
@@ -78,7 +79,7 @@ def test_an_engine_that_dies_is_noticed_and_said(folders):
     with running(folders["base"]) as server:
         thread = asked(server, found)
         os.kill(server.engine(), signal.SIGKILL)
-        assert server.process.wait(20) == 1
+        assert server.process.wait(PATIENCE) == 1
         assert "the engine's process was killed by SIGKILL" in server.said()
         assert "fledge serve" in server.said() or "-m fledge" in server.said()
         thread.join()
@@ -131,7 +132,7 @@ def test_wrong_use_is_one_sentence_before_anything_is_loaded(folders, command, m
 
 def test_a_model_that_cannot_be_opened_is_one_sentence(folders, tmp_path):
     with running(tmp_path / "nowhere", ready=False) as server:
-        assert server.process.wait(60) == 2
+        assert server.process.wait(PATIENCE) == 2
         assert "nowhere does not exist" in server.said()
         assert "Traceback" not in server.said()
 

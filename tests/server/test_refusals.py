@@ -14,6 +14,7 @@ from fledge.text import Tokenizer
 from tests.server.models import CONTEXT
 from tests.server.starting import KEY, Running, running
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts a server slowly
 LOCK = {"Authorization": f"Bearer {KEY}"}
 SECRET = "nobody may read this"
 ASK = {"model": "base", "prompt": SECRET, "max_tokens": 4}

@@ -7,7 +7,10 @@ pytest.importorskip("schemathesis")
 from tests.server.starting import running
 from tests.server.trials import KINDS, Fuzz, unfit
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of schemathesis's own dependencies
+pytestmark = [
+    pytest.mark.timeout(600),  # a busy machine starts a server slowly
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of schemathesis's own dependencies
+]
 
 
 @pytest.fixture(scope="module")
