@@ -31,13 +31,12 @@ def main() -> None:
         places = models.made(Path(folder))
         with running(*(f"{name}={places[name]}" for name in ("assistant", "base", "classifier"))) as server, browsing() as browser:
             for number, payload in enumerate(tried):
+                room = Room(browser, server.url, KEY)
                 if number % EVERY == 0:
-                    room = Room(browser, server.url, KEY)
                     controls += len(Room.PLACES)
                     wrong += [f"untouched: {found}" for place in Room.PLACES if (found := room.complaint(place, "an untouched text"))]
                 wrong += [f"{number}: {found}" for place in Room.PLACES if (found := room.complaint(place, payload))]
-                if number % EVERY == EVERY - 1:
-                    room.page.context.close()
+                room.page.context.close()
     run = {
         "payloads": len(tried), "places": list(Room.PLACES), "controls": controls, "wrong": wrong,
         "seconds": round(time.perf_counter() - start, 1),

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, Route, sync_playwright
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 PATIENCE = 60_000  # milliseconds
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 RAN = "window.ran = () => { window.runs = (window.runs ?? 0) + 1; }; window.alert = window.prompt = window.confirm = window.ran;"
 ALLOWED = ("http:", "https:", "mailto:")
 STRANGERS = """(allowed) => {
@@ -55,9 +55,13 @@ class Eye:
         page.add_init_script(RAN)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("console", lambda line: self.faults.append(line.text) if line.type == "error" else None)
-        page.on("dialog", lambda dialog: (self.faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", self._dismiss)
         page.on("request", self._look)
         page.context.route(lambda address: not self._inside(address), lambda route: route.abort())
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.faults.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
 
     def _inside(self, address: str) -> bool:
         return address.startswith((f"{self.url}/", "data:", "blob:"))
