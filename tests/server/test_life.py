@@ -56,6 +56,7 @@ def test_a_server_that_ends_answers_what_is_under_way(folders):
         assert late.json()["error"]["code"] == "draining"
         thread.join()
         assert server.process.wait(PATIENCE) == 0, server.said()
+        assert f"{server.url} was asked 1 times" in server.said()
     assert found[0].status_code == 200
     assert found[0].json()["usage"]["completion_tokens"] == 600
 
