@@ -22,7 +22,7 @@ export function classify() {
     find("classify-problem").textContent = "";
     try {
       const { data: [found] } = await ask("v1/classify", { model: model.id, input: text, explain: find("explain").checked });
-      find("judgement").replaceChildren(...judged(found), ...(found.words ? decided(text, found.words, found.label) : []));
+      find("judgement").replaceChildren(...judged(found), ...(found.words ? decided(text, found.words, [found.labels ?? found.label].flat()[0]) : []));
     } catch (problem) {
       find("classify-problem").textContent = problem.message;
     }

@@ -17,12 +17,12 @@ export function svg(tag, attributes = {}, ...children) {
 function filled(create, tag, attributes, children) {
   const [name, ...classes] = tag.split(".");
   const element = create(name);
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   if (classes.length) element.setAttribute("class", classes.join(" "));
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 

@@ -103,7 +103,7 @@ function element(block, depth) {
     case "rule": return h("hr");
     case "quote": return h("blockquote", {}, ...inside(block.inside, depth));
     case "list": return h(block.ordered ? "ol" : "ul", { start: block.ordered && block.from !== 1 ? block.from : null },
-      ...block.items.map((item) => h("li", { dir: "auto" }, ...tight(inside(item, depth)))));
+      ...block.items.map((item) => h("li", { dir: "auto" }, ...tight(inside(ticked(item), depth)))));
     case "table": return table(block.rows);
     default: return h("p", { dir: "auto" }, ...inline(block.lines.map((line) => line.trimStart()).join("\n")));
   }
@@ -113,6 +113,8 @@ function inside(lines, depth) {
   if (depth >= DEPTH) return [h("p", {}, lines.join("\n"))];
   return blocks(lines).map((block) => element(block, depth + 1));
 }
+
+const ticked = ([first, ...rest]) => [first.replace(/^\[([ xX])\] /, (_, mark) => (mark === " " ? "☐ " : "☑ ")), ...rest];
 
 /** An item of one paragraph needs none. */
 const tight = (found) => (found[0]?.localName === "p" ? [...found[0].childNodes, ...found.slice(1)] : found);
@@ -173,8 +175,13 @@ const fence = (text, mark, from, missing) =>
 /** Where emphasis that `mark` begins ends, or -1; underscores within a word are none. */
 function closing(text, mark, from, missing, word) {
   if (!/\S/.test(text[from] ?? " ") || (mark[0] === "_" && word(from - mark.length - 1))) return -1;
-  return search(text, mark, from, missing, (at) => /\S/.test(text[at - 1]) && text[at - 1] !== "\\"
-    && text[at + mark.length] !== mark[0] && (mark[0] !== "_" || !word(at + mark.length)));
+  return search(text, mark, from, missing, (at) => {
+    const after = at + mark.length;
+    let run = mark.length; // of three, the inner emphasis ends with the first ones and the outer with the rest
+    while (text[after - run - 1] === mark[0]) run += 1;
+    const length = run === mark.length || run === 3, before = text[after - run - 1] ?? " ";
+    return text[after] !== mark[0] && length && /\S/.test(before) && before !== "\\" && (mark[0] !== "_" || !word(after));
+  });
 }
 
 function search(text, mark, from, missing, fits) {
