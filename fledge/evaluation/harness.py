@@ -91,7 +91,7 @@ class Backend:
         for start in range(0, len(order), SIDE_BY_SIDE):
             part = order[start : start + SIDE_BY_SIDE]
             room = max(len(asked[number].tokens) + (asked[number].max_tokens or 0) for number in part)
-            engine = Engine(self.model, self.tokenizer, len(part), min(room, self.model.arch.context))
+            engine = Engine(self.model, self.tokenizer, len(part), min(room, self.model.arch.context), together=True)
             found.update(zip(part, (done.text for done in engine.run([asked[number] for number in part])), strict=True))
             self.progress("answers", len(found), len(asked))
         return [found[number] for number in range(len(asked))]

@@ -36,7 +36,7 @@ def continued(
     found = []
     for start in range(0, len(prompts), AT_ONCE):
         part = prompts[start : start + AT_ONCE]
-        engine = Engine(model, tokenizer, len(part), min(model.arch.context, max(map(len, part)) + count))
+        engine = Engine(model, tokenizer, len(part), min(model.arch.context, max(map(len, part)) + count), together=True)
         found += [one.tokens for one in engine.run([Request(p, count, Sampling(temperature=0.0), stop_tokens=()) for p in part])]
         done(len(found))
     return found

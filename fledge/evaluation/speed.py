@@ -28,7 +28,7 @@ def pace(model: Transformer, tokenizer: Tokenizer, text: Sequence[int]) -> Pace:
     length = min(READ, model.arch.context // 2)
     prompt = (list(text) * (length // len(text) + 1))[:length]
     count = min(WRITTEN, model.arch.context - length)
-    engine = Engine(model, tokenizer, capacity=length + count)
+    engine = Engine(model, tokenizer, capacity=length + count, together=True)
 
     def took(tokens: int) -> float:
         began = time.perf_counter()

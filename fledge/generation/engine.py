@@ -13,12 +13,14 @@ from torch import Tensor
 from fledge.arch import Words
 from fledge.generation.contracts import Contract, Matcher
 from fledge.generation.pieces import Pieces
+from fledge.generation.prefixes import Piece, Prefixes, name
 from fledge.generation.sampling import NOTHING, Sampling, choose, uniform
 from fledge.model import Memory, Transformer
 from fledge.model.view import PADDING
 from fledge.text.tokenizer import Tokenizer
 
 WAITING = -1  # the slot of a request that has none
+CHUNK = 256  # tokens of a prompt that are read at once
 
 
 @dataclass(frozen=True)
@@ -78,23 +80,42 @@ class Choice(NamedTuple):
 class Engine:
     """Generates for many requests at once, `slots` at a time, with up to `capacity` tokens of each read (the model's context by default).
 
+    Requests come and go at any step. Prompts are read `chunk` tokens at a time while others write, and beginnings that were read lately,
+    of which `kept` bytes are kept (by default what full slots take), are not read again: so the weights must stay as they are. On
+    a CPU a request's tokens and log-probabilities depend, bit for bit, on nothing but itself, the number of slots, the chunk, the
+    attention and the number of threads. `together` gives that up for speed: prompts are read side by side, rows that write alone take
+    part, and nothing is kept.
+
     With an encoder beside a decoder a request's tokens are the source; what each layer takes from it is computed once.
     Raises `ValueError` for a model that cannot write, and for a tokenizer that does not belong to it.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, slots: int = 1, capacity: int | None = None):
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        slots: int = 1,
+        capacity: int | None = None,
+        chunk: int = CHUNK,
+        kept: int | None = None,
+        together: bool = False,
+    ):
         check(model, tokenizer)
-        if slots < 1 or (capacity is not None and capacity < 1):
-            raise ValueError(f"slots is {slots} and capacity {capacity}, but an engine needs at least 1 of each")
+        if slots < 1 or chunk < 1 or (capacity is not None and capacity < 1):
+            raise ValueError(f"slots is {slots}, capacity {capacity} and chunk {chunk}, but an engine needs at least 1 of each")
         self.model, self.tokenizer = model, tokenizer
         self.capacity = min(capacity or model.arch.context, model.arch.context)
-        self.cache = model.cache(slots, self.capacity)
+        self.chunk, self.together = min(chunk, self.capacity), together
+        self.cache = model.cache(slots, self.capacity, self.chunk)
+        most = slots * self.capacity * self.cache.bytes_a_token if kept is None else kept
+        self.prefixes: Prefixes[Piece | Memory] = Prefixes(0 if together or model.turned_anew else most)
         self._device = model.embedding.weight.device
         self._rows: list[Row | None] = [None] * slots
         self._waiting: deque[Row] = deque()
+        self._reading: deque[Row] = deque()  # those with a slot whose prompts are not read to the end
         self._control = frozenset(tokenizer.controls.values())
         self._masks: dict[frozenset[int], Tensor] = {}
-        self._read_by: list[Row] = []  # whose sources the memory holds, in its order
+        self._read_by: list[Row | None] = []  # whose sources the memory holds, in its order
         self._memory: Memory | None = None
 
     @property
@@ -112,31 +133,27 @@ class Engine:
         if row in self._waiting:
             self._waiting.remove(row)
         elif row.slot != WAITING:
+            if row in self._reading:
+                self._reading.remove(row)
             self._rows[row.slot] = None
             self.cache.keep(row.slot, 0)
             row.slot = WAITING
 
     def step(self) -> bool:
-        """Waiting requests read their prompts and get a first token, or else every row under way gets its next one.
+        """The next token of each row that writes, and of prompts as much as a chunk holds, in turns.
 
         False when nothing is under way any more.
         """
-        joining = []
         for slot, row in enumerate(self._rows):
             if row is None and self._waiting:
                 self._rows[slot] = joined = self._waiting.popleft()
                 joined.slot = slot
-                joining.append(joined)
-        rows = joining or [row for row in self._rows if row is not None]
-        if not rows:
-            return False
+                self._reading.append(joined)
+        writing = [row for row in self._rows if row is not None and row not in self._reading]
         with inference(self.model):
-            hidden = self.read_prompts(rows) if joining else self._read_last(rows)
-            chosen = self._choose(self.model.head(hidden).float(), rows)
-        for row, choice in zip(rows, chosen, strict=True):
-            row.accept(choice)
-            if row.reason:
-                self.cancel(row)
+            if writing:
+                self._go_on(writing, self._next_scores(writing))
+            (self._read_together if self.together else self._read_in_turns)()
         return bool(self._waiting) or any(row is not None for row in self._rows)
 
     def run(self, requests: Sequence[Request]) -> list[Completion]:
@@ -172,48 +189,138 @@ class Engine:
             self.cancel(row)
         return row.completion()
 
-    def read_prompts(self, rows: list["Row"]) -> Tensor:
-        """The hidden state after each prompt, (rows, width); shorter ones are padded on the right, and the cache forgets the padding.
+    def read_prompts(self, rows: Sequence["Row"]) -> Tensor:
+        """The hidden state after each prompt, (rows, width), of rows that have been given slots."""
+        ended: dict[Row, Tensor] = {}
+        while reading := [row for row in rows if row.read < len(row.prompt)]:
+            ended.update(zip(reading, self._pieces(reading), strict=True))
+        return torch.stack([ended[row] for row in rows])
 
-        Where there is an encoder it reads the sources first.
+    def _read_together(self) -> None:
+        """The next piece of all prompts that are read as far as the first one."""
+        rows = [row for row in self._reading if row.read == self._reading[0].read]
+        if rows:
+            hidden = self._pieces(rows)
+            ended = [row.read == len(row.prompt) for row in rows]
+            self._reading = deque(row for row in self._reading if row.read < len(row.prompt))
+            if any(ended):
+                last = hidden[torch.tensor(ended, device=hidden.device)]
+                self._go_on([row for row, over in zip(rows, ended, strict=True) if over], self.model.head(last))
+
+    def _read_in_turns(self) -> None:
+        """A piece of one prompt after the other, until a chunk of tokens is read that were not known."""
+        room = self.chunk
+        while self._reading and room > 0:
+            row = self._reading.popleft()
+            known = row.reused
+            start, hidden = row.read, self._piece(row)
+            room -= row.read - start - (row.reused - known)
+            if row.read < len(row.prompt):
+                self._reading.append(row)
+            else:
+                self.prefixes.touch(reversed(row.names))  # a beginning outlives what follows it
+                self._go_on([row], self.model.head(hidden))
+
+    def _piece(self, row: "Row") -> Tensor:
+        """The hidden state after the next piece of a prompt, (1, width), read if it is not known."""
+        tokens = row.prompt[row.read : row.read + self.chunk]
+        row.names.append(name(row.names[-1], tokens))
+        known = self.prefixes.get(row.names[-1])
+        if not isinstance(known, Piece):
+            hidden = self._pieces([row])
+            if self.prefixes.most:
+                self.prefixes.add(row.names[-1], Piece(self.cache.copied(row.slot, row.read - len(tokens), row.read), hidden))
+                if row.memory is not None:
+                    self.prefixes.add(row.names[0], row.memory)
+            return hidden
+        self._encode([row])
+        self.cache.paste(row.slot, torch.tensor(tokens, device=self._device), known.parts)
+        row.read += len(tokens)
+        row.reused += len(tokens)
+        return known.last
+
+    def _pieces(self, rows: Sequence["Row"]) -> Tensor:
+        """The hidden state after the next piece of each prompt, (rows, width).
+
+        Shorter pieces are padded on the right, and the cache forgets the padding.
         """
-        if rows[0].source is not None:
+        self._encode(rows)
+        tokens, document, lengths = side_by_side([row.prompt[row.read : row.read + self.chunk] for row in rows])
+        hidden = self._hidden(tokens, document, rows)
+        for row, length in zip(rows, lengths.tolist(), strict=True):
+            row.read += length
+            if length < tokens.shape[1]:
+                self.cache.keep(row.slot, row.read)
+        return hidden[torch.arange(len(rows)), lengths - 1]
+
+    def _encode(self, rows: Sequence["Row"]) -> None:
+        """Where there is an encoder, it reads the sources that it has not yet."""
+        rows = [row for row in rows if row.source is not None and row.memory is None]
+        if self.together and rows:
             tokens, document, _ = side_by_side([row.source or [] for row in rows])
             memory = self.model.encode(tokens.to(self._device), None, document.to(self._device))
             for i, row in enumerate(rows):
                 row.memory = memory.rows(torch.tensor([i], device=self._device))
-        tokens, document, lengths = side_by_side([row.prompt for row in rows])
-        hidden = self._read(tokens, document, rows)
-        for row, length in zip(rows, lengths.tolist(), strict=True):
-            if length < tokens.shape[1]:
-                self.cache.keep(row.slot, length)
-        return hidden[torch.arange(len(rows)), lengths - 1]
+            return
+        for row in rows:
+            known, source = self.prefixes.get(row.names[0]), torch.tensor([list(row.source or ())], device=self._device)
+            row.memory = known if isinstance(known, Memory) else self.model.encode(source)
 
-    def _read_last(self, rows: list["Row"]) -> Tensor:
-        return self._read(torch.tensor([[row.tokens[-1]] for row in rows]), None, rows)[:, -1]
+    def _next_scores(self, rows: Sequence["Row"]) -> Tensor:
+        """The scores of what follows the last token of each row, (rows, vocabulary)."""
+        last = [[row.tokens[-1]] for row in rows]
+        if self.together or self.slots == 1:
+            return self.model.head(self._hidden(torch.tensor(last), None, rows)[:, -1])
+        if anew := [row for row in rows if len(row.prompt) + len(row.tokens) - 1 in self.model.turned_anew]:
+            parts = {row: self.model.head(self._hidden(torch.tensor([[row.tokens[-1]]]), None, [row])[:, -1]) for row in anew}
+            if rest := [row for row in rows if row not in parts]:
+                parts.update(zip(rest, self._next_scores(rest).split(1), strict=True))
+            return torch.cat([parts[row] for row in rows])
+        slots = torch.tensor([row.slot for row in rows])
+        tokens, document = torch.zeros(self.slots, 1, dtype=torch.long), torch.full((self.slots, 1), PADDING)
+        tokens[slots], document[slots] = torch.tensor(last), 0
+        by_slot: list[Row | None] = [None] * self.slots
+        for row in rows:
+            by_slot[row.slot] = row
+        hidden = self.model.hidden(
+            tokens.to(self._device), None, document.to(self._device), self.cache, None, self.memory_of(by_slot),
+            apart=self._device.type == "cpu",
+        )  # fmt: skip
+        return self.model.head(hidden[:, -1])[slots.to(self._device)]
 
-    def _read(self, tokens: Tensor, document: Tensor | None, rows: list["Row"]) -> Tensor:
+    def _hidden(self, tokens: Tensor, document: Tensor | None, rows: Sequence["Row"]) -> Tensor:
         slots = None if len(rows) == len(self._rows) else torch.tensor([row.slot for row in rows], device=self._device)
         document = document if document is None else document.to(self._device)
         return self.model.hidden(tokens.to(self._device), None, document, self.cache, slots, self.memory_of(rows))
 
-    def memory_of(self, rows: list["Row"]) -> Memory | None:
+    def memory_of(self, rows: Sequence["Row | None"]) -> Memory | None:
         """What the encoder made of the sources of these rows; kept from step to step, and where only some rows have left."""
-        if rows[0].memory is None:
-            return None
+        memories = [None if row is None else row.memory for row in rows]
+        if len(rows) == 1 or not any(memories):
+            return memories[0]
         if self._memory is not None and all(row in self._read_by for row in rows):
-            if rows != self._read_by:
+            if list(rows) != self._read_by:
                 self._memory = self._memory.rows(torch.tensor([self._read_by.index(row) for row in rows], device=self._device))
         else:
-            self._memory = Memory.together([row.memory for row in rows if row.memory is not None])
+            self._memory = Memory.together(memories)
         self._read_by = list(rows)
         return self._memory
 
+    def _go_on(self, rows: Sequence["Row"], scores: Tensor) -> None:
+        """Each row takes its next token by scores (rows, vocabulary), and leaves if that was the last."""
+        scores = scores.float()
+        if self.together or self._device.type != "cpu":
+            chosen = self._choose(scores, rows)
+        else:
+            chosen = [self._choose(own.clone(), [row])[0] for own, row in zip(scores.split(1), rows, strict=True)]
+        for row, choice in zip(rows, chosen, strict=True):
+            row.accept(choice)
+            if row.reason:
+                self.cancel(row)
+
     def _choose(self, scores: Tensor, rows: Sequence["Row"]) -> list[Choice]:
         """The next token of each row; rows with the same settings are drawn together."""
-        logprobs = scores.log_softmax(-1)
-        if not bool(logprobs.amax(-1).isfinite().all()):
-            raise ValueError("the model's scores are not finite numbers: its weights are damaged, or too large for their dtype")
+        logprobs = log_softmax(scores)
         possible = scores.masked_fill(~torch.stack([row.allowed() for row in rows]), -torch.inf)
         alike: dict[Sampling, list[int]] = {}
         for i, row in enumerate(rows):
@@ -259,6 +366,8 @@ class Row:
             raise ValueError(f"what is written so far has {len(self.prompt):,} tokens, but there is room for {engine.capacity:,}: use less")
         self.memory: Memory | None = None
         self.slot = WAITING
+        self.read = self.reused = 0  # tokens of the prompt, and how many of them were known
+        self.names = [name(b"", self.source or ())]  # of the source, and of each beginning that was read
         self.most = min(request.max_tokens or engine.capacity, engine.capacity - len(self.prompt) + 1)  # the last token need not be read
         self.stop_tokens = frozenset([engine.tokenizer.end_of_text] if request.stop_tokens is None else request.stop_tokens)
         self.matcher: Matcher | None = None
@@ -267,7 +376,7 @@ class Row:
             self.stop_tokens |= {engine.tokenizer.end_of_text}
         if strange := [token for token in request.sampling.named if not 0 <= token < model.arch.vocabulary]:
             raise ValueError(f"banned and logit_bias name token {strange[0]}, but this model's are 0 to {model.arch.vocabulary - 1}")
-        self.sampling = replace(request.sampling, seed=None)
+        self.sampling = replace(request.sampling, seed=None, banned=())
         self.seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
         self.pieces = Pieces(engine.tokenizer.decode, self.prompt[-1:], () if request.contract else request.stop_strings)
         self.tokens: list[int] = []
@@ -278,21 +387,22 @@ class Row:
         self.reason: Literal["stop", "length"] | None = None
         self.seen: Tensor | None = None  # which tokens are there, (vocabulary,), where a setting asks
         self.made: Tensor | None = None  # how often each was generated
-        self._may = ~engine.banned(self.stop_tokens)
+        self.may = ~engine.banned(self.stop_tokens)
+        self.may[list(request.sampling.banned)] = False
         if self.sampling.repetition_penalty != 1:
-            self.seen = torch.zeros_like(self._may)
+            self.seen = torch.zeros_like(self.may)
             self.seen[self.prompt] = True
         if self.sampling.counts:
-            self.made = torch.zeros_like(self._may, dtype=torch.long)
+            self.made = torch.zeros_like(self.may, dtype=torch.long)
 
     def uniform(self) -> float:
         return uniform(self.seed, len(self.tokens))
 
     def allowed(self) -> Tensor:
-        """Which tokens may be next, (vocabulary,), but for those that its sampling bans."""
+        """Which tokens may be next, (vocabulary,)."""
         if self.matcher is None:
-            return self._may
-        return self._may & self.matcher.allowed(self.stop_tokens).to(self._may.device)
+            return self.may
+        return self.may & self.matcher.allowed(self.stop_tokens).to(self.may.device)
 
     def choice(self, token: int, logprobs: Tensor) -> Choice:
         """What `accept` takes, of the model's own log-probabilities (vocabulary,)."""
@@ -331,6 +441,14 @@ class Row:
     def completion(self) -> Completion:
         assert self.reason is not None
         return Completion(self.tokens, self.text, self.reason, self.logprobs, self.alternatives)
+
+
+def log_softmax(scores: Tensor) -> Tensor:
+    """Log-probabilities (..., vocabulary); `ValueError` for scores that are no numbers."""
+    logprobs = scores.log_softmax(-1)
+    if not bool(logprobs.amax(-1).isfinite().all()):
+        raise ValueError("the model's scores are not finite numbers: its weights are damaged, or too large for their dtype")
+    return logprobs
 
 
 def marks(rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:

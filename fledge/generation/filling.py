@@ -118,7 +118,7 @@ def _with_spans(model: Transformer, tokenizer: Tokenizer, texts: Sequence[Gapped
     sources = [_around(model, tokenizer, text, sentinels[: len(text.blanks)]) for text in texts]
     stops = (tokenizer.end_of_text, *sentinels)
     room = min(model.arch.context, 1 + len(tokenizer.opening) + most * (1 + SPAN_TOKENS))
-    engine = Engine(model, tokenizer, min(AT_ONCE, max(1, len(texts))), room)
+    engine = Engine(model, tokenizer, min(AT_ONCE, max(1, len(texts))), room, together=True)
     targets: list[list[int]] = [[] for _ in texts]
     spans: list[list[list[int]]] = [[[] for _ in text.blanks] for text in texts]
     logprobs = [[0.0] * len(text.blanks) for text in texts]

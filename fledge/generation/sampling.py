@@ -34,7 +34,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
-    banned: Collection[int] = frozenset()
+    banned: Collection[int] = frozenset()  # kept as one
 
     def __post_init__(self):
         object.__setattr__(self, "logit_bias", tuple(sorted(dict(self.logit_bias).items())))
@@ -89,6 +89,12 @@ def choose(
     scores = shape(scores, sampling, seen, made)
     chosen = scores.argmax(-1) if sampling.greedy or uniforms is None else draw(scores.softmax(-1), uniforms)
     return chosen.where(scores.amax(-1) > -math.inf, NOTHING)
+
+
+def probabilities(scores: Tensor, sampling: Sampling, seen: Tensor | None = None, made: Tensor | None = None) -> Tensor:
+    """The distribution that `choose` draws from, (batch, vocabulary): when greedy all of it is at the best token."""
+    scores = shape(scores, sampling, seen, made)
+    return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0) if sampling.greedy else scores.softmax(-1)
 
 
 def shape(scores: Tensor, sampling: Sampling, seen: Tensor | None = None, made: Tensor | None = None) -> Tensor:

@@ -44,6 +44,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, si
 
     Neither knows sinks or capped scores.
     """
+    if view.alone:
+        rows = zip(q.split(1), k.split(1), v.split(1), view.alone, strict=True)
+        return torch.cat([_alone(*row, dropout, sinks) for row in rows])
     if sinks is not None or view.spec.soft_cap is not None:
         return attend_plainly(q, k, v, view, dropout, sinks)
     if dropout == 0.0 and kernels.fit(q) and (ranges := view.ranges) is not None:
@@ -53,6 +56,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, si
     if mask is not None and mask.is_floating_point():
         mask = mask.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=view.causal, scale=view.spec.scale, enable_gqa=grouped)
+
+
+def _alone(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float, sinks: Tensor | None) -> Tensor:
+    """One row, of which the first keys alone are its own; a row without any gathers nothing."""
+    return attend(q, k[:, :, : view.keys], v[:, :, : view.keys], view, dropout, sinks) if view.keys else torch.zeros_like(q)
 
 
 class Attention(nn.Module):

@@ -7,6 +7,8 @@ from torch.nn import functional as F
 from fledge import arch
 from fledge.model.mlp import gated, matrix
 
+FEW = 64  # tokens
+
 
 class Experts(nn.Module):
     """`router` scores the experts; `gate`, `up` (experts, inner, width) and `down` (experts, width, inner) hold all of them.
@@ -56,14 +58,22 @@ class Experts(nn.Module):
     def mixed(self, flat: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """What the chosen experts make of each token of flat (tokens, width), weighted and summed in fp32 at least.
 
-        Tokens are sorted by expert, so that each multiplies once with all of its tokens.
+        Tokens are sorted by expert, so that each multiplies once with all of its tokens. Few are all multiplied with whichever expert any
+        of them chose, which takes the time of reading its weights either way: so no token's bits depend on what the others chose.
         """
+        if len(flat) <= FEW and not torch.is_grad_enabled():
+            return self._each_of_all(flat, chosen, weights)
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=self.spec.experts).tolist()
         tokens = order // self.spec.chosen
         made = [self.expert(e, part) for e, part in enumerate(flat[tokens].split(counts)) if counts[e]]
         weighted = torch.cat(made) * weights.flatten()[order, None]
         return torch.zeros_like(flat, dtype=weighted.dtype).index_add(0, tokens, weighted).to(flat.dtype)
+
+    def _each_of_all(self, flat: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        made = {e: self.expert(e, flat[:, None])[:, 0] for e in chosen.unique().tolist()}
+        parts = [torch.stack([made[e][token] for e in row]) for token, row in enumerate(chosen.tolist())]
+        return torch.stack([(part * share[:, None]).sum(0) for part, share in zip(parts, weights, strict=True)]).to(flat.dtype)
 
 
 def one_token_at_a_time(experts: Experts, x: Tensor) -> Tensor:

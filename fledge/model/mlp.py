@@ -22,8 +22,22 @@ def matrix(*shape: int) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(shape), 0.0, 0.02))
 
 
+LANES, WHOLE = 64, 2**15  # numbers that torch takes at once, and up to which it takes an array in one go
+
+
 def gated(gate: Tensor | None, up: Tensor, spec: arch.Mlp) -> Tensor:
-    """`act(up)`, or with a gate `act(gate) * up`, both within the limit of `spec`."""
+    """`act(up)`, or with a gate `act(gate) * up`, both within the limit of `spec`.
+
+    Of one token in each of several rows no row is cut where others are not: what is left over behind whole vectors is rounded otherwise.
+    """
+    rows = max(1, WHOLE // up.shape[-1]) if up.shape[-1] % LANES == 0 else 1
+    if up.dim() == 3 and up.shape[1] == 1 and len(up) > rows and not torch.is_grad_enabled():
+        gates = [None] * len(up) if gate is None else gate.split(rows)
+        return torch.cat([_gated(*parts, spec) for parts in zip(gates, up.split(rows), strict=False)])
+    return _gated(gate, up, spec)
+
+
+def _gated(gate: Tensor | None, up: Tensor, spec: arch.Mlp) -> Tensor:
     activation = ACTIVATIONS[spec.activation]
     if gate is None:
         return activation(up)

@@ -53,12 +53,14 @@ class Transformer(nn.Module):
         slots: Tensor | None = None,
         memory: Memory | None = None,
         types: Tensor | None = None,
+        apart: bool = False,
     ) -> Tensor:
         """The trunk's last hidden states, (batch, length, width).
 
         With a cache the tokens continue what the given slots (all by default) hold; a text that thereby outgrows a length beyond which
         all of it is turned by other angles (LongRope) is read again as a whole, as `transformers` does when it generates. A memory is
-        what `encode` made of the source; types (batch, length) number the segments, 0 by default. Raises `ValueError` for a position
+        what `encode` made of the source; types (batch, length) number the segments, 0 by default. With `apart` each row of a cache attends
+        by itself: for the same number of rows, not a bit of it depends on what the others are, on CPUs. Raises `ValueError` for a position
         beyond learned ones.
         """
         trunk = self.trunk
@@ -69,18 +71,16 @@ class Transformer(nn.Module):
             return trunk(x, self._layout(positions, document), None, self._across(positions, document, memory), memory)
         if (grown := self._outgrown(positions, document, cache, slots)) is not None:
             return self._read_again(grown, tokens, positions, document, cache, slots, memory)
-        reading = cache.open(tokens, positions, document, slots)
-        layout = Layout(positions, document, reading.seen(cache.positions), reading.seen(cache.documents), exact=self._exact)
-        return trunk(x, layout, reading, self._across(positions, document, memory), memory)
+        reading = cache.open(tokens, positions, document, slots, self._exact, apart)
+        return trunk(x, reading.layout(0), reading, self._across(positions, document, memory, apart), memory)
 
     def _outgrown(self, positions: Tensor, document: Tensor, cache: Cache, slots: Tensor | None) -> Tensor | None:
         """Which rows (batch,) grow beyond a length after which a whole text is turned by other angles; none where no row does."""
-        ropes = (block.attention.positions for block in self.arch.trunk.pattern)
-        limits = {rope.changes_after for rope in ropes if rope is not None and rope.changes_after is not None}
-        if not limits:
+        if not (limits := self.turned_anew):
             return None
         rows = cache.rows(slots)
-        before = document_lengths(document, cache.positions[rows], cache.documents[rows])
+        [ring] = cache.rings
+        before = document_lengths(document, ring.positions[rows], ring.documents[rows])
         after = document_lengths(document, positions, document)
         real = (before > 0) & (document != PADDING)
         grown = torch.stack([real & (before <= limit) & (after > limit) for limit in limits]).any(0).any(1)
@@ -100,7 +100,8 @@ class Transformer(nn.Module):
         if len(rest := (~grown).nonzero()[:, 0]):
             read(rest, *(kind[rest] for kind in new))
         for part in grown.nonzero():
-            before = cache.empty(int(rows[part]))
+            before = cache.held(int(rows[part]))
+            cache.keep(int(rows[part]), 0)
             read(part, *(torch.cat((old, kind[part]), 1) for old, kind in zip(before, new, strict=True)))
         return hidden
 
@@ -128,10 +129,19 @@ class Transformer(nn.Module):
         scores = self.head(hidden)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
-    def cache(self, slots: int, capacity: int) -> Cache:
-        """An empty cache on the model's device, in its dtype."""
+    def cache(self, slots: int, capacity: int, chunk: int | None = None) -> Cache:
+        """An empty cache on the model's device, in its dtype; with a chunk, windows keep what they show while so many are read at once.
+
+        A model that may have to read a whole text again keeps all of it.
+        """
         weight = self.embedding.weight
-        return Cache(self.arch.trunk, slots, capacity, weight.device, weight.dtype)
+        return Cache(self.arch.trunk, slots, capacity, weight.device, weight.dtype, None if self.turned_anew else chunk)
+
+    @property
+    def turned_anew(self) -> frozenset[int]:
+        """The lengths in tokens beyond which a whole text is turned by other angles."""
+        ropes = (block.attention.positions for block in self.arch.trunk.pattern)
+        return frozenset(rope.changes_after for rope in ropes if rope is not None and rope.changes_after is not None)
 
     def balancing_loss(self) -> Tensor:
         """What the experts of the latest forward pass in training add to the mean loss: `balance × imbalance` of each router."""
@@ -216,13 +226,13 @@ class Transformer(nn.Module):
     def _layout(self, positions: Tensor, document: Tensor | None) -> Layout:
         return Layout(positions, document, positions, document, exact=self._exact)
 
-    def _across(self, positions: Tensor, document: Tensor | None, memory: Memory | None) -> Layout | None:
+    def _across(self, positions: Tensor, document: Tensor | None, memory: Memory | None, apart: bool = False) -> Layout | None:
         if memory is None:
             return None
         source = memory.document
         if document is not None and source is None:
             source = torch.zeros(len(memory.hidden), memory.hidden.shape[1], dtype=torch.long, device=document.device)
-        return Layout(positions, document, memory.positions, source, across=True)
+        return Layout(positions, document, memory.positions, source, across=True, ends=memory.lengths if apart else None)
 
     def _later(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
         """Each token one place later, after the one that opens a target."""

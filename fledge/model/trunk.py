@@ -70,6 +70,7 @@ class Trunk(nn.Module):
         """
         x = self.projection(self.dropout(self.norm_embedding(self.positions(x, layout.queries))))
         for i, (block, spec) in enumerate(zip(self.blocks, self._specs, strict=True)):
-            own = (layout.view(spec.attention, self.positions), reading.layer(i) if reading is not None else None)
+            seen, kept = (layout, None) if reading is None else (reading.layout(i), reading.layer(i))
+            own = (seen.view(spec.attention, self.positions), kept)
             x = block(x, own, (across.view(spec.across), None, memory) if across is not None and spec.across is not None else ())
         return self.norm_final(x)

@@ -1,6 +1,7 @@
 """What a query may see, decided by positions and documents alone, and what positions do to queries, keys and scores."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -19,11 +20,13 @@ class View:
     """One kind of attention in one forward pass: which keys each query sees, how far it is turned, what is added to its scores.
 
     `allowed` is (batch or 1, 1, query, key), true where a query sees a key; `causal` says that it is the plain lower
-    triangle, and `full` that it is all true, so that a kernel needs no mask. `bias` is (batch or 1, heads, query, key) or none.
+    triangle, and `full` that it is all true, so that a kernel needs no mask. `bias` is (batch or 1, heads, query, key) or none. Where
+    rows are looked at `alone`, each looks at as many of its first keys as its own view has `keys`.
     """
 
-    def __init__(self, layout: "Layout", spec: arch.Attention, bias: Tensor | None = None):
-        self._layout, self.spec, self.bias = layout, spec, bias
+    def __init__(self, layout: "Layout", spec: arch.Attention, bias: Tensor | None = None, alone: Sequence["View"] = ()):
+        self._layout, self.spec, self.bias, self.alone = layout, spec, bias, alone
+        self.keys = layout.keys.shape[1]
         left, right = spec.sees
         whole = layout.plain and bias is None and (left is None or left >= layout.keys.shape[1] - 1)
         self.causal = whole and right == 0
@@ -32,7 +35,7 @@ class View:
         self._mask: Tensor | None = None
         rope = spec.positions
         self._turn = None
-        if rope is not None:
+        if rope is not None and not layout.row:
             lengths = layout.lengths if rope.changes_after is not None else None
             self._turn = turn(layout.queries, rope, rope.turned(spec.head_size), layout.exact, lengths)
 
@@ -86,7 +89,8 @@ class Layout:
     """Where the queries and the keys of one forward pass stand: positions (batch or 1, length) and documents (batch, length) of each.
 
     Without documents every row is one document from position 0 on and, unless the queries look `across` at other keys, the keys are the
-    queries. Angles are computed in `exact`, fp32 or more.
+    queries. Angles are computed in `exact`, fp32 or more. Where it is known that each row has keys up to one of `ends` only, it is looked
+    at by itself, so that not a bit depends on the other rows.
     """
 
     def __init__(
@@ -97,11 +101,13 @@ class Layout:
         key_documents: Tensor | None,
         across: bool = False,
         exact: torch.dtype = torch.float32,
+        ends: Sequence[int] | None = None,
     ):
         self.queries, self.query_documents = queries, query_documents
         self.keys, self.key_documents = keys, key_documents
-        self.across, self.exact = across, exact
+        self.across, self.exact, self.ends = across, exact, ends
         self.plain = query_documents is None
+        self.row = False  # of a layout whose queries have been turned together
         self._views: dict[arch.Attention, View] = {}
 
     @cached_property
@@ -114,9 +120,27 @@ class Layout:
     def view(self, spec: arch.Attention, positions: Nowhere | None = None) -> View:
         """The view of one attention, made once for all layers that share its specification."""
         if spec not in self._views:
-            bias = positions.bias(self.queries, self.keys, spec.sees) if positions is not None else None
-            self._views[spec] = View(self, spec, bias)
+            alone = [row.view(spec, positions) for row in self.rows]
+            bias = None if alone or positions is None else positions.bias(self.queries, self.keys, spec.sees)
+            self._views[spec] = View(self, spec, bias, alone)
         return self._views[spec]
+
+    @cached_property
+    def rows(self) -> list["Layout"]:
+        """Each row by itself, where its keys have an end."""
+
+        def one(part: Tensor | None, row: int, end: int | None = None) -> Tensor | None:
+            return None if part is None else part[row : row + 1, :end] if len(part) > 1 else part[:, :end]
+
+        def layout(row: int, end: int) -> Layout:
+            queries, keys = one(self.queries, row), one(self.keys, row, end)
+            assert queries is not None
+            assert keys is not None
+            own = Layout(queries, one(self.query_documents, row), keys, one(self.key_documents, row, end), self.across, self.exact)
+            own.row = True
+            return own
+
+        return [layout(row, end) for row, end in enumerate(self.ends or ())]
 
 
 def document_lengths(documents: Tensor, positions: Tensor, of: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from fledge.server.limits import Access, Limits
 from fledge.server.link import READY, Job, Link
 from fledge.server.metrics import Metrics
 from fledge.server.refusal import Refusal
-from fledge.text.messages import with_tools
 
 COMPLETION_TOKENS = 16  # OpenAI's default; a conversation's answer goes on to its end
 PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/classify")
@@ -61,11 +60,10 @@ def application(link: Link, access: Access, limits: Limits) -> Gate:
         if body.top_logprobs and not body.logprobs:
             raise Refusal(400, "top_logprobs needs logprobs: true beside it", param="top_logprobs")
         messages = [message.plain() for message in body.messages]
-        if body.tools and body.tool_choice != "none":
-            messages = with_tools(messages, [tool.function for tool in body.tools])
+        tools = [tool.function for tool in body.tools or () if body.tool_choice != "none"]
         return await written(
-            request, body, CHAT, 1, messages=messages, most=body.max_completion_tokens or body.max_tokens, marks=bool(body.logprobs),
-            top=body.top_logprobs or 0,
+            request, body, CHAT, 1, messages=messages, tools=tools, most=body.max_completion_tokens or body.max_tokens,
+            marks=bool(body.logprobs), top=body.top_logprobs or 0,
         )  # fmt: skip
 
     @app.post("/v1/completions")

@@ -98,7 +98,7 @@ class Sampled(Ignored):
         """Those of sampling that are given, by our names."""
         given = {name: getattr(self, name) for name in SETTINGS if getattr(self, name) is not None}
         if self.logit_bias:
-            given["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
+            given["logit_bias"] = [(int(token), bias) for token, bias in self.logit_bias.items()]
         if self.seed is not None:
             given["seed"] = self.seed % 2**64
         if self.stop:

@@ -53,7 +53,7 @@ class Link:
         self.unusable: str | None = None  # why the models could not be opened
         self.rows: dict[str, int] = {}
         self._jobs: dict[int, Job] = {}
-        self._asked, self._seconds = 0, 1.0  # of an answer, lately
+        self.asked, self._seconds = 0, 1.0  # of an answer, lately
         ours, theirs = socket.socketpair()
         self._socket = ours
         with theirs:
@@ -102,8 +102,8 @@ class Link:
             wait = min(60, max(1, math.ceil(ahead / 2)))
             message = f"{self.rows[model]:,} answers are under way or wait, more than this server can take: try again in {wait} s"
             raise Refusal(429, message, "queue_full", retry=wait)
-        self._asked += 1
-        job = self._jobs[self._asked] = Job(self._asked, model, rows, self)
+        self.asked += 1
+        job = self._jobs[self.asked] = Job(self.asked, model, rows, self)
         self.rows[model] += rows
         self._say({"job": job.number, "model": model, **question})
         return job

@@ -1,15 +1,21 @@
 """Connections that do not wait for ever: for a request to arrive, or for its reader."""
 
 import asyncio
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
+def is_idle(connection: Any) -> bool:
+    """Whether no request is under way on it."""
+    return connection.cycle is None or connection.cycle.response_complete
+
+
 def patient(seconds: float, most: int) -> type[H11Protocol]:
     """uvicorn's protocol, which ends a connection whose request has not arrived, or whose reader makes no room, within `seconds`.
 
-    Of more than `most` connections at a time the newest are closed at once.
+    Beyond `most` connections at a time an idle one is closed for each new one, or where none is idle the new one itself.
     """
 
     class Patient(H11Protocol):
@@ -20,7 +26,8 @@ def patient(seconds: float, most: int) -> type[H11Protocol]:
             super().connection_made(transport)
             self.arriving = self.loop.call_later(seconds, transport.abort)
             if len(self.connections) > most:
-                transport.abort()
+                idle = (other for other in self.connections if other is not self and is_idle(other))
+                next(idle, self).transport.abort()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)

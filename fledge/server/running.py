@@ -42,15 +42,17 @@ class Draining(uvicorn.Server):
             self.link.end()
 
 
-def run(opening: Opening, listener: socket.socket, access: Access, limits: Limits, ready: Callable[[Link], None]) -> None:
-    """Serve the models that `opening` opens, in a process of its own, until a signal ends it; `ready` is called when they are open.
+def run(opening: Opening, listener: socket.socket, access: Access, limits: Limits, ready: Callable[[Link], None]) -> int:
+    """Serve the models that `opening` opens, in a process of its own, until a signal ends it; how many questions it was asked.
 
-    Raises `ValueError` for models that cannot be opened, `Ended` when the engine's process ends by itself or a second signal came.
+    `ready` is called when they are open. Raises `ValueError` for models that cannot be opened, `Ended` when the engine's process ends by
+    itself or a second signal came.
     """
     link = Link(opening, limits)
     config = uvicorn.Config(
         application(link, access, limits), http=patient(limits.patience, limits.connections), loop="asyncio", ws="none", lifespan="off",
-        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
+        access_log=False, log_config=None, log_level="error", server_header=False, timeout_graceful_shutdown=5,
+        timeout_keep_alive=int(limits.patience),
     )  # fmt: skip
     server = Draining(config, link)
     try:
@@ -65,6 +67,7 @@ def run(opening: Opening, listener: socket.socket, access: Access, limits: Limit
         code = link.process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with exit code {code}"
         raise Ended(f"the engine's process {how}, perhaps for want of memory: the server ends too. This starts it again:", 1)
+    return link.asked
 
 
 async def _serve(server: Draining, listener: socket.socket, ready: Callable[[Link], None]) -> None:

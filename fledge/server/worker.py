@@ -159,11 +159,8 @@ class Worker:
         job = asked["job"]
         try:
             begin = self._begin(asked) if job in self.open else None
-        except ValueError as reason:
-            begin = self._refused(job, 400, str(reason))
-        except Exception as fault:  # of which nothing is said that might hold a text
-            print(f"fledge: a question could not be read: {where(fault)}", file=sys.stderr)
-            begin = self._refused(job, 500, "the question could not be read, by a fault of the server")
+        except Exception as reason:
+            begin = self._complained(job, reason)
         if begin is not None:
             self.inbox.put(lambda: begin() if job in self.open else None)
 
@@ -182,15 +179,16 @@ class Worker:
 
     def _to_write(self, job: int, served: Served, asked: Told) -> Callable[[], None]:
         from fledge.server.spelling import Spelling
+        from fledge.text.messages import with_tools
 
         if served.engine is None:
-            raise ValueError(
-                f"{asked['model']} writes no text: use /v1/{'classify' if served.about['kind'] == 'classifier' else 'embeddings'}"
-            )
+            other = "classify" if served.about["kind"] == "classifier" else "embeddings"
+            raise ValueError(f"{asked['model']} writes no text: use /v1/{other}")
         if asked["messages"] is not None:
-            prompts = [served.conversation(asked["messages"])]
+            tools = asked["tools"]
+            prompts = [served.conversation(with_tools(asked["messages"], tools) if tools else asked["messages"])]
         else:
-            prompts = [served.prompt(text) if isinstance(text, str) else text for text in asked["prompts"]]
+            prompts = [served.prompt(text) if isinstance(text, str) else known(text, served.tokenizer) for text in asked["prompts"]]
         requests, extra = [], dict[str, Any]()
         if asked["top"]:
             extra["top_logprobs"] = asked["top"]
@@ -218,31 +216,31 @@ class Worker:
             assert engine is not None
             rows: list[Row] = []
             try:
-                rows += map(engine.submit, requests if asked["write"] else [])
-            except ValueError as reason:
+                for request in requests if asked["write"] else ():
+                    rows.append(engine.submit(request))
+            except Exception as reason:
                 for row in rows:
                     engine.cancel(row)
-                self._refused(job, 400, str(reason))()
+                self._complained(job, reason)()
                 return
-            self.news.append(told)
-            if not asked["write"]:
-                self.news += (
-                    {"job": job, "choice": number, "text": "", "tokens": 0, "reason": "length"} for number in range(len(requests))
-                )
-            spelled = [Spelling(served.tokenizer, request.tokens) if asked["marks"] else None for request in requests[: len(rows)]]
-            answers = dict(enumerate(map(Answer, rows, spelled)))
+            unwritten = range(len(rows), len(requests))
+            self.news += [told, *({"job": job, "choice": number, "text": "", "tokens": 0, "reason": "length"} for number in unwritten)]
+            answers = {
+                number: Answer(row, Spelling(served.tokenizer, row.prompt) if asked["marks"] else None) for number, row in enumerate(rows)
+            }
             self.writing[job] = Writing(engine, asked["stream"], answers)
 
         return begin
 
     def _step(self, engine: Engine) -> None:
+        """One step; when it fails, such as for scores that are not finite, all that were under way in this engine hear of it."""
         try:
             engine.step()
-        except ValueError as reason:  # such as scores that are not finite
+        except Exception as reason:
             for job, writing in list(self.writing.items()):
                 if writing.engine is engine:
                     self._leave(job)
-                    self._refused(job, 500, str(reason))()
+                    self._complained(job, reason, 500)()
 
     def _part(self) -> None:
         """Compute the next part of the question that has waited longest."""
@@ -251,8 +249,8 @@ class Worker:
         job, parts = self.parts.popleft()
         try:
             told = next(parts, None) if job in self.open else None
-        except ValueError as reason:
-            self._refused(job, 400, str(reason))()
+        except Exception as reason:
+            self._complained(job, reason)()
             return
         if told is not None:
             self.news.append({"job": job, **told})
@@ -273,7 +271,13 @@ class Worker:
         for text in texts if explain else ():
             yield {"words": served.weighed(text)}
 
-    def _refused(self, job: int, status: int, message: str) -> Callable[[], None]:
+    def _complained(self, job: int, reason: Exception, status: int = 400) -> Callable[[], None]:
+        """Tells why a question is not answered: of bad input the sentence; of a fault nothing that might hold a text."""
+        message = str(reason)
+        if not isinstance(reason, ValueError):
+            print(f"fledge: {where(reason)}", file=sys.stderr)
+            status, message = 500, "the question could not be answered, by a fault of the server: its log tells where"
+
         def refuse() -> None:
             self.news.append({"job": job, "status": status, "message": message})
             self.open.discard(job)
@@ -290,6 +294,15 @@ class Worker:
         if (writing := self.writing.pop(job, None)) is not None:
             for answer in writing.answers.values():
                 writing.engine.cancel(answer.row)
+
+
+def known(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Tokens that a client has made. Raises `ValueError` for one that is none."""
+    if strange := [token for token in tokens if not 0 <= token < tokenizer.size]:
+        raise ValueError(
+            f"the prompt holds token {strange[0]}, but the vocabulary has 0 to {tokenizer.size - 1:,}: send text, or the model's own"
+        )
+    return tokens
 
 
 def _line(told: Told) -> bytes:

@@ -89,7 +89,7 @@ class Rollouts(Batches):
         ]
         capacity = max(len(request.tokens) for request in requests) + self.goal.tokens
         with precision(self.machine):
-            return Engine(model, self.tokenizer, min(SLOTS, len(requests)), capacity).run(requests)
+            return Engine(model, self.tokenizer, min(SLOTS, len(requests)), capacity, together=True).run(requests)
 
     def answered(self, asked: Sequence[int], written: Sequence[Completion]) -> Answered:
         """Rows of questions and answers; an answer that stopped by itself is trained on its end too."""

@@ -331,4 +331,4 @@ class Model:
             raise ValueError("this model is an encoder and writes no text: `fledge predict` fills in gaps, `fledge embed` makes vectors")
         before = [1 + len(self.tokenizer.opening) if len(self.arch.stacks) == 2 else len(request.tokens) for request in requests]
         longest = max(length + (request.max_tokens or self.arch.context) for length, request in zip(before, requests, strict=True))
-        return Engine(self.network, self.tokenizer, slots=len(requests) * beams, capacity=min(longest, self.arch.context))
+        return Engine(self.network, self.tokenizer, slots=len(requests) * beams, capacity=min(longest, self.arch.context), together=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,6 +19,8 @@ from fledge.verbs.model import Dtype, Model, Settings, load
 from fledge.verbs.session import Name, Place
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from fledge.generation import Engine, Request
     from fledge.server.link import Link
 
@@ -53,13 +56,25 @@ class Places:
         return served
 
 
+@dataclass(frozen=True)
+class Service:
+    """Where a server was, how many questions it was asked, and for how many seconds."""
+
+    address: str
+    questions: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.address} was asked {self.questions:,} times in {self.seconds:,.0f} s."
+
+
 def serve(
     *models: Name,
     host: str = "127.0.0.1",
     port: int = 8000,
     key_file: Place | None = None,
-    adapters: Adapter = (),
-    names: Names = (),
+    adapters: Adapter | None = None,
+    names: Names | None = None,
     slots: int = 4,
     queue: int = 32,
     context: int = CONTEXT,
@@ -68,7 +83,7 @@ def serve(
     device: str = "auto",
     dtype: Dtype = "float32",
     threads: int = 0,
-) -> None:
+) -> Service:
     """Serve models to programs, by OpenAI's routes, and to people, by a web page.
 
     Without a key only programs on this machine are listened to. Ctrl-C, or SIGTERM, ends the server once what is under way is answered; a
@@ -98,15 +113,21 @@ def serve(
 
     if not models:
         raise ValueError("serve needs a model: fledge serve MODEL, a folder or a hub id")
-    places, others = named([str(model) for model in models]), named(adapters)
+    places, others = named([str(model) for model in models]), named(adapters or ())
     if twice := places.keys() & others.keys():
         raise ValueError(f"{', '.join(sorted(twice))} names a model and an adapter: name one of them otherwise, as NAME=PATH")
-    access, limits = Access(host, stored_key(key_file), tuple(names)), Limits(slots=slots, queue=queue, tokens=tokens)
+    access, limits = Access(host, stored_key(key_file), tuple(names or ())), Limits(slots=slots, queue=queue, tokens=tokens)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO if log else logging.WARNING)
     listener = listening(host, port)
     terminal.say(f"Loading {', '.join([*places, *others])} ...")
-    opening = Places(places, others, device, dtype, threads, slots, context)
-    run(opening, listener, access, limits, partial(welcome, listener.getsockname()[:2], access.key is not None))
+    opening, address, began = Places(places, others, device, dtype, threads, slots, context), address_of(listener), time.monotonic()
+    questions = run(opening, listener, access, limits, partial(welcome, address, access.key is not None))
+    return Service(address, questions, round(time.monotonic() - began, 1))
+
+
+def address_of(listener: socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def named(models: Sequence[str]) -> dict[str, str]:
@@ -122,12 +143,10 @@ def named(models: Sequence[str]) -> dict[str, str]:
     return places
 
 
-def welcome(address: tuple[str, int], locked: bool, link: Link) -> None:
+def welcome(address: str, locked: bool, link: Link) -> None:
     """Say where the server is, and how it is asked."""
-    host, port = address
-    place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     name = next(iter(link.models))
-    terminal.say(f"{place} is the page; programs use base_url {place}/v1 with the model {name}{' and your key' if locked else ''}.")
+    terminal.say(f"{address} is the page; programs use base_url {address}/v1 with the model {name}{' and your key' if locked else ''}.")
     terminal.say("Ctrl-C ends it.")
 
 

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import httpx2
 
-PATIENCE = 100.0  # seconds until the models are open
+PATIENCE = 300.0  # seconds until the models are open
 KEY = "correct horse".replace(" ", "-")
 
 
 @dataclass
 class Running:
-    """A server under way: where it is, its process, and what it has said so far."""
+    """A server under way: where it is, a client for it, its process, and what it has said so far."""
 
     url: str
+    web: httpx2.Client  # one for all, for each reads the certificates of the whole world
     process: subprocess.Popen
     log: Path
 
@@ -32,13 +33,13 @@ class Running:
     def health(self) -> str | None:
         """What it tells of itself; nothing while nobody listens."""
         try:
-            return httpx2.get(f"{self.url}/health", timeout=5).json()["status"]
+            return self.web.get("/health", timeout=5).json()["status"]
         except httpx2.HTTPError:
             return None
 
     def answers(self) -> dict[str, int]:
         """How many answers of each model are under way, by its own account."""
-        told = httpx2.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}, timeout=20).text
+        told = self.web.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
         rows = [line for line in told.splitlines() if line.startswith("fledge_answers{")]
         return {row.split('"')[1]: int(row.split()[-1]) for row in rows}
 
@@ -60,10 +61,13 @@ def running(*words: object, key: str | None = KEY, ready: bool = True) -> Iterat
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     known = {name: value for name, value in os.environ.items() if name != "FLEDGE_KEY"} | ({} if key is None else {"FLEDGE_KEY": key})
-    command = [sys.executable, "-m", "fledge", "serve", *map(str, words), "--port", str(port), "--threads", "1"]
+    threads = [] if "--threads" in words else ["--threads", "1"]
+    command = [sys.executable, "-m", "fledge", "serve", *map(str, words), "--port", str(port), *threads]
     with tempfile.NamedTemporaryFile("wb", suffix=".log") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=known)
-        server = Running(f"http://127.0.0.1:{port}", process, Path(log.name))
+        url = f"http://127.0.0.1:{port}"
+        web = httpx2.Client(base_url=url, timeout=60, verify=False, trust_env=False)
+        server = Running(url, web, process, Path(log.name))
         try:
             deadline = time.monotonic() + PATIENCE
             while ready and server.health() != "ready":
@@ -74,3 +78,4 @@ def running(*words: object, key: str | None = KEY, ready: bool = True) -> Iterat
         finally:
             process.kill()
             process.wait()
+            web.close()

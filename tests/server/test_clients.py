@@ -4,14 +4,15 @@ import asyncio
 import json
 import math
 
-import httpx2
 import numpy as np
 import openai
 import pytest
 
 import fledge
+from tests.server.asking import Client
 from tests.server.starting import KEY, Running, running
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts a server slowly
 HELLO = [{"role": "user", "content": "Hello there"}]
 
 
@@ -226,11 +227,35 @@ def test_classification(server, folders):
     texts = ["free prize", "see you"]
     expected = fledge.load(folders["classifier"]).predict(texts)
     ask = {"model": "classifier", "input": texts}
-    told = httpx2.post(f"{server.url}/v1/classify", json=ask, headers={"Authorization": f"Bearer {KEY}"}, timeout=60).json()
+    told = server.web.post("/v1/classify", json=ask, headers={"Authorization": f"Bearer {KEY}"}).json()
     for row, one in zip(told["data"], expected, strict=True):
         assert row["label"] == one["label"]
         assert row["scores"] == pytest.approx(one["scores"], abs=1e-6)
-    told = httpx2.post(f"{server.url}/v1/classify", json={**ask, "explain": True}, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+    told = server.web.post("/v1/classify", json={**ask, "explain": True}, headers={"Authorization": f"Bearer {KEY}"})
     for row, text in zip(told.json()["data"], texts, strict=True):
         assert "".join(word["text"] for word in row["words"]) == text
         assert all(math.isfinite(word["weight"]) for word in row["words"])
+
+
+@pytest.mark.slow
+def test_a_thousand_streamed_answers_are_the_whole_ones(server):
+    client, places = Client(server.url), asyncio.Semaphore(8)
+    stops = (None, ["e"], ["ab", "\n"])
+
+    async def one(number: int) -> bool:
+        n = 1 + number % 2
+        body = {"model": ("base", "tuned")[number % 2], "prompt": f"{number} für", "max_tokens": 1 + number % 24, "seed": number}
+        body |= {"stop": stops[number % 3], "temperature": 1.0, "n": n}
+        async with places:
+            whole, streamed = [await client.ask("/v1/completions", {**body, "stream": stream}) for stream in (False, True)]
+        assert whole is not None
+        assert streamed is not None
+        texts = [""] * n
+        for event in streamed.streamed():
+            texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+        return texts == [choice["text"] for choice in whole.json()["choices"]]
+
+    async def every() -> list[bool]:
+        return await asyncio.gather(*map(one, range(1000)))
+
+    assert all(asyncio.run(every()))

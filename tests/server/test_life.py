@@ -5,12 +5,15 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.server.starting import KEY, Running, running
+from fledge.cli import main
+from tests.server.starting import KEY, PATIENCE, Running, running
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts a server slowly
 LOCK = {"Authorization": f"Bearer {KEY}"}
 LONG = {"model": "base", "prompt": "a", "max_tokens": 600, "logit_bias": {"0": -100}, "temperature": 1.0, "seed": 1}
 
@@ -20,7 +23,7 @@ def asked(server: Running, found: list) -> threading.Thread:
 
     def ask() -> None:
         try:
-            found.append(httpx2.post(f"{server.url}/v1/completions", json=LONG, headers=LOCK, timeout=60))
+            found.append(server.web.post("/v1/completions", json=LONG, headers=LOCK))
         except httpx2.HTTPError as error:
             found.append(error)
 
@@ -36,7 +39,7 @@ def test_a_server_that_ends_answers_what_is_under_way(folders):
     with running(folders["base"], ready=False) as server:
         while server.health() is None:
             time.sleep(0.02)
-        early = httpx2.post(f"{server.url}/v1/completions", json=LONG, headers=LOCK)
+        early = server.web.post("/v1/completions", json=LONG, headers=LOCK)
         if server.health() == "loading":
             assert early.status_code == 503
             assert early.json()["error"]["code"] == "loading"
@@ -45,25 +48,27 @@ def test_a_server_that_ends_answers_what_is_under_way(folders):
             time.sleep(0.05)
         thread = asked(server, found)
         server.process.terminate()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while server.health() != "draining":
             assert time.monotonic() < deadline
-        late = httpx2.post(f"{server.url}/v1/completions", json=LONG, headers=LOCK)
+        late = server.web.post("/v1/completions", json=LONG, headers=LOCK)
         assert late.status_code == 503
         assert late.json()["error"]["code"] == "draining"
         thread.join()
-        assert server.process.wait(30) == 0, server.said()
+        assert server.process.wait(PATIENCE) == 0, server.said()
+        assert f"{server.url} was asked 1 times" in server.said()
     assert found[0].status_code == 200
     assert found[0].json()["usage"]["completion_tokens"] == 600
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(folders):
     found: list = []
     with running(folders["base"]) as server:
         engine, thread = server.engine(), asked(server, found)
         server.process.send_signal(signal.SIGINT)
         time.sleep(0.2)
-        assert server.ended(signal.SIGINT, within=10) == 130
+        assert server.ended(signal.SIGINT, within=PATIENCE) == 130
         assert "second signal" in server.said()
         thread.join()
         with pytest.raises(ProcessLookupError):
@@ -75,7 +80,7 @@ def test_an_engine_that_dies_is_noticed_and_said(folders):
     with running(folders["base"]) as server:
         thread = asked(server, found)
         os.kill(server.engine(), signal.SIGKILL)
-        assert server.process.wait(20) == 1
+        assert server.process.wait(PATIENCE) == 1
         assert "the engine's process was killed by SIGKILL" in server.said()
         assert "fledge serve" in server.said() or "-m fledge" in server.said()
         thread.join()
@@ -83,15 +88,26 @@ def test_an_engine_that_dies_is_noticed_and_said(folders):
         assert "the engine has ended" in found[0].json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_takes_its_engine_along(folders):
     with running(folders["base"]) as server:
         engine = server.engine()
         server.process.kill()
         server.process.wait()
         deadline = time.monotonic() + 10
-        while os.path.exists(f"/proc/{engine}") and "Z" not in open(f"/proc/{engine}/stat").read().rpartition(")")[2][:4]:
+        while (stat := Path(f"/proc/{engine}/stat")).exists() and " Z " not in stat.read_text().rpartition(")")[2][:4]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs `fledge ...` in this process: its exit code and what it wrote to standard error."""
+
+    def run(*words) -> tuple[int, str]:
+        return main([str(word) for word in words]), capsys.readouterr().err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -110,20 +126,20 @@ def test_wrong_use_is_one_sentence_before_anything_is_loaded(folders, command, m
     monkeypatch.delenv("FLEDGE_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("FLEDGE_KEY", key)
-    ended = command("serve", *[word.format(base=folders["base"]) for word in words])
-    assert ended.code == 2
-    assert said in ended.err
+    code, err = command("serve", *[word.format(base=folders["base"]) for word in words])
+    assert code == 2
+    assert said in err
 
 
 def test_a_model_that_cannot_be_opened_is_one_sentence(folders, tmp_path):
     with running(tmp_path / "nowhere", ready=False) as server:
-        assert server.process.wait(60) == 2
+        assert server.process.wait(PATIENCE) == 2
         assert "nowhere does not exist" in server.said()
         assert "Traceback" not in server.said()
 
 
 def test_a_port_that_is_taken_is_said(folders, command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        said = command("serve", folders["base"], "--port", taken.getsockname()[1])
-    assert said.code == 2
-    assert "choose another with --port" in said.err
+        code, err = command("serve", folders["base"], "--port", taken.getsockname()[1])
+    assert code == 2
+    assert "choose another with --port" in err

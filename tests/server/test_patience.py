@@ -43,7 +43,7 @@ async def seconds_until_closed(reader: asyncio.StreamReader) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("sent", [b"", HEAD[:20], HEAD + b"12345"])
+@pytest.mark.parametrize("sent", [b"", HEAD[:20], HEAD + b"12345"], ids=["nothing", "half a head", "half a body"])
 def test_a_request_that_does_not_arrive_is_given_up(sent):
     async def tried():
         async for _, port in serving(10):
