@@ -52,6 +52,13 @@ export function sends(area, form) {
   });
 }
 
+/** Ctrl+Enter sends the form of a text in which Enter begins a line. */
+export function sendsWith(area, form) {
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+}
+
 /** Shows one of two buttons in the place of the other; the focus goes along. */
 export function swap(shown, other) {
   const focused = document.activeElement === other;
@@ -109,5 +116,6 @@ export function number(value) {
 /** What a model took for an answer. */
 export function pace(tokens, seconds) {
   if (!tokens) return "";
-  return `${number(tokens)} token${tokens === 1 ? "" : "s"} · ${seconds.toFixed(1)} s · ${number(Math.round(tokens / Math.max(seconds, 1e-3)))} tokens/s`;
+  const rate = Math.round(tokens / Math.max(seconds, 1e-3));
+  return `${number(tokens)} token${tokens === 1 ? "" : "s"} · ${seconds.toFixed(1)} s · ${number(rate)} tokens/s`;
 }

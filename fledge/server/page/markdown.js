@@ -48,7 +48,7 @@ function blocks(lines) {
     if (!line.trim()) { i += 1; continue; }
     if ((match = FENCE.exec(line))) {
       const [, fence, language] = match;
-      const closes = (text) => { const bare = text.trim(); return bare.length >= fence.length && [...bare].every((mark) => mark === fence[0]); };
+      const closes = (text) => text.trim().length >= fence.length && [...text.trim()].every((mark) => mark === fence[0]);
       for (i += 1; i < lines.length && !closes(lines[i]);) i += 1;
       found.push({ kind: "code", language, inside: lines.slice(start + 1, i), lines: lines.slice(start, i + 1) });
       i += 1;
@@ -157,7 +157,8 @@ function inline(text, depth = 0) {
       const end = mark[0] === "`" ? fence(text, mark, after, missing) : closing(text, mark, after, missing, word);
       if (end > 0) {
         const inner = text.slice(after, end);
-        made = mark[0] === "`" ? h("code", {}, inner.replace(/^ (.*\S.*) $/s, "$1").replaceAll("\n", " ")) : emphasis(mark, inline(inner, depth + 1));
+        const code = () => h("code", {}, inner.replace(/^ (.*\S.*) $/s, "$1").replaceAll("\n", " "));
+        made = mark[0] === "`" ? code() : emphasis(mark, inline(inner, depth + 1));
         until = end + mark.length;
       }
     }
@@ -217,18 +218,20 @@ function link(address, ...name) {
   return h("a", { href: url.href, title: url.href, target: "_blank", rel: "noopener noreferrer nofollow" }, ...name);
 }
 
-const WORDS = new Set(("and as assert async await break case catch class const continue def default del do elif else enum except export extends false False "
-  + "finally fn for from func function global if impl import in interface is lambda let match mut new nil None nonlocal not null or package pass private "
-  + "public raise return self static struct super switch this throw trait true True try type typeof undefined use var void while with yield "
+const WORDS = new Set(("and as assert async await break case catch class const continue def default del do elif else enum except export "
+  + "extends false False finally fn for from func function global if impl import in interface is lambda let match mut new nil None "
+  + "nonlocal not null or package pass private public raise return self static struct super switch this throw trait true True try type "
+  + "typeof undefined use var void while with yield "
   + "SELECT FROM WHERE JOIN ON GROUP ORDER BY INSERT INTO VALUES UPDATE SET DELETE CREATE TABLE AND OR NOT NULL AS").split(" "));
-const SLASHES = new Set(["c", "cc", "cpp", "cs", "css", "go", "h", "java", "javascript", "js", "json", "jsx", "kotlin", "php", "rs", "rust", "scala", "swift", "ts", "tsx", "typescript"]);
+const SLASHES = new Set("c cc cpp cs css go h java javascript js json jsx kotlin php rs rust scala swift ts tsx typescript".split(" "));
 const PROSE = new Set(["", "text", "txt", "plain", "output", "console", "markdown", "md"]);
 const STRINGS = String.raw`"""[\s\S]*?(?:"""|$)|'''[\s\S]*?(?:'''|$)|"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|` + "`(?:[^`\\\\]|\\\\[\\s\\S])*`?";
 
 /** Code with its comments, strings, numbers and keywords marked, without knowing any language well. */
 function lit(text, language) {
-  if (PROSE.has(language.toLowerCase()) || text.length > 50_000) return [text];
-  const comments = SLASHES.has(language.toLowerCase()) ? String.raw`\/\/.*|\/\*[\s\S]*?(?:\*\/|$)` : language.toLowerCase() === "sql" ? "--.*" : "#.*";
+  const named = language.toLowerCase();
+  if (PROSE.has(named) || text.length > 50_000) return [text];
+  const comments = SLASHES.has(named) ? String.raw`\/\/.*|\/\*[\s\S]*?(?:\*\/|$)` : named === "sql" ? "--.*" : "#.*";
   const nodes = [];
   let done = 0;
   for (const match of text.matchAll(new RegExp(String.raw`(${comments})|(${STRINGS})|\b(\d[\w.]*)|([A-Za-z_]\w*)`, "g"))) {
