@@ -6,6 +6,7 @@ python benchmarks/page.py [--loads 20]
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def main() -> None:
                 for name, how in SCREENS:
                     context = browser.new_context(**how)
                     page, got = context.new_page(), list[Response]()
-                    page.on("response", got.append)
+                    page.on("response", partial(list.append, got))
                     page.add_init_script(f"sessionStorage.setItem('fledge.key', {KEY!r})")
                     page.goto(server.url)
                     page.locator("#tab-chat").wait_for()

@@ -20,7 +20,7 @@ from tests.server.starting import KEY, running
 CLAIM = (
     "200 hostile texts in the chat, the completion, the classification and the model card of the page: 0 run, 0 requests to other places"
 )
-EVERY = 10  # payloads, after which comes an untouched text
+EVERY = 10  # payloads in a window, which an untouched text opens
 
 
 def main() -> None:
@@ -30,12 +30,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         places = models.made(Path(folder))
         with running(*(f"{name}={places[name]}" for name in ("assistant", "base", "classifier"))) as server, browsing() as browser:
-            for number, payload in enumerate(tried):
-                room = Room(browser, server.url, KEY)
-                if number % EVERY == 0:
-                    controls += len(Room.PLACES)
-                    wrong += [f"untouched: {found}" for place in Room.PLACES if (found := room.complaint(place, "an untouched text"))]
-                wrong += [f"{number}: {found}" for place in Room.PLACES if (found := room.complaint(place, payload))]
+            for first in range(0, len(tried), EVERY):
+                room, controls = Room(browser, server.url, KEY), controls + len(Room.PLACES)
+                texts = [("untouched", "an untouched text"), *enumerate(tried[first : first + EVERY], options.first + first)]
+                wrong += [f"{name}: {found}" for name, text in texts for place in Room.PLACES if (found := room.complaint(place, text))]
                 room.page.context.close()
     run = {
         "payloads": len(tried), "places": list(Room.PLACES), "controls": controls, "wrong": wrong,

@@ -433,6 +433,55 @@ def test_the_page_waits_for_models_and_says_what_went_wrong(browser, server):
     page.context.close()
 
 
+MARKDOWN = {
+    "a *b* **c** ***d*** _e_ f_g_h ~~i~~ ``j`k`` \\*m\\*": "a [em b] [strong c] [strong [em d]] [em e] f_g_h [del i] [code j`k] *m*",
+    "**bold *and em*** *a **b** c* 2 * 3 * 4 __init__ **open": (
+        "[strong bold [em and em]] [em a [strong b] c] 2 * 3 * 4 [strong init] **open"
+    ),
+    "# One\n### Three\ntext\nmore": "[h3 One][h4 Three][p text[br]more]",
+    "- a\n- b\n\n  still b\n- c\n  1. d\n  2. e": "[ul [li a][li b[p still b]][li c[ol [li d][li e]]]]",
+    "> q\n> - r\n\nafter\n***\n- [x] done": "[blockquote [p q][ul [li r]]][p after][hr][ul [li ☑ done]]",
+    "| a | b |\n|:-|-:|\n| 1 \\| 2 | *3* |": "[div [table [thead [tr [th a][th b]]][tbody [tr [td 1 | 2][td [em 3]]]]]]",
+    "~~~\nunclosed <b>": "[figure [figcaption [span text][button Copy]][pre [code unclosed <b>]]]",
+    "<b>x</b> &lt; [x](https://a.example/b_(c)) [j](javascript:y) ![p](https://a.example/p)": (
+        "<b>x</b> &lt; [a x] [span j (javascript:y)] [a picture: p]"
+    ),
+}
+LONG = [
+    "*a" * 20_000,
+    "[" * 20_000,
+    "> " * 3000 + "x",
+    "- " * 3000,
+    "![a[" * 5000,
+    "\\" * 30_000,
+    "a\n" * 30_000,
+    "|a" * 5000 + "\n" + "|-" * 5000,
+]
+TREE = """async (text) => {
+    const {show} = await import("/page/markdown.js"), place = document.createElement("div");
+    const inside = (node) => [...node.childNodes].map(told).join("");
+    const told = (node) => node.nodeType === 3 ? node.data : `[${node.localName}${inside(node) && ` ${inside(node)}`}]`;
+    const start = performance.now();
+    show(place, text);
+    const seconds = (performance.now() - start) / 1000;
+    return {tree: text.length < 1000 ? inside(place) : "", seconds};
+}"""
+GROWN = """async (text) => {
+    const {show} = await import("/page/markdown.js"), grown = document.createElement("div"), whole = document.createElement("div");
+    for (let end = 0; end <= text.length; end += 1) show(grown, text.slice(0, end));
+    show(whole, text);
+    return grown.isEqualNode(whole);
+}"""
+
+
+def test_markdown_becomes_elements_also_as_it_grows_and_takes_no_time(page):
+    for text, tree in MARKDOWN.items():
+        found = page.evaluate(TREE, text)["tree"]
+        assert found in (tree, f"[p {tree}]")
+    assert page.evaluate(GROWN, "\n\n".join(MARKDOWN))
+    assert max(page.evaluate(TREE, text)["seconds"] for text in LONG) < 5
+
+
 def test_it_is_small_and_soon_there(browser, server):
     """The campaign measures it (benchmarks/page.py); here the machine may be busy."""
     sizes: list[int] = []

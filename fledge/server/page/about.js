@@ -6,12 +6,19 @@ import { code, show } from "./markdown.js";
 import { find, h, number } from "./dom.js";
 
 const KINDS = {
-  assistant: "An assistant: it answers messages.", base: "A language model: it goes on from a text.", classifier: "A classifier: it chooses among labels.",
-  encoder: "An encoder: it turns texts into vectors.", translator: "An encoder with a decoder: it reads a text and writes another.",
+  assistant: "An assistant: it answers messages.",
+  base: "A language model: it goes on from a text.",
+  classifier: "A classifier: it chooses among labels.",
+  encoder: "An encoder: it turns texts into vectors.",
+  translator: "An encoder with a decoder: it reads a text and writes another.",
 };
 const CURVES = [ // what is drawn over the steps, and in which unit
-  ["loss", "Loss: less is better", "nats per token"], ["bits_per_byte", "Bits per byte: less is better", "bits"], ["accuracy", "Accuracy", "share"],
-  ["learning_rate", "Learning rate", ""], ["gradient_norm", "Norm of the gradient", ""], ["tokens_per_second", "Speed", "tokens/s"],
+  ["loss", "Loss: less is better", "nats per token"],
+  ["bits_per_byte", "Bits per byte: less is better", "bits"],
+  ["accuracy", "Accuracy", "share"],
+  ["learning_rate", "Learning rate", ""],
+  ["gradient_norm", "Norm of the gradient", ""],
+  ["tokens_per_second", "Speed", "tokens/s"],
 ];
 
 export function about() {
@@ -45,9 +52,9 @@ function groups(facts) {
   const named = ([, value]) => value !== null && typeof value === "object" && !Array.isArray(value);
   const all = Object.entries(facts), alone = Object.fromEntries(all.filter((pair) => !named(pair)));
   return [["", alone], ...all.filter(named)].flatMap(([name, some]) => {
-    const pairs = plain(some);
-    return pairs.length ? [name && h("h3.group", {}, name[0].toUpperCase() + name.slice(1).replaceAll("_", " ")), h("dl", {}, ...pairs.map(([key, value]) =>
-      h("div", {}, h("dt", {}, key), h("dd", { dir: "auto" }, value))))].filter(Boolean) : [];
+    const cards = plain(some).map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", { dir: "auto" }, value)));
+    const title = name && h("h3.group", {}, name[0].toUpperCase() + name.slice(1).replaceAll("_", " "));
+    return cards.length ? [title, h("dl", {}, ...cards)].filter(Boolean) : [];
   });
 }
 
@@ -56,33 +63,53 @@ function plain(facts, before = "") {
   return Object.entries(facts).flatMap(([key, value]) => {
     const name = `${before}${key.replaceAll("_", " ")}`;
     if (value === null || value === undefined || value === "") return [];
-    if (Array.isArray(value)) return value.length && value.every((one) => typeof one !== "object") ? [[name, value.map(told).join(", ")]] : [];
+    if (Array.isArray(value)) return value.some((one) => typeof one === "object") ? [] : [[name, value.map(told).join(", ")]];
     if (typeof value !== "object") return [[name, told(value)]];
-    if (typeof value.value === "number" && "low" in value) return [[name, `${number(value.value)} (${number(value.low)} to ${number(value.high)})`]];
+    const { value: middle, low, high } = value;
+    if (typeof middle === "number" && low !== undefined) return [[name, `${number(middle)} (${number(low)} to ${number(high)})`]];
     return plain(value, `${name}: `);
   });
 }
 
-const told = (value) => (typeof value === "number" ? number(value) : typeof value === "boolean" ? (value ? "yes" : "no") : String(value));
+function told(value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return typeof value === "number" ? number(value) : String(value);
+}
 
 /** The curves of training, beside each the one of held-out text where it was measured. */
 function drawn(rows) {
   const figures = CURVES.flatMap(([key, title, unit]) => {
-    const points = (of) => rows.map((row) => [row.step, of(row)]).filter(([step, value]) => Number.isFinite(step) && Number.isFinite(value));
-    const curves = [{ name: "training", points: points((row) => row[key]) }, { name: "held-out", points: points((row) => row.validation?.[key]) }]
-      .filter((curve) => curve.points.length > 1);
+    const points = (of) => rows.map((row) => [row.step, of(row)]).filter((pair) => pair.every(Number.isFinite));
+    const training = { name: "training", points: points((row) => row[key]) };
+    const heldOut = { name: "held-out", points: points((row) => row.validation?.[key]) };
+    const curves = [training, heldOut].filter((curve) => curve.points.length > 1);
     return curves.length ? [lines(title, curves, "step", unit)] : [];
   });
-  return figures.length ? [h("h3", {}, "How it learned"), figures[0], ...(figures.length > 1 ? [h("details", {}, h("summary", {}, "More curves"), ...figures.slice(1))] : [])] : [];
+  const [first, ...rest] = figures;
+  const more = rest.length ? [h("details", {}, h("summary", {}, "More curves"), ...rest)] : [];
+  return first ? [h("h3", {}, "How it learned"), first, ...more] : [];
 }
 
 /** How another program asks this model. */
 function program({ id, kind }) {
-  const name = JSON.stringify(id), open = `from openai import OpenAI\n\nclient = OpenAI(base_url="${location.origin}/v1", api_key="none")\n`;
+  const name = JSON.stringify(id), place = location.origin;
+  const open = `from openai import OpenAI\n\nclient = OpenAI(base_url="${place}/v1", api_key="none")\n`;
   switch (kind) {
-    case "assistant": return `${open}answer = client.chat.completions.create(model=${name}, messages=[{"role": "user", "content": "Hello"}])\nprint(answer.choices[0].message.content)`;
-    case "classifier": return `import json, urllib.request\n\nbody = json.dumps({"model": ${name}, "input": "a text to judge"}).encode()\nasked = urllib.request.Request("${location.origin}/v1/classify", body, {"Content-Type": "application/json"})\nprint(json.load(urllib.request.urlopen(asked))["data"][0])`;
-    case "encoder": return `${open}found = client.embeddings.create(model=${name}, input=["one text", "another"])\nprint(len(found.data[0].embedding))`;
-    default: return `${open}answer = client.completions.create(model=${name}, prompt="Once upon a time", max_tokens=50)\nprint(answer.choices[0].text)`;
+    case "assistant":
+      return `${open}asked = [{"role": "user", "content": "Hello"}]
+answer = client.chat.completions.create(model=${name}, messages=asked)
+print(answer.choices[0].message.content)`;
+    case "classifier":
+      return `import json, urllib.request
+
+body = json.dumps({"model": ${name}, "input": "a text to judge"}).encode()
+asked = urllib.request.Request("${place}/v1/classify", body, {"Content-Type": "application/json"})
+print(json.load(urllib.request.urlopen(asked))["data"][0])`;
+    case "encoder":
+      return `${open}found = client.embeddings.create(model=${name}, input=["one text", "another"])
+print(len(found.data[0].embedding))`;
+    default:
+      return `${open}answer = client.completions.create(model=${name}, prompt="Once upon a time", max_tokens=50)
+print(answer.choices[0].text)`;
   }
 }

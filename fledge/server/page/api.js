@@ -89,6 +89,10 @@ const told = new Map();
 
 /** The card, facts and curves of a model, asked for once. */
 export function details(id) {
-  if (!told.has(id)) told.set(id, ask(`v1/models/${id.split("/").map(encodeURIComponent).join("/")}`).then(({ fledge }) => fledge));
+  if (!told.has(id)) {
+    const asked = ask(`v1/models/${id.split("/").map(encodeURIComponent).join("/")}`).then(({ fledge }) => fledge);
+    asked.catch(() => told.delete(id));
+    told.set(id, asked);
+  }
   return told.get(id);
 }

@@ -20,7 +20,10 @@ export function chat() {
   find("talk-new").onclick = () => open(talk.messages.length ? fresh() : talk);
   find("stop").onclick = () => running?.abort();
   find("export-markdown").onclick = () => download(`${named(talk)}.md`, "text/markdown", written(talk));
-  find("export-json").onclick = () => download(`${named(talk)}.json`, "application/json", JSON.stringify({ title: talk.title, system: talk.system, messages: talk.messages }, null, 1));
+  find("export-json").onclick = () => {
+    const { title, system: told, messages } = talk;
+    download(`${named(talk)}.json`, "application/json", JSON.stringify({ title, system: told, messages }, null, 1));
+  };
   system.oninput = () => { talk.system = system.value; save(); };
   sends(field, form);
   form.onsubmit = (event) => {
@@ -71,7 +74,7 @@ export function chat() {
     find("talks-count").textContent = talks.length || "";
     find("talks-export").hidden = !talk.messages.length;
     find("talks").replaceChildren(...talks.map((one) => h("li", {},
-      h("button.quiet.name", { type: "button", "aria-current": one === talk ? "true" : null, dir: "auto", onclick: () => open(one) }, one.title),
+      h("button.quiet.name", { type: "button", "aria-current": one === talk ? "true" : null, onclick: () => open(one) }, one.title),
       h("button.quiet", { type: "button", "aria-label": `Delete: ${one.title}`, title: "Delete", onclick: () => remove(one) }, "×"))));
   }
 
@@ -83,12 +86,18 @@ export function chat() {
     scrollTo(0, document.body.scrollHeight);
   }
 
+  function example() {
+    field.value = lesson.example;
+    fit();
+    field.focus();
+  }
+
   function greet() {
     const empty = !talk.messages.length && model;
     find("greeting").replaceChildren(...(empty ? [
       h("p.hello", {}, `This is ${model.id}.`),
-      h("p.soft", {}, lesson?.task ? `It was trained to ${lesson.task}.` : "Say something: everything stays on the machine that this page comes from."),
-      lesson?.example && h("button.example", { type: "button", onclick: () => { field.value = lesson.example; fit(); field.focus(); } },
+      h("p.soft", {}, lesson?.task ? `It was trained to ${lesson.task}.` : "What is said stays on the machine that this page comes from."),
+      lesson?.example && h("button.example", { type: "button", onclick: example },
         h("small", {}, "Try, for example"), h("span", { dir: "auto" }, lesson.example)),
     ].filter(Boolean) : []));
   }
@@ -107,7 +116,8 @@ export function chat() {
         message.note && h("span.soft", {}, message.note),
         message.content && h("button.quiet", { type: "button", onclick: () => copy(message.content) }, "Copy"),
         h("button.quiet", { type: "button", onclick: () => edit(place, message) }, "Edit"),
-        last && message.role !== "user" && h("button.quiet", { type: "button", onclick: again }, failed(message) ? "Try again" : "Regenerate"),
+        last && message.role !== "user"
+          && h("button.quiet", { type: "button", onclick: again }, failed(message) ? "Try again" : "Regenerate"),
       ].filter(Boolean)));
     };
     place.paint();
@@ -164,7 +174,8 @@ export function chat() {
   }
 
   async function answer(one) {
-    const message = { role: "assistant", content: "", model: model.id }, asked = one.messages.map(({ role, content }) => ({ role, content }));
+    const message = { role: "assistant", content: "", model: model.id };
+    const asked = one.messages.map(({ role, content }) => ({ role, content }));
     const start = performance.now(), control = new AbortController();
     running = control;
     one.messages.push(message);
@@ -184,13 +195,15 @@ export function chat() {
     });
     try {
       const messages = one.system.trim() ? [{ role: "system", content: one.system }, ...asked] : asked;
-      for await (const { choices: [choice], usage } of stream("v1/chat/completions", { model: model.id, messages, ...sampling.given() }, control.signal)) {
+      const body = { model: model.id, messages, ...sampling.given() };
+      for await (const { choices: [choice], usage } of stream("v1/chat/completions", body, control.signal)) {
         message.content += choice?.delta?.content ?? "";
         reason = choice?.finish_reason ?? reason;
         tokens = usage?.completion_tokens ?? tokens;
         paint();
       }
-      message.note = [pace(tokens, (performance.now() - start) / 1000), reason === "length" && "cut off at this length"].filter(Boolean).join(" · ");
+      const told = pace(tokens, (performance.now() - start) / 1000);
+      message.note = [told, reason === "length" && "cut off at this length"].filter(Boolean).join(" · ");
       if (!message.content) message.note ||= "The model said nothing.";
     } catch (problem) {
       if (problem.name === "AbortError") message.note = "stopped by you";

@@ -2,7 +2,7 @@
 
 import { ask, stream } from "./api.js";
 import { judged } from "./classify.js";
-import { find, framed, growing, h, pace, swap } from "./dom.js";
+import { find, framed, growing, h, pace, sendsWith, swap } from "./dom.js";
 import { show } from "./markdown.js";
 import { settings } from "./settings.js";
 import { keep, read } from "./store.js";
@@ -17,7 +17,7 @@ export function compare(models) {
   field.value = read("same", "");
   find("sides").replaceChildren(...sides.map(({ place }) => place));
   find("compare-stop").onclick = () => running?.abort();
-  field.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(); });
+  sendsWith(field, form);
   form.onsubmit = async (event) => {
     event.preventDefault();
     if (!field.value.trim() || running) return;
@@ -39,13 +39,19 @@ export function compare(models) {
 /** One half: a model, its settings, and what it says. */
 function side(name, models, first) {
   const kept = models.find(({ id }) => id === read(`compare.${name}`, null)) ?? first;
-  const select = h("select", { "aria-label": `Model ${name.toUpperCase()}` }, ...models.map(({ id }) => h("option", { value: id, selected: id === kept.id }, id)));
+  const select = h("select", { "aria-label": `Model ${name.toUpperCase()}` },
+    ...models.map(({ id }) => h("option", { value: id, selected: id === kept.id }, id)));
   const fields = h("div.settings"), system = h("textarea", { rows: 2 });
   fields.append(h("label.whole", {}, "Told to the assistant beforehand ", h("span", {}, "(system prompt)"), system));
   const sampling = settings(fields, `compare.${name}`, { max_tokens: LENGTH });
-  const box = h("details", {}, h("summary", {}, "Settings"), fields), out = h("div.body"), note = h("p.note.soft"), problem = h("p.problem", { role: "alert" });
+  const box = h("details", {}, h("summary", {}, "Settings"), fields), out = h("div.body");
+  const note = h("p.note.soft"), problem = h("p.problem", { role: "alert" });
   const model = () => models.find(({ id }) => id === select.value);
-  const fit = () => { box.hidden = model().kind === "classifier"; system.closest("label").hidden = model().kind !== "assistant"; sampling.of(model()); };
+  const fit = () => {
+    box.hidden = model().kind === "classifier";
+    system.closest("label").hidden = model().kind !== "assistant";
+    sampling.of(model());
+  };
   select.onchange = () => { keep(`compare.${name}`, select.value); fit(); };
   fit();
 
@@ -69,7 +75,8 @@ function side(name, models, first) {
       }
       const chat = kind === "assistant", told = system.value.trim() ? [{ role: "system", content: system.value }] : [];
       const asked = chat ? { messages: [...told, { role: "user", content: text }] } : { prompt: text };
-      for await (const { choices: [choice], usage } of stream(chat ? "v1/chat/completions" : "v1/completions", { model: id, ...asked, ...sampling.given() }, signal)) {
+      const body = { model: id, ...asked, ...sampling.given() };
+      for await (const { choices: [choice], usage } of stream(chat ? "v1/chat/completions" : "v1/completions", body, signal)) {
         said += (chat ? choice?.delta?.content : choice?.text) ?? "";
         tokens = usage?.completion_tokens ?? tokens;
         paint();
@@ -81,6 +88,7 @@ function side(name, models, first) {
     }
   }
 
-  const place = h("section.card", { "aria-label": `Side ${name.toUpperCase()}` }, select, box, h("div", { "aria-live": "polite" }, out), note, problem);
+  const heard = h("div", { "aria-live": "polite" }, out);
+  const place = h("section.card", { "aria-label": `Side ${name.toUpperCase()}` }, select, box, heard, note, problem);
   return { place, run };
 }

@@ -1,12 +1,13 @@
 // Complete: a text goes on token by token, each coloured by its probability; another choice at any of them begins a branch.
 
 import { stream } from "./api.js";
-import { find, framed, growing, h, pace, percent, svg, swap } from "./dom.js";
+import { find, framed, growing, h, pace, percent, sendsWith, svg, swap } from "./dom.js";
 import { settings } from "./settings.js";
 import { keep, read } from "./store.js";
 
 const ALTERNATIVES = 6;
 const LENGTH = 100; // tokens, where neither the model nor a person says how many
+const ENDS = { length: "cut off at this length", stop: "the model ended here" };
 const UNSAID = /^(bytes:|<\|.*\|>$|<\/?s>$)/; // parts of characters and tokens that end a text: nobody can write them
 const LEVELS = [[0.9, "sure"], [0.5, ""], [0.2, ""], [0.05, ""], [0.01, ""], [0, "surprising"]]; // from this probability on, and its name
 
@@ -17,7 +18,8 @@ export function complete() {
   let model = null, running = null, branches = [], shown = null, at = 0;
 
   field.value = read("prompt", "");
-  find("scale").replaceChildren(...LEVELS.map(([from, name], i) => h("li", {}, h(`span.p${i}`, {}, i < LEVELS.length - 1 ? `≥ ${from * 100} %` : "less"), name && h("small", {}, name))));
+  find("scale").replaceChildren(...LEVELS.map(([from, name], i) => h("li", {},
+    h(`span.p${i}`, {}, from ? `≥ ${from * 100} %` : "less"), name && h("small", {}, name))));
   form.onsubmit = (event) => {
     event.preventDefault();
     keep("prompt", field.value);
@@ -27,13 +29,14 @@ export function complete() {
     write({ given: scores || !continues() ? "" : field.value, asked: field.value, tokens: [], fixed: 0, echo: scores });
   };
   find("complete-stop").onclick = () => running?.abort();
-  field.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(); });
+  sendsWith(field, form);
 
   const continues = () => model.kind !== "translator"; // which writes another text than it reads
 
   /** Let the model go on from a branch's tokens. */
   async function write(branch) {
-    const start = performance.now(), control = new AbortController(), paint = framed(() => shown === branch && draw());
+    const start = performance.now(), control = new AbortController();
+    const paint = framed(() => shown === branch && draw());
     const begun = branch.tokens.length;
     running = control;
     branches.push(branch);
@@ -42,14 +45,14 @@ export function complete() {
     find("complete-problem").textContent = "";
     let reason = null;
     try {
-      const asked = { model: model.id, prompt: branch.asked, logprobs: ALTERNATIVES, ...(branch.echo && { echo: true }), ...sampling.given() };
-      for await (const { choices: [choice] } of stream("v1/completions", asked, control.signal)) {
+      const body = { model: model.id, prompt: branch.asked, logprobs: ALTERNATIVES, ...(branch.echo && { echo: true }), ...sampling.given() };
+      for await (const { choices: [choice] } of stream("v1/completions", body, control.signal)) {
         for (const token of scored(choice?.logprobs)) branch.tokens.push(spelled(token, branch.tokens.at(-1)));
         reason = choice?.finish_reason ?? reason;
         paint();
       }
-      const made = branch.tokens.length - begun;
-      branch.note = [!branch.echo && pace(made, (performance.now() - start) / 1000), { length: "cut off at this length", stop: "the model ended here" }[reason]].filter(Boolean).join(" · ");
+      const told = !branch.echo && pace(branch.tokens.length - begun, (performance.now() - start) / 1000);
+      branch.note = [told, ENDS[reason]].filter(Boolean).join(" · ");
     } catch (problem) {
       if (problem.name === "AbortError") branch.note = "stopped by you";
       else find("complete-problem").textContent = problem.message;
@@ -63,17 +66,24 @@ export function complete() {
     shown = branch;
     at = Math.max(0, branch.fixed - 1);
     find("written").hidden = false;
-    aside.replaceChildren(branch.tokens.length ? h("p.soft", {}, continues() ? "Choose a token to see what else could have stood there, and to go on from it." : "Choose a token to see what else could have stood there.") : "");
-    find("branches").replaceChildren(...(branches.length < 2 ? [] : branches.map((one, i) => h("button.quiet", { type: "button", "aria-pressed": String(one === branch), onclick: () => look(one) }, one.name ?? `Text ${i + 1}`))));
+    const more = continues() ? ", and to go on from it" : "";
+    aside.replaceChildren(branch.tokens.length ? h("p.soft", {}, `Choose a token to see what else could have stood there${more}.`) : "");
+    find("branches").replaceChildren(...branches.map((one, i) => h("button.quiet", {
+      type: "button", "aria-pressed": String(one === branch), onclick: () => look(one),
+    }, one.name ?? `Text ${i + 1}`)));
+    find("branches").hidden = branches.length < 2;
     draw();
   }
 
   function draw() {
     const { given, tokens, fixed, note } = shown;
     place.replaceChildren(h("span.given", { dir: "auto" }, given), ...tokens.map((token, i) => {
+      const told = token.share === null ? "given" : percent(token.share);
       const level = token.share === null ? "given" : `p${LEVELS.findIndex(([from]) => token.share >= from)}`;
       const rather = token.others.length && token.others[0][0] !== token.name;
-      return h(`span.token.${level}${rather ? ".rather" : ""}${i === fixed - 1 ? ".chosen" : ""}`, { role: "button", tabindex: i === at ? 0 : -1, "aria-label": `${seen(token.name)}, ${token.share === null ? "given" : percent(token.share)}`, title: token.share === null ? null : percent(token.share) }, ...(token.text ? visible(token.text) : [h("i", {}, token.name.replace("bytes:", ""))]));
+      return h(`span.token.${level}${rather ? ".rather" : ""}${i === fixed - 1 ? ".chosen" : ""}`, {
+        role: "button", tabindex: i === at ? 0 : -1, title: told, "aria-label": `${seen(token.name)}, ${told}`,
+      }, ...(token.text ? visible(token.text) : [h("i", {}, token.name.replace("bytes:", ""))]));
     }));
     find("complete-note").textContent = note ?? (running ? "writing …" : "");
   }
@@ -99,16 +109,22 @@ export function complete() {
 
   function focus(to) {
     at = to;
-    [...place.querySelectorAll(".token")].forEach((span, i) => { span.tabIndex = i === at ? 0 : -1; if (i === at) span.focus(); });
+    const spans = [...place.querySelectorAll(".token")];
+    spans.forEach((span, i) => { span.tabIndex = i === at ? 0 : -1; });
+    spans[at]?.focus();
   }
 
   /** What else could have stood where this token stands. */
   function choose(span) {
     const branch = shown, i = [...place.querySelectorAll(".token")].indexOf(span), token = branch.tokens[i];
     at = i;
-    for (const one of place.querySelectorAll(".token")) { one.tabIndex = one === span ? 0 : -1; one.classList.toggle("open", one === span); }
+    for (const one of place.querySelectorAll(".token")) {
+      one.tabIndex = one === span ? 0 : -1;
+      one.classList.toggle("open", one === span);
+    }
     if (token.share === null) return aside.replaceChildren(h("p.soft", {}, "The first token is given: the model held nothing of it."));
-    const others = token.others.some(([name]) => name === token.name) ? token.others : [...token.others, [token.name, token.share]];
+    const among = token.others.some(([name]) => name === token.name);
+    const others = among ? token.others : [...token.others, [token.name, token.share]];
     const rest = 1 - others.reduce((sum, [, share]) => sum + share, 0);
     const last = before(branch, i).slice(-24);
     const fixed = (name) => !continues() || Boolean(running) || UNSAID.test(name) || branch.tokens[i - 1]?.open.length > 0;
@@ -134,7 +150,10 @@ export function complete() {
   }
 
   return (chosen) => {
-    if (model && model.kind !== chosen.kind) { branches = []; find("written").hidden = true; find("branches").replaceChildren(); }
+    if (model && model.kind !== chosen.kind) {
+      branches = [];
+      find("written").hidden = find("branches").hidden = true;
+    }
     model = chosen;
     sampling.of(chosen);
     find("prompt-label").textContent = continues() ? "Text to continue" : "Text to translate or to sum up";
@@ -149,7 +168,8 @@ function scored(logprobs) {
   return (logprobs?.tokens ?? []).map((name, i) => ({
     name,
     share: logprobs.token_logprobs[i] === null ? null : Math.exp(logprobs.token_logprobs[i]),
-    others: Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([other, value]) => [other, Math.exp(value)]).sort((one, two) => two[1] - one[1]),
+    others: Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([other, value]) => [other, Math.exp(value)])
+      .sort((one, two) => two[1] - one[1]),
   }));
 }
 
@@ -172,7 +192,8 @@ const seen = (text) => text.replaceAll(" ", "·").replaceAll("\n", "↵").replac
 
 /** The same as elements: the marks stand beside what they mark. */
 function visible(text) {
-  return text.split(/(\n|\t)/).map((part) => (part === "\n" ? [h("i", {}, "↵"), "\n"] : part === "\t" ? [h("i", {}, "→"), "\t"] : part)).flat();
+  return text.split(/(\n|\t)/).flatMap((part) => (/^[\n\t]$/.test(part) ? [h("i", {}, seen(part)), part] : [part]));
 }
 
-const meter = (share) => svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { width: Math.max(0.6, share * 100), height: 10 }));
+const meter = (share) => svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
+  svg("rect", { width: Math.max(0.6, share * 100), height: 10 }));

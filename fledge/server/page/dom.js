@@ -17,12 +17,12 @@ export function svg(tag, attributes = {}, ...children) {
 function filled(create, tag, attributes, children) {
   const [name, ...classes] = tag.split(".");
   const element = create(name);
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   if (classes.length) element.setAttribute("class", classes.join(" "));
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -49,6 +49,13 @@ export function sends(area, form) {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     form.requestSubmit();
+  });
+}
+
+/** Ctrl+Enter sends the form of a text in which Enter begins a line. */
+export function sendsWith(area, form) {
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
 }
 
@@ -109,5 +116,6 @@ export function number(value) {
 /** What a model took for an answer. */
 export function pace(tokens, seconds) {
   if (!tokens) return "";
-  return `${number(tokens)} token${tokens === 1 ? "" : "s"} · ${seconds.toFixed(1)} s · ${number(Math.round(tokens / Math.max(seconds, 1e-3)))} tokens/s`;
+  const rate = Math.round(tokens / Math.max(seconds, 1e-3));
+  return `${number(tokens)} token${tokens === 1 ? "" : "s"} · ${seconds.toFixed(1)} s · ${number(rate)} tokens/s`;
 }

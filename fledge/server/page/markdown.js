@@ -48,7 +48,7 @@ function blocks(lines) {
     if (!line.trim()) { i += 1; continue; }
     if ((match = FENCE.exec(line))) {
       const [, fence, language] = match;
-      const closes = (text) => { const bare = text.trim(); return bare.length >= fence.length && [...bare].every((mark) => mark === fence[0]); };
+      const closes = (text) => text.trim().length >= fence.length && [...text.trim()].every((mark) => mark === fence[0]);
       for (i += 1; i < lines.length && !closes(lines[i]);) i += 1;
       found.push({ kind: "code", language, inside: lines.slice(start + 1, i), lines: lines.slice(start, i + 1) });
       i += 1;
@@ -103,7 +103,7 @@ function element(block, depth) {
     case "rule": return h("hr");
     case "quote": return h("blockquote", {}, ...inside(block.inside, depth));
     case "list": return h(block.ordered ? "ol" : "ul", { start: block.ordered && block.from !== 1 ? block.from : null },
-      ...block.items.map((item) => h("li", { dir: "auto" }, ...tight(inside(item, depth)))));
+      ...block.items.map((item) => h("li", { dir: "auto" }, ...tight(inside(ticked(item), depth)))));
     case "table": return table(block.rows);
     default: return h("p", { dir: "auto" }, ...inline(block.lines.map((line) => line.trimStart()).join("\n")));
   }
@@ -113,6 +113,8 @@ function inside(lines, depth) {
   if (depth >= DEPTH) return [h("p", {}, lines.join("\n"))];
   return blocks(lines).map((block) => element(block, depth + 1));
 }
+
+const ticked = ([first, ...rest]) => [first.replace(/^\[([ xX])\] /, (_, mark) => (mark === " " ? "☐ " : "☑ ")), ...rest];
 
 /** An item of one paragraph needs none. */
 const tight = (found) => (found[0]?.localName === "p" ? [...found[0].childNodes, ...found.slice(1)] : found);
@@ -155,7 +157,8 @@ function inline(text, depth = 0) {
       const end = mark[0] === "`" ? fence(text, mark, after, missing) : closing(text, mark, after, missing, word);
       if (end > 0) {
         const inner = text.slice(after, end);
-        made = mark[0] === "`" ? h("code", {}, inner.replace(/^ (.*\S.*) $/s, "$1").replaceAll("\n", " ")) : emphasis(mark, inline(inner, depth + 1));
+        const code = () => h("code", {}, inner.replace(/^ (.*\S.*) $/s, "$1").replaceAll("\n", " "));
+        made = mark[0] === "`" ? code() : emphasis(mark, inline(inner, depth + 1));
         until = end + mark.length;
       }
     }
@@ -173,8 +176,13 @@ const fence = (text, mark, from, missing) =>
 /** Where emphasis that `mark` begins ends, or -1; underscores within a word are none. */
 function closing(text, mark, from, missing, word) {
   if (!/\S/.test(text[from] ?? " ") || (mark[0] === "_" && word(from - mark.length - 1))) return -1;
-  return search(text, mark, from, missing, (at) => /\S/.test(text[at - 1]) && text[at - 1] !== "\\"
-    && text[at + mark.length] !== mark[0] && (mark[0] !== "_" || !word(at + mark.length)));
+  return search(text, mark, from, missing, (at) => {
+    const after = at + mark.length;
+    let run = mark.length; // of three, the inner emphasis ends with the first ones and the outer with the rest
+    while (text[after - run - 1] === mark[0]) run += 1;
+    const length = run === mark.length || run === 3, before = text[after - run - 1] ?? " ";
+    return text[after] !== mark[0] && length && /\S/.test(before) && before !== "\\" && (mark[0] !== "_" || !word(after));
+  });
 }
 
 function search(text, mark, from, missing, fits) {
@@ -210,18 +218,20 @@ function link(address, ...name) {
   return h("a", { href: url.href, title: url.href, target: "_blank", rel: "noopener noreferrer nofollow" }, ...name);
 }
 
-const WORDS = new Set(("and as assert async await break case catch class const continue def default del do elif else enum except export extends false False "
-  + "finally fn for from func function global if impl import in interface is lambda let match mut new nil None nonlocal not null or package pass private "
-  + "public raise return self static struct super switch this throw trait true True try type typeof undefined use var void while with yield "
+const WORDS = new Set(("and as assert async await break case catch class const continue def default del do elif else enum except export "
+  + "extends false False finally fn for from func function global if impl import in interface is lambda let match mut new nil None "
+  + "nonlocal not null or package pass private public raise return self static struct super switch this throw trait true True try type "
+  + "typeof undefined use var void while with yield "
   + "SELECT FROM WHERE JOIN ON GROUP ORDER BY INSERT INTO VALUES UPDATE SET DELETE CREATE TABLE AND OR NOT NULL AS").split(" "));
-const SLASHES = new Set(["c", "cc", "cpp", "cs", "css", "go", "h", "java", "javascript", "js", "json", "jsx", "kotlin", "php", "rs", "rust", "scala", "swift", "ts", "tsx", "typescript"]);
+const SLASHES = new Set("c cc cpp cs css go h java javascript js json jsx kotlin php rs rust scala swift ts tsx typescript".split(" "));
 const PROSE = new Set(["", "text", "txt", "plain", "output", "console", "markdown", "md"]);
 const STRINGS = String.raw`"""[\s\S]*?(?:"""|$)|'''[\s\S]*?(?:'''|$)|"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|` + "`(?:[^`\\\\]|\\\\[\\s\\S])*`?";
 
 /** Code with its comments, strings, numbers and keywords marked, without knowing any language well. */
 function lit(text, language) {
-  if (PROSE.has(language.toLowerCase()) || text.length > 50_000) return [text];
-  const comments = SLASHES.has(language.toLowerCase()) ? String.raw`\/\/.*|\/\*[\s\S]*?(?:\*\/|$)` : language.toLowerCase() === "sql" ? "--.*" : "#.*";
+  const named = language.toLowerCase();
+  if (PROSE.has(named) || text.length > 50_000) return [text];
+  const comments = SLASHES.has(named) ? String.raw`\/\/.*|\/\*[\s\S]*?(?:\*\/|$)` : named === "sql" ? "--.*" : "#.*";
   const nodes = [];
   let done = 0;
   for (const match of text.matchAll(new RegExp(String.raw`(${comments})|(${STRINGS})|\b(\d[\w.]*)|([A-Za-z_]\w*)`, "g"))) {

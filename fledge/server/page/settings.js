@@ -29,7 +29,8 @@ export function settings(place, name, otherwise = {}) {
   });
   const stop = h("input", { type: "text", name: "stop", value: kept.stop ?? null, spellcheck: "false", autocomplete: "off" });
   place.append(h("label", {}, "Stop", h("small", {}, "end before this text"), stop));
-  place.append(h("button.quiet", { type: "button", onclick: () => { for (const input of [...inputs, stop]) input.value = ""; save(); } }, "As the model has them"));
+  const clear = () => { for (const input of [...inputs, stop]) input.value = ""; save(); };
+  place.append(h("button.quiet", { type: "button", onclick: clear }, "As the model has them"));
 
   const values = () => Object.fromEntries([...inputs, stop].filter((input) => input.value !== "" && input.validity.valid)
     .map((input) => [input.name, input === stop ? input.value : Number(input.value)]));
