@@ -15,7 +15,7 @@ help:
 	@echo 'make demo     a model grows from the text of the standard library: 5 minutes, then runs/demo/report.html'
 	@echo 'make test     format, lint, types, import order, and the tests that take minutes all together'
 	@echo 'make slow     the tests that take minutes each'
-	@echo 'make campaign NAME=damage   hundreds of trials, their numbers kept in benchmarks/results (also: not_finite saves full_disk resume strictness prepare_kills prepare_damage ugly planted tokenizer_ids sampling)'
+	@echo 'make campaign NAME=damage   hundreds of trials, their numbers kept in benchmarks/results (also: not_finite saves full_disk resume strictness prepare_kills prepare_damage ugly planted tokenizer_ids sampling co_tenants cached)'
 	@echo 'make lint     the checks of make test without the tests'
 	@echo 'make format   put the code into the form that make lint wants'
 	@echo 'make clean    remove .venv and the caches (never runs/)'

@@ -64,7 +64,7 @@ def _code() -> str:
     """A name of the code that is tried, changes that are not committed included."""
     tried = (
         "fledge", "tests/faults.py", "tests/train/trials.py", "tests/train/ranks.py", "tests/text/trials.py", "tests/train/toy.py",
-        "tests/data", "benchmarks/campaign.py",
+        "tests/generation", "tests/data", "benchmarks/campaign.py",
     )  # fmt: skip
     parts = (["rev-parse", *(f"HEAD:{path}" for path in tried)], ["diff", "HEAD", "--", *tried])
     told = [subprocess.run(["git", *part], capture_output=True, cwd=Path(__file__).parents[1]).stdout for part in parts]

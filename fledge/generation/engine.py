@@ -9,18 +9,20 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fledge.arch import Words
 from fledge.generation.contracts import Contract, Matcher
 from fledge.generation.pieces import Pieces
 from fledge.generation.prefixes import Piece, Prefixes, name
 from fledge.generation.sampling import NOTHING, Sampling, choose, uniform
-from fledge.model import Memory, Transformer
+from fledge.model import Memory, Transformer, kernels
 from fledge.model.view import PADDING
 from fledge.text.tokenizer import Tokenizer
 
 WAITING = -1  # the slot of a request that has none
 CHUNK = 256  # tokens of a prompt that are read at once
+FEW_LENGTHS = 8  # pieces are padded to a multiple of it, so that products have few shapes to be prepared for
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,11 @@ class Engine:
         """A piece of one prompt after the other, until a chunk of tokens is read that were not known."""
         room = self.chunk
         while self._reading and room > 0:
-            row = self._reading.popleft()
+            row = self._reading[0]
             known = row.reused
             start, hidden = row.read, self._piece(row)
             room -= row.read - start - (row.reused - known)
+            self._reading.popleft()
             if row.read < len(row.prompt):
                 self._reading.append(row)
             else:
@@ -230,8 +233,6 @@ class Engine:
             hidden = self._pieces([row])
             if self.prefixes.most:
                 self.prefixes.add(row.names[-1], Piece(self.cache.copied(row.slot, row.read - len(tokens), row.read), hidden))
-                if row.memory is not None:
-                    self.prefixes.add(row.names[0], row.memory)
             return hidden
         self._encode([row])
         self.cache.paste(row.slot, torch.tensor(tokens, device=self._device), known.parts)
@@ -240,12 +241,15 @@ class Engine:
         return known.last
 
     def _pieces(self, rows: Sequence["Row"]) -> Tensor:
-        """The hidden state after the next piece of each prompt, (rows, width).
+        """The hidden state after the next piece of each prompt, (rows, width), of rows that are read equally far.
 
         Shorter pieces are padded on the right, and the cache forgets the padding.
         """
         self._encode(rows)
         tokens, document, lengths = side_by_side([row.prompt[row.read : row.read + self.chunk] for row in rows])
+        longest = tokens.shape[1]
+        more = min(-longest % FEW_LENGTHS, self.cache.chunk - longest, self.capacity - rows[0].read - longest)
+        tokens, document = pad(tokens, (0, more)), pad(document, (0, more), value=PADDING)
         hidden = self._hidden(tokens, document, rows)
         for row, length in zip(rows, lengths.tolist(), strict=True):
             row.read += length
@@ -263,8 +267,13 @@ class Engine:
                 row.memory = memory.rows(torch.tensor([i], device=self._device))
             return
         for row in rows:
-            known, source = self.prefixes.get(row.names[0]), torch.tensor([list(row.source or ())], device=self._device)
-            row.memory = known if isinstance(known, Memory) else self.model.encode(source)
+            known = self.prefixes.get(row.names[0])
+            if not isinstance(known, Memory):
+                known = self.model.encode(torch.tensor([list(row.source or ())], device=self._device))
+                for attention in self.model.trunk.readers:
+                    known.keys_and_values(attention)
+                self.prefixes.add(row.names[0], known)
+            row.memory = known
 
     def _next_scores(self, rows: Sequence["Row"]) -> Tensor:
         """The scores of what follows the last token of each row, (rows, vocabulary)."""
@@ -485,12 +494,12 @@ def side_by_side(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]
 
 @contextmanager
 def inference(model: Transformer) -> Iterator[None]:
-    """No gradients and no dropout inside; each module's mode is as before afterwards."""
+    """No gradients and no dropout inside, and what kernels there are; each module's mode is as before afterwards."""
     training = [module for module in model.modules() if module.training] if model.training else []
     for module in training:
         module.training = False
     try:
-        with torch.inference_mode():
+        with kernels.used(), torch.inference_mode():
             yield
     finally:
         for module in training:

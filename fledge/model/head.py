@@ -45,8 +45,8 @@ class Words(nn.Module):
         return hidden if self.spec.scale == 1 else hidden * self.spec.scale
 
     def project(self, hidden: Tensor) -> Tensor:
-        """The last projection of what `before` gave, (..., vocabulary)."""
-        return F.linear(hidden, self.weight, self.bias)
+        """The last projection of what `before` gave, (..., vocabulary); of few rows in fp32 where there is a kernel for them."""
+        return kernels.linear(hidden, self.weight, self.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The scores of every word, (..., vocabulary), capped ones in fp32 at least."""

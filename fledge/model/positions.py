@@ -97,22 +97,30 @@ def turn(
 
     `lengths` (batch or 1, query or 1) are those of the texts that the positions are in, for what depends on them; all are short by default.
     """
-    frequencies = rope.base ** -(torch.arange(0, size, 2, device=positions.device, dtype=dtype) / size)
-    grown = 1.0
-    match rope.stretch:
-        case Interpolated(factor):
-            frequencies = frequencies / factor
-        case ByWavelength() as stretch:
-            frequencies = by_wavelength(frequencies, stretch)
-        case Yarn() as stretch:
-            frequencies = yarn(frequencies, stretch, rope.base)
-            grown = 0.1 * math.log(stretch.factor) + 1.0 if stretch.attention is None else stretch.attention
-        case LongRope(short, long, trained, grown):
-            slower = [torch.tensor(factors, dtype=dtype, device=positions.device) for factors in (short, long)]
-            beyond = positions.new_zeros((1, 1), dtype=torch.bool) if lengths is None else lengths > trained
-            frequencies = frequencies / torch.where(beyond[..., None], slower[1], slower[0])
+    frequencies, grown = turning(rope, size, dtype, positions.device)
+    if isinstance(rope.stretch, LongRope):
+        slower = [torch.tensor(factors, dtype=dtype, device=positions.device) for factors in (rope.stretch.short, rope.stretch.long)]
+        beyond = positions.new_zeros((1, 1), dtype=torch.bool) if lengths is None else lengths > rope.stretch.trained
+        frequencies = frequencies / torch.where(beyond[..., None], slower[1], slower[0])
     angles = (positions.to(dtype)[:, :, None] * frequencies)[:, None]
     return angles.cos() * grown, angles.sin() * grown
+
+
+def turning(rope: Rope, size: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> tuple[Tensor, float]:
+    """How far each pair turns from a token to the next, (size / 2,), before what depends on the text; how much queries and keys grow."""
+    frequencies = rope.base ** -(torch.arange(0, size, 2, device=device, dtype=dtype) / size)
+    match rope.stretch:
+        case Interpolated(factor):
+            return frequencies / factor, 1.0
+        case ByWavelength() as stretch:
+            return by_wavelength(frequencies, stretch), 1.0
+        case Yarn() as stretch:
+            grown = 0.1 * math.log(stretch.factor) + 1.0 if stretch.attention is None else stretch.attention
+            return yarn(frequencies, stretch, rope.base), grown
+        case LongRope() as stretch:
+            return frequencies, stretch.attention
+        case None:
+            return frequencies, 1.0
 
 
 def by_wavelength(frequencies: Tensor, stretch: ByWavelength) -> Tensor:

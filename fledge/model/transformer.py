@@ -7,6 +7,7 @@ from fledge.arch import Arch, Classes, Learned, Stack
 from fledge.model import head
 from fledge.model.attention import Attention, attention_weights
 from fledge.model.cache import Cache, Memory
+from fledge.model.decoding import planned
 from fledge.model.experts import Experts
 from fledge.model.trunk import Trunk
 from fledge.model.view import PADDING, Layout, document_lengths
@@ -72,6 +73,8 @@ class Transformer(nn.Module):
         if (grown := self._outgrown(positions, document, cache, slots)) is not None:
             return self._read_again(grown, tokens, positions, document, cache, slots, memory)
         reading = cache.open(tokens, positions, document, slots, self._exact, apart)
+        if tokens.shape[1] == 1 and memory is None and not self.training and (step := planned(self, cache, x)) is not None:
+            return step(trunk.enter(x, positions), positions, document, reading)
         return trunk(x, reading.layout(0), reading, self._across(positions, document, memory, apart), memory)
 
     def _outgrown(self, positions: Tensor, document: Tensor, cache: Cache, slots: Tensor | None) -> Tensor | None:

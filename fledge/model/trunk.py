@@ -61,6 +61,15 @@ class Trunk(nn.Module):
         self.norm_final = norm(stack.norm_final, stack.width)
         self._specs = stack.blocks
 
+    def enter(self, x: Tensor, positions: Tensor) -> Tensor:
+        """What the first block reads of embedded tokens at these positions, (batch, length, width)."""
+        return self.projection(self.dropout(self.norm_embedding(self.positions(x, positions))))
+
+    @property
+    def readers(self) -> list[Attention]:
+        """What looks across at a memory, layer by layer."""
+        return [part for name, part in self.named_modules() if isinstance(part, Attention) and ".across." in name]
+
     def forward(
         self, x: Tensor, layout: Layout, reading: Reading | None = None, across: Layout | None = None, memory: Memory | None = None
     ) -> Tensor:
@@ -68,7 +77,7 @@ class Trunk(nn.Module):
 
         A reading extends the cache by these tokens; a memory, with the layout of looking across at it, is an encoder's states.
         """
-        x = self.projection(self.dropout(self.norm_embedding(self.positions(x, layout.queries))))
+        x = self.enter(x, layout.queries)
         for i, (block, spec) in enumerate(zip(self.blocks, self._specs, strict=True)):
             seen, kept = (layout, None) if reading is None else (reading.layout(i), reading.layer(i))
             own = (seen.view(spec.attention, self.positions), kept)

@@ -106,7 +106,7 @@ def _by_tiktoken(spec: dict, pieces: dict[str, int], plain: Callable[[str], list
         import tiktoken
     except ImportError:
         return None
-    pattern = _pattern(spec["pre_tokenizer"])
+    pattern = pattern_of(spec["pre_tokenizer"])
     if pattern is None or not BYTES.keys() <= pieces.keys() or not BYTES.keys() >= set("".join(pieces)):
         return None
     ranks = {piece.translate(_TO_LATIN).encode("latin-1"): number for piece, number in pieces.items()}
@@ -180,7 +180,7 @@ def _has_long_run(text: str, kinds: np.ndarray, marks: bool = False) -> bool:
     return bool(longest >= LONGEST) and (marks or _LONG_RUN.search(text) is not None)
 
 
-def _pattern(spec: dict | None) -> str | None:
+def pattern_of(spec: dict | None) -> str | None:
     """The pattern by which a tokenizer.json splits its text, if it is a known one followed by bytes and nothing else."""
     match spec:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:

@@ -5,6 +5,7 @@ from fledge.verbs.demonstration import demo
 from fledge.verbs.display import show
 from fledge.verbs.embedding import embed
 from fledge.verbs.explaining import explain
+from fledge.verbs.exporting import export
 from fledge.verbs.importing import import_model
 from fledge.verbs.model import Model, load
 from fledge.verbs.planning import plan
@@ -16,6 +17,6 @@ from fledge.verbs.serving import serve
 from fledge.verbs.writing import chat, generate, stream
 
 __all__ = [
-    "Model", "chat", "demo", "embed", "evaluate", "explain", "finetune", "generate", "import_model", "load", "plan", "predict", "prepare",
-    "pretrain", "serve", "show", "stream",
+    "Model", "chat", "demo", "embed", "evaluate", "explain", "export", "finetune", "generate", "import_model", "load", "plan", "predict",
+    "prepare", "pretrain", "serve", "show", "stream",
 ]  # fmt: skip

@@ -114,7 +114,7 @@ def test_good_guesses_save_passes():
     engine = Engine(perturbed(SHAPES["qwen3"]), TOKENIZER)
     request = Request(TOKENIZER.encode("The sky"), 21, Sampling(0), ())
     passes = []
-    engine.model.trunk.register_forward_hook(lambda *_: passes.append(1))
+    engine.model.embedding.register_forward_hook(lambda *_: passes.append(1))
     draft = DraftModel(perturbed(SHAPES["qwen3"]), engine)  # the same weights in another object
     assert len(spoken(engine, request, draft, 4).tokens) == 21
     assert len(passes) == 5  # 4 guesses and one more each time, of the last pass one alone

@@ -1,13 +1,13 @@
 """Parts of the model in one pass over memory each, on CPUs, where a compiler has built them; plainly elsewhere.
 
-Inside `used()` the functions here take the kernels of `cpu.cpp` for what those can do. Everywhere else, and for everything else, they
-are the plain PyTorch that the kernels are checked against.
+Inside `used()` the functions here take the kernels of `cpu.cpp` and `decode.cpp` for what those can do. Everywhere else, and for
+everything else, they are the plain PyTorch that the kernels are checked against.
 """
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import CDLL
+from ctypes import CDLL, byref
 from functools import cache
 
 import torch
@@ -18,6 +18,7 @@ from fledge.model.kernels import functions
 from fledge.model.kernels.checks import disagreements
 from fledge.model.kernels.functions import Ranges
 from fledge.model.kernels.library import library
+from fledge.model.kernels.structures import Matrix
 
 __all__ = [
     "Ranges",
@@ -27,12 +28,16 @@ __all__ = [
     "gated_silu",
     "gelu",
     "layer_norm",
+    "linear",
     "rms_norm",
+    "stepping",
     "turn",
     "turn_heads",
     "used",
     "working",
 ]
+
+FEW = 64  # rows up to which a matrix is multiplied row by row as it comes from memory
 
 _in_use: CDLL | None = None
 
@@ -41,7 +46,8 @@ _in_use: CDLL | None = None
 def _sound() -> CDLL | None:
     """The kernels, unless they compute anything else than the plain lines."""
     kernels = library()
-    wrong = disagreements(kernels) if kernels is not None else []
+    with torch.inference_mode(False):  # gradients are compared too
+        wrong = disagreements(kernels) if kernels is not None else []
     if wrong:
         warnings.warn(f"the compiled kernels are not used, for they compute another {', '.join(wrong)} than PyTorch", stacklevel=2)
     return None if wrong else kernels
@@ -80,6 +86,25 @@ def _kernels(x: Tensor, weight: Tensor | None = None) -> CDLL | None:
 def fit(x: Tensor) -> bool:
     """Whether kernels are in use for an array of this type and place."""
     return _kernels(x) is not None
+
+
+def stepping(x: Tensor) -> CDLL | None:
+    """The kernels for few rows without gradients, where they are in use and matrix products with `x` are of its own type."""
+    return None if torch.is_grad_enabled() or working(x) != x.dtype else _kernels(x)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x Wᵀ + b` of x (..., inputs); a kernel, which takes few rows without gradients, gives it in fp32.
+
+    Its sums are the same, bit for bit, for any number of rows and threads.
+    """
+    rows = x.numel() // x.shape[-1]
+    kernels = stepping(x) if rows <= FEW and x.dtype == weight.dtype and weight.is_contiguous() else None
+    if kernels is None:
+        return F.linear(x, weight, bias)
+    out = x.new_empty(*x.shape[:-1], len(weight), dtype=torch.float32)
+    functions.call(kernels, "linear", x.dtype, byref(Matrix.of(weight, bias)), rows, x.contiguous(), out)
+    return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

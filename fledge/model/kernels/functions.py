@@ -12,17 +12,19 @@ BLOCK = 64  # queries whose scores are made at once
 Ranges = tuple[Tensor, Tensor]
 
 
-def call(kernels: CDLL, name: str, kind: torch.dtype, *arguments: Tensor | int | float | None) -> Any:
-    """`name` for numbers of this type; tensors go as their addresses and must be contiguous."""
+def call(kernels: CDLL, name: str, kind: torch.dtype, *arguments: Any) -> Any:
+    """`name` for numbers of this type; tensors go as their addresses and must be contiguous, structures by reference."""
     function = getattr(kernels, f"{name}_{'half' if kind == torch.bfloat16 else 'float'}")
     return function(*map(_argument, arguments))
 
 
-def _argument(value: Tensor | int | float | None) -> Any:
+def _argument(value: Any) -> Any:
     if isinstance(value, Tensor):
         assert value.is_contiguous()
         return c_void_p(value.data_ptr())
-    return c_float(value) if isinstance(value, float) else c_void_p(None) if value is None else c_int64(value)
+    if isinstance(value, int):
+        return c_int64(value)
+    return c_float(value) if isinstance(value, float) else c_void_p(None) if value is None else value
 
 
 class RmsNorm(Function):

@@ -1,4 +1,4 @@
-"""`cpu.cpp` built with the system's compiler into the user's cache, once for each source, compiler and processor."""
+"""The C++ beside it built with the system's compiler into the user's cache, once for each state of it, compiler and processor."""
 
 import ctypes
 import hashlib
@@ -12,18 +12,20 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("cpu.cpp")
-# Sums may be taken in any order, so that they vectorise; what is not finite stays so, for training refuses it.
-FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared",
-    "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math",
-)  # fmt: skip
-SECONDS = 120  # to compile; it takes about 2
+HERE = Path(__file__).parent
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+# What is not finite stays so in all of them, for training and generation refuse it.
+SOURCES = {
+    "cpu.cpp": ("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),  # sums in any order, so that they vectorise
+    "decode.cpp": ("-ffp-contract=off", "-Wno-psabi"),  # sums in the order that stands there
+}
+HEADERS = ("numbers.h",)
+SECONDS = 120  # to compile; it takes about 5
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The functions of `cpu.cpp`; None where there is no compiler or it does not manage."""
+    """The functions of all sources; None where there is no compiler or it does not manage."""
     compiler = next((found for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name and (found := shutil.which(name))), None)
     if compiler is None:
         return None
@@ -43,15 +45,22 @@ def _build(compiler: str, built: Path) -> None:
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         made = Path(folder, "cpu.so")
+
+        def compile(*words: str) -> None:
+            subprocess.run([compiler, *FLAGS, *words], check=True, capture_output=True, timeout=SECONDS)
+
+        for source, flags in SOURCES.items():
+            compile(*flags, "-c", str(HERE / source), "-o", str(Path(folder, source).with_suffix(".o")))
         # Torch's own OpenMP, where it brings one, so that both share their threads.
         threads = sorted(str(path) for path in Path(torch.__file__).parent.glob("lib/libgomp*.so*"))[:1]
-        subprocess.run([compiler, *FLAGS, str(SOURCE), *threads, "-o", str(made)], check=True, capture_output=True, timeout=SECONDS)
+        compile("-shared", *sorted(str(path) for path in Path(folder).glob("*.o")), *threads, "-o", str(made))
         os.replace(made, built)
 
 
 def _identity(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
-    parts = (SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), torch.__version__.encode(), _processor().encode())
+    texts = [(HERE / name).read_bytes() for name in (*SOURCES, *HEADERS)]
+    parts = (*texts, version, repr((FLAGS, SOURCES)).encode(), torch.__version__.encode(), _processor().encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
