@@ -3,7 +3,7 @@
 import copy
 import gc
 import resource
-import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -53,7 +53,8 @@ GROWING = [
     *(DOUBLING.replace("N", str(n)) for n in (30, 40, 99)),
     *("{{ 'x' * " + str(n) + " }}" for n in (10**7, 10**9, 10**12)),
     *("{{ ([0] * " + str(n) + ") | join('a') }}" for n in (10**7, 10**8, 10**9)),
-    *("{{ 'a' | " + name + "(10 ** 9) }}" for name in ("center", "indent")),
+    "{{ 'a' | center(10 ** 9) }}",
+    "{{ 'a\\nb' | indent(10 ** 9) }}",
     *("{{ '%" + str(n) + "d' | format(1) }}" for n in (10**8, 10**9)),
     *("{{ lipsum(n=" + str(n) + ") }}" for n in (10**4, 10**6)),
     "{{ ('a' * 10 ** 6) | replace('a', 'b' * 10 ** 6) }}",
@@ -67,8 +68,8 @@ CALLING = [
     "{% for a in [[[1]]] recursive %}{{ loop(a) if a is iterable }}" + LOOPS[0] + "{% endfor %}",
 ]
 COUNTING = [
-    *("{{ 2 ** " + power + " }}" for power in ("10 ** 8", "10 ** 9", "10 ** 10", "10 ** 7 ** 2")),
-    "{{ 9 ** 9 ** 9 }}",
+    *("{{ 2 ** " + power + " }}" for power in ("(10 ** 8)", "(10 ** 9)", "(10 ** 10)", "(10 ** (7 ** 2))")),
+    "{{ 9 ** (9 ** 9) }}",
     "{{ 7 ** 9999999 % 10 }}",
     "{{ (10 ** 9) | string * 10 ** 9 }}",
     "{{ range(10 ** 12) | list }}",
@@ -78,15 +79,16 @@ COUNTING = [
     "{{ range(99999) | map('string') | join | list | sort | join('x' * 999) }}",
 ]
 BOMBS = [*LOOPS, *GROWING, *CALLING, *COUNTING]
-SECONDS = 1.3  # of the processor: one, and to start Python and Jinja
+HARMLESS = "{{ messages[0].content }}"
+SECONDS = 1.5  # of the processor: one, which the kernel tells by its ticks, and what it takes to end a process
 
 
-def defused(bomb: str) -> float:
-    """Seconds of the processor that a template takes until it is refused."""
+def spent(template: str) -> float:
+    """Seconds of the processor that a process takes to render a template, or to refuse it, from its start to its end."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    renderer = Renderer(bomb)
-    with pytest.raises(ValueError, match=r"^\S"):
-        renderer(messages=[{"role": "user", "content": "a"}], eos_token="</s>", add_generation_prompt=True)
+    renderer = Renderer(template)
+    with nullcontext() if template == HARMLESS else pytest.raises(ValueError, match=r"^\S"):
+        assert renderer(messages=[{"role": "user", "content": "a"}], eos_token="</s>", add_generation_prompt=True) == "a"
     del renderer
     gc.collect()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -95,12 +97,12 @@ def defused(bomb: str) -> float:
 
 @pytest.mark.parametrize("bomb", BOMBS[:: len(BOMBS) // 5])
 def test_a_template_bomb_is_stopped_within_a_second(bomb):
-    assert defused(bomb) < SECONDS
+    assert spent(bomb) - spent(HARMLESS) < SECONDS
 
 
 @pytest.mark.slow
 def test_forty_template_bombs_are_stopped_within_a_second_each():
     assert len(set(BOMBS)) >= 40
-    began = time.monotonic()
-    slow = {bomb: seconds for bomb in BOMBS if (seconds := defused(bomb)) >= SECONDS}
-    assert not slow, (slow, time.monotonic() - began)
+    least = min(spent(HARMLESS) for _ in range(3))
+    slow = {bomb: seconds for bomb in BOMBS if (seconds := spent(bomb) - least) >= SECONDS}
+    assert not slow
