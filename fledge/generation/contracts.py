@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 BLANKS = r"[ \n]{1,8}"  # between the parts of JSON: what people write, and not so many that a small model never comes to the next part
 HEX = {f"<0x{byte:02X}>": byte for byte in range(256)}  # SentencePiece's names of bytes
+# In llguidance's measure of expressions. With its own 1,000,000 the first token of `(a{1000}){1000}` takes 25 s, for which all rows wait;
+# with this 0.3 s, and such a text ends early. A schema of 300 fields with bounds and patterns is within it.
+WORK = 100_000
 MOST_WORDS = 4  # that must appear: their automata are multiplied with each other
 
 
@@ -65,9 +68,9 @@ class Contract:
         llguidance is not installed.
         """
         readable = _readable(tokenizer)
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
-        found = LLMatcher(readable, self._grammar(), log_level=0)
+        found = LLMatcher(readable, self._grammar(), log_level=0, limits=LLParserLimits(initial_lexer_fuel=WORK))
         if found.is_error():
             raise ValueError(f"{self._name()} cannot be kept to: {_reason(found.get_error())}")
         return Matcher(found, vocabulary)
@@ -149,13 +152,22 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     backend = tokenizer.backend
     added = {number: token.content for number, token in backend.get_added_tokens_decoder().items()}
     if all(backend.token_to_id(name) is not None for name in BYTES):
-        read = lambda name: bytes(map(BYTES.__getitem__, name))  # noqa: E731
+        read = _byte_level
     elif all(backend.token_to_id(name) is not None for name in HEX):
-        read = lambda name: bytes([HEX[name]]) if name in HEX else name.replace(SPACE, " ").encode()  # noqa: E731
+        read = _with_fallback
     else:
         raise ValueError("a contract needs a tokenizer that has a token for each of the 256 bytes, but this one cannot write every text")
     names = [added.get(number) or backend.id_to_token(number) for number in range(tokenizer.size)]
     return [b"" if name is None else name.encode() if number in added else read(name) for number, name in enumerate(names)]
+
+
+def _byte_level(name: str) -> bytes:
+    return bytes(map(BYTES.__getitem__, name))
+
+
+def _with_fallback(name: str) -> bytes:
+    """As SentencePiece writes pieces and the bytes of what has none."""
+    return bytes([HEX[name]]) if name in HEX else name.replace(SPACE, " ").encode()
 
 
 @lru_cache(maxsize=4)
