@@ -15,7 +15,7 @@ help:
 	@echo 'make demo     a model grows from the text of the standard library: 5 minutes, then runs/demo/report.html'
 	@echo 'make test     format, lint, types, import order, and the tests that take minutes all together'
 	@echo 'make slow     the tests that take minutes each'
-	@echo 'make campaign NAME=damage   hundreds of trials, their numbers kept in benchmarks/results (also: not_finite saves full_disk resume strictness prepare_kills prepare_damage ugly planted tokenizer_ids)'
+	@echo 'make campaign NAME=damage   hundreds of trials, their numbers kept in benchmarks/results (also: not_finite saves full_disk resume strictness prepare_kills prepare_damage ugly planted tokenizer_ids sampling)'
 	@echo 'make lint     the checks of make test without the tests'
 	@echo 'make format   put the code into the form that make lint wants'
 	@echo 'make clean    remove .venv and the caches (never runs/)'
@@ -25,7 +25,7 @@ demo: .venv/.demo
 	@$(BIN)/fledge demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(PYTEST) -n 2
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadgroup
 
 # One after the other and with every core: these train, and some keep an eye on the clock.
 slow: .venv/.dev

@@ -101,7 +101,7 @@ def test_dependencies_are_what_is_imported():
     """Nothing is imported that a newcomer would not get, and nothing is installed that no line uses."""
     packages = {name: modules for name, modules in imported().items() if name not in sys.stdlib_module_names and name != "fledge"}
     extras = PROJECT["optional-dependencies"]
-    used = ("demo", "data", "documents", "remote", "hub", "harness", "ray")
+    used = ("demo", "data", "documents", "remote", "hub", "harness", "ray", "serve")
     wanted = [*PROJECT["dependencies"], *(requirement for extra in used for requirement in extras[extra])]
     declared = {re.split(r"[<>=\[]", requirement)[0] for requirement in wanted}
     owners = {name: {owner.lower().replace("_", "-") for owner in packages_distributions().get(name, [name])} for name in packages}

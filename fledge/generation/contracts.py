@@ -81,11 +81,10 @@ class Contract:
             )
         if self.kind == "regex":
             return LLMatcher.grammar_from_regex(self.told)
-        texts = [json.dumps(text, ensure_ascii=False) for text in json.loads(self.told)]
+        texts = [_literally(text) for text in json.loads(self.told)]
         if self.kind == "choice":
-            return LLMatcher.grammar_from_lark(f"start: {' | '.join(texts)}")
-        anything = "/(?s:.*)/"
-        return LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {' & '.join(f'({anything} {text} {anything})' for text in texts)}")
+            return LLMatcher.grammar_from_regex("|".join(texts))
+        return LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {' & '.join(f'/(?s:.*){text}(?s:.*)/' for text in texts)}")
 
     def _name(self) -> str:
         names = {"schema": "the JSON schema", "regex": "the regular expression", "choice": "the choice", "containing": "a text with"}
@@ -175,6 +174,11 @@ def _several(texts: Iterable[str], what: str) -> list[str]:
     if not (several := list(texts)):
         raise ValueError(f"{what} has no texts: give at least one")
     return several
+
+
+def _literally(text: str) -> str:
+    """The regular expression of a text, in letters, digits and numbers of characters alone, for grammars have quotes of their own."""
+    return "".join(c if c.isascii() and c.isalnum() else rf"\x{{{ord(c):X}}}" for c in text)
 
 
 def _reason(error: str) -> str:

@@ -44,8 +44,9 @@ def _search(engine: Engine, row: Row, alpha: float, top_k: int) -> None:
     memory = None if memory is None else memory.rows(torch.zeros_like(slots))
     while True:
         cache.reorder(slots, torch.full_like(slots, best))
-        logprobs = log_softmax(model.head(hidden[-1:]).float())
-        chances, candidates = _candidates(row, logprobs, width)
+        scores = model.head(hidden[-1:]).float()
+        logprobs = log_softmax(scores)
+        chances, candidates = _candidates(row, scores, width)
         best, after = 0, said
         if len(said) < cache.capacity:
             hidden = model.hidden(candidates[:, None], None, None, cache, None, memory)
@@ -58,9 +59,9 @@ def _search(engine: Engine, row: Row, alpha: float, top_k: int) -> None:
         hidden, said = hidden[best], torch.cat([said, after[best : best + 1]])
 
 
-def _candidates(row: Row, logprobs: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def _candidates(row: Row, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The most probable tokens that are allowed and their probabilities, each (width,)."""
-    allowed = logprobs.masked_fill(~row.allowed(), -torch.inf)
+    allowed = scores.masked_fill(~row.allowed(), -torch.inf)
     shaped = shape(allowed, replace(row.sampling, temperature=0.0), *marks([row]))
     best = shaped.softmax(-1)[0].topk(width)
     return best.values, best.indices

@@ -179,6 +179,18 @@ def keep_typical(scores: Tensor, p: float) -> Tensor:
     return scores.masked_fill(far > nearest.gather(-1, reached.clamp(max=scores.shape[-1] - 1)), -math.inf)
 
 
+def settle(probabilities: Tensor, guesses: Tensor, guessed: Tensor, keeping: Tensor, drawing: Tensor) -> Tensor:
+    """The next token of each row, (batch,), where a draft has guessed one: the guess, or what the draft says too rarely.
+
+    It has the distribution `probabilities` (batch, vocabulary) whatever that of the guesses (batch,) is, `guessed` (batch, vocabulary);
+    `keeping` and `drawing` (batch,) are independent numbers in [0, 1) (Leviathan et al., 2023, arXiv:2211.17192, algorithm 1).
+    """
+    wanted, given = (part.gather(-1, guesses[:, None])[:, 0] for part in (probabilities, guessed))
+    missed = (probabilities - guessed).clamp(min=0)
+    missed = missed.where(missed.sum(-1, keepdim=True) > 0, probabilities)  # where the two differ by rounding alone
+    return guesses.where(keeping.to(given) * given < wanted, draw(missed, drawing))
+
+
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """The token of each row, (batch,), at which the running sum of probabilities (batch, vocabulary) passes the uniform number."""
     if probabilities.device.type == "mps":  # which has no fp64

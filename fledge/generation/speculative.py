@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fledge.generation.engine import Completion, Engine, Request, Row, check, inference, log_softmax, marks
-from fledge.generation.sampling import NOTHING, draw, probabilities, uniform
+from fledge.generation.sampling import NOTHING, draw, probabilities, settle, uniform
 from fledge.model import Memory, Transformer
 
 AHEAD = 4  # guesses at a time
@@ -143,21 +143,21 @@ def _speculate(engine: Engine, row: Row, draft: Draft, ahead: int) -> Generator[
 
 
 def _accept(row: Row, scores: Tensor, guess: Guess | None) -> bool:
-    """The row's next token, by scores (vocabulary,): the guess if it is kept, else one of those that the draft said too rarely."""
+    """The row's next token, by scores (vocabulary,); whether it is the guess, so that the next guess counts."""
     logprobs = log_softmax(scores)
     possible = scores.masked_fill(~row.allowed(), -torch.inf)[None]
     if bool((possible == -torch.inf).all()):
         row.accept(row.choice(NOTHING, logprobs))
         return False
-    chances = probabilities(possible, row.sampling, *marks([row]))[0]
-    if guess is not None and uniform(row.seed, KEEPING + len(row.tokens)) * float(guess.chances[guess.token]) < float(chances[guess.token]):
-        row.accept(row.choice(guess.token, logprobs))
-        return True
-    missed = chances if guess is None else (chances - guess.chances).clamp(min=0)
-    missed = missed if float(missed.sum()) > 0 else chances  # the two differ by rounding alone
-    token = int(draw(missed[None], torch.tensor([row.uniform()], dtype=torch.float64)))
+    chances = probabilities(possible, row.sampling, *marks([row]))
+    number = torch.tensor([row.uniform()], dtype=torch.float64)
+    if guess is None:
+        token = int(draw(chances, number))
+    else:
+        keeping = torch.tensor([uniform(row.seed, KEEPING + len(row.tokens))])
+        token = int(settle(chances, torch.tensor([guess.token], device=chances.device), guess.chances[None], keeping, number))
     row.accept(row.choice(token, logprobs))
-    return False
+    return guess is not None and token == guess.token
 
 
 def fitted(scores: Tensor, vocabulary: int) -> Tensor:

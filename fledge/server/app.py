@@ -59,7 +59,7 @@ def application(link: Link, access: Access, limits: Limits) -> Gate:
             )
         if body.top_logprobs and not body.logprobs:
             raise Refusal(400, "top_logprobs needs logprobs: true beside it", param="top_logprobs")
-        messages = [message.plain() for message in body.messages]
+        messages = body.conversation()
         tools = [tool.function for tool in body.tools or () if body.tool_choice != "none"]
         return await written(
             request, body, CHAT, 1, messages=messages, tools=tools, most=body.max_completion_tokens or body.max_tokens,
@@ -192,6 +192,10 @@ def application(link: Link, access: Access, limits: Limits) -> Gate:
     @app.exception_handler(Exception)
     async def failed(request: Request, fault: Exception) -> JSONResponse:  # which the gate logs
         return await refused(request, Refusal(500, "a fault of the server: its log tells where"))
+
+    @app.exception_handler(RecursionError)
+    async def nested(request: Request, fault: RecursionError) -> JSONResponse:
+        return await refused(request, Refusal(400, "the request is nested too deeply: send it flatter"))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, wrong: RequestValidationError) -> JSONResponse:

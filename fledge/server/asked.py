@@ -1,5 +1,6 @@
 """The bodies of requests, as OpenAI's clients send them; what is not known is refused, so that no misspelled setting is left out unsaid."""
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ Short = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 TOP = 20  # alternatives of a token, at most
 SEEDS = 2**63
+LONGEST_FORMAT = 1 << 16  # characters, for what they mean is found out while other answers wait
 
 
 class Body(BaseModel):
@@ -50,6 +52,10 @@ class Format(Body):
                 said, kind = getattr(self, self.type), self.type
         if said is None:
             raise Refusal(400, f"a response_format of type {self.type} needs {self.type} beside it", param=f"response_format.{self.type}")
+        if (size := len(json.dumps(said))) > LONGEST_FORMAT:
+            raise Refusal(
+                400, f"a response_format has {size:,} characters, but at most {LONGEST_FORMAT:,} are read", param="response_format"
+            )
         return {kind: said}
 
 
@@ -129,9 +135,6 @@ class Message(Loose):
     tool_calls: list[Call] | None = None
     function_call: Function | None = None
 
-    def plain(self) -> dict[str, Any]:
-        return self.model_dump(exclude_none=True)
-
 
 class Tool(Loose):
     type: Literal["function"]
@@ -151,6 +154,13 @@ class Chat(Sampled):
     reasoning_effort: str | None = None
     verbosity: str | None = None
     modalities: list[Literal["text"]] | None = None
+
+    def conversation(self) -> list[dict[str, Any]]:
+        """The messages as plain objects."""
+        try:
+            return [message.model_dump(exclude_none=True) for message in self.messages]
+        except ValueError:  # pydantic's own limit
+            raise RecursionError from None
 
 
 class Completion(Sampled):

@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from fledge.server.limits import Limits
@@ -103,9 +103,10 @@ class Link:
             message = f"{self.rows[model]:,} answers are under way or wait, more than this server can take: try again in {wait} s"
             raise Refusal(429, message, "queue_full", retry=wait)
         self.asked += 1
+        told = json.dumps({"job": self.asked, "model": model, **question})
         job = self._jobs[self.asked] = Job(self.asked, model, rows, self)
         self.rows[model] += rows
-        self._say({"job": job.number, "model": model, **question})
+        self._say(told)
         return job
 
     def check(self) -> None:
@@ -118,7 +119,7 @@ class Link:
     def leave(self, job: Job) -> None:
         if self._jobs.get(job.number) is job:
             self._close(job)
-            self._say({"job": job.number, "do": "leave"})
+            self._say(json.dumps({"job": job.number, "do": "leave"}))
 
     def drain(self) -> None:
         """From now on only what is under way is answered."""
@@ -140,7 +141,7 @@ class Link:
         del self._jobs[job.number]
         self.rows[job.model] -= job.rows
 
-    def _say(self, question: Mapping[str, Any]) -> None:
+    def _say(self, line: str) -> None:
         """Into a buffer that holds no more than what may be under way."""
         if self.state != GONE:
-            self._writer.write(json.dumps(question).encode() + b"\n")
+            self._writer.write(line.encode() + b"\n")

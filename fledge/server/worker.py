@@ -274,7 +274,7 @@ class Worker:
     def _complained(self, job: int, reason: Exception, status: int = 400) -> Callable[[], None]:
         """Tells why a question is not answered: of bad input the sentence; of a fault nothing that might hold a text."""
         message = str(reason)
-        if not isinstance(reason, ValueError):
+        if not isinstance(reason, ValueError | RecursionError):
             print(f"fledge: {where(reason)}", file=sys.stderr)
             status, message = 500, "the question could not be answered, by a fault of the server: its log tells where"
 

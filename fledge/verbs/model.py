@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack, overload
+
+from cyclopts import Parameter
 
 from fledge.arch import Words
 from fledge.arch.record import did_you_mean
@@ -15,13 +18,17 @@ if TYPE_CHECKING:
 
     from fledge.arch import Arch, Reads
     from fledge.data.labelled import Text
-    from fledge.generation import Completion, Engine, Request
+    from fledge.generation import Completion, Contract, Engine, Request
     from fledge.model import Transformer
     from fledge.text import ChatFormat, Template, Tokenizer
 
 MAX_TOKENS = 100
 AT_ONCE = 32  # requests side by side
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+CONTRACTS = ("schema", "regex", "choice", "contains")  # settings that say what a text has to be
+WAYS = ("beams", "draft", "contrast")  # settings that say how it is found
+LOOKUP = "prompt"  # the draft that looks up what it guesses
+SCHEMA = """{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}"""
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 
@@ -34,11 +41,20 @@ class Settings(TypedDict, total=False):
         top_k: sample among the k best words only.
         top_p: sample among the best words that together have this probability.
         min_p: sample among words with at least this share of the best word's probability.
+        typical_p: sample among words about as surprising as the model expects, that together have this probability.
         repetition_penalty: above 1 makes words that stand there already less likely.
+        presence_penalty: above 0 makes words that it has written less likely, up to 2.
+        frequency_penalty: above 0 makes them less likely each time, up to 2.
         stop: end before this text; may be given several times.
         seed: the same seed gives the same text.
         beams: instead of sampling: search for the most probable text with that many beams side by side.
         length_penalty: in that search, the power of the length that a text's log-probability is divided by (1); more favours longer ones.
+        contrast: instead of sampling: among the `top_k` (4) best words take one that says something new; 0 is plain, 0.6 usual, 1 the most.
+        draft: a smaller model with the same tokenizer that guesses ahead, so that writing is faster; "prompt" looks guesses up in the text.
+        schema: write JSON that is valid by this JSON Schema, a file (in Python also a dict).
+        regex: write what this regular expression matches.
+        choice: write this text; given several times: one of them.
+        contains: write a text with this word in it; may be given several times.
     """
 
     max_tokens: int
@@ -46,11 +62,20 @@ class Settings(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     min_p: float | None
+    typical_p: float | None
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
     stop: Sequence[str]
     seed: int | None
     beams: int
     length_penalty: float
+    contrast: float | None
+    draft: Annotated[str | Path | None, Parameter(metavar="MODEL")]
+    schema: Annotated[str | Path | Mapping[str, Any] | None, Parameter(metavar="FILE", accepts_keys=False)]
+    regex: str | None
+    choice: Sequence[str]
+    contains: Sequence[str]
 
 
 def load(
@@ -83,6 +108,7 @@ class Model:
     def __init__(self, network: Transformer, tokenizer: Tokenizer, facts: Mapping[str, Any]):
         self.network, self.tokenizer, self.facts = network, tokenizer, dict(facts)
         self.adapters: dict[str, Model] = {}
+        self._drafts: dict[str, Transformer] = {}
 
     @property
     def arch(self) -> Arch:
@@ -130,10 +156,7 @@ class Model:
 
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The continuation of a prompt piece by piece, as it is made."""
-        request = self.request(self.prompt_tokens(prompt), settings)
-        if self._beams(settings) > 1:
-            return (completion.text for completion in self._written([request], settings))
-        return self._engine([request]).stream(request)
+        return self._streamed(self.request(self.prompt_tokens(prompt), settings), settings)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> str:
         """The assistant's next answer to messages such as `{"role": "user", "content": "..."}`.
@@ -144,8 +167,7 @@ class Model:
 
     def chat_stream(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Iterator[str]:
         """The assistant's next answer piece by piece."""
-        request = self.request(self.conversation_tokens(messages), settings)
-        return self._engine([request]).stream(request)
+        return self._streamed(self.request(self.conversation_tokens(messages), settings), settings)
 
     def answers(self, conversations: Sequence[Sequence[Mapping[str, Any]]], **settings: Unpack[Settings]) -> list[Completion]:
         """The assistant's next answer to each of several conversations, made side by side, and how it ended."""
@@ -250,17 +272,47 @@ class Model:
             said = {"labels": list(labels)} if self.arch.choice == "several" else {"label": labels[0]}
             yield {**said, "scores": dict(zip(self.arch.labels, row.tolist(), strict=True))}
 
+    def _streamed(self, request: Request, settings: Settings) -> Iterator[str]:
+        """The text of a request piece by piece; whole, where it is searched for."""
+        if self._beams(settings) > 1 or settings.get("contrast") is not None:
+            return (completion.text for completion in self._written([request], settings))
+        engine = self._engine([request])
+        return engine.stream(request) if settings.get("draft") is None else self._speculated(engine, request, settings)
+
     def _written(self, requests: list[Request], settings: Settings) -> Iterator[Completion]:
-        """The completions of requests, a few side by side: sampled, or searched for with beams."""
-        from fledge.generation import beam_search
+        """The completions of requests: a few side by side, sampled or searched for with beams; or one after the other."""
+        from fledge.generation import beam_search, contrastive_search
 
         beams, penalty = self._beams(settings), settings.get("length_penalty", self.facts.get("generation", {}).get("length_penalty"))
-        if beams > 1 and settings.get("temperature"):
-            raise ValueError("beams search for the most probable text and do not sample: leave out temperature, or beams")
+        contrast = settings.get("contrast")
+        if settings.get("draft") is not None:
+            for request in requests:
+                yield _returned(self._speculated(self._engine([request]), request, settings))
+            return
         for start in range(0, len(requests), AT_ONCE):
             part = requests[start : start + AT_ONCE]
+            if contrast is not None:
+                yield from contrastive_search(self._engine(part[:1]), part, contrast, settings.get("top_k") or 4)
+                continue
             engine = self._engine(part, beams)
             yield from engine.run(part) if beams == 1 else beam_search(engine, part, beams, 1.0 if penalty is None else penalty)
+
+    def _speculated(self, engine: Engine, request: Request, settings: Settings) -> Generator[str, None, Completion]:
+        from fledge.generation import DraftModel, Lookup, speculate
+
+        name = settings.get("draft")
+        assert name is not None
+        return speculate(engine, request, Lookup() if name == LOOKUP else DraftModel(self._draft(name), engine))
+
+    def _draft(self, name: str | Path) -> Transformer:
+        """The network of a draft, opened once. Raises `ValueError` for one that has other tokens."""
+        if str(name) not in self._drafts:
+            weight = self.network.embedding.weight
+            opened = load(name, weight.device.type, "bfloat16" if weight.dtype.itemsize == 2 else "float32")
+            if opened.tokenizer.fingerprint() != self.tokenizer.fingerprint():
+                raise ValueError(f"{name} has another tokenizer than this model, whose tokens it is to guess: use one raised on the same")
+            self._drafts[str(name)] = opened.network
+        return self._drafts[str(name)]
 
     def _beams(self, settings: Settings) -> int:
         given = settings.get("beams")
@@ -305,14 +357,22 @@ class Model:
         for name in settings:
             if name not in Settings.__annotations__:
                 raise TypeError(f"{name} is no setting{did_you_mean(name, Settings.__annotations__)}")
-        given = {name: value for name, value in settings.items() if value is not None and name not in ("beams", "length_penalty")}
+        ways = [name for name in WAYS if settings.get(name) is not None and (name != "beams" or self._beams(settings) > 1)]
+        ways = ways or (["beams"] if self._beams(settings) > 1 else [])  # as the folder says
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are two ways to find a text: give one of them")
+        if ways and ways != ["draft"] and settings.get("temperature"):
+            raise ValueError(f"{ways[0]} searches and does not sample: leave out temperature, or {ways[0]}")
+        apart = (*WAYS, *CONTRACTS, "length_penalty")
+        given = {name: value for name, value in settings.items() if value is not None and name not in apart}
         merged: dict[str, Any] = {**self.defaults(), **given}
         form = self.chat_format
         ends = stops(self.facts.get("chat") or self.facts.get("chat_template"), self.tokenizer)
         stop = merged.pop("stop", ())
         stop = [stop] if isinstance(stop, str) else stop  # one text is no list of its letters
         stops = (*stop, *(form.stop_strings if form is not None else ()))
-        return Request(tokens, merged.pop("max_tokens", MAX_TOKENS), Sampling(**merged), tuple(ends), stops)
+        most, contract = merged.pop("max_tokens", MAX_TOKENS), contract_of(settings)
+        return Request(tokens, most, Sampling(**merged), tuple(ends), stops, contract=contract)
 
     def defaults(self) -> dict[str, Any]:
         """The folder's generation_config.json in our terms; without `do_sample` the best word is taken, as `transformers` does."""
@@ -332,3 +392,48 @@ class Model:
         before = [1 + len(self.tokenizer.opening) if len(self.arch.stacks) == 2 else len(request.tokens) for request in requests]
         longest = max(length + (request.max_tokens or self.arch.context) for length, request in zip(before, requests, strict=True))
         return Engine(self.network, self.tokenizer, slots=len(requests) * beams, capacity=min(longest, self.arch.context), together=True)
+
+
+def contract_of(settings: Settings) -> Contract | None:
+    """What a text has to be by these settings, if they say so.
+
+    Raises `ValueError` where several do, or where it is to stop elsewhere, and for a schema's file that is none.
+    """
+    from fledge.generation import Contract
+
+    told = [name for name in CONTRACTS if settings.get(name) not in (None, (), [])]
+    if not told:
+        return None
+    if len(told) > 1:
+        raise ValueError(f"{' and '.join(told)} each say what the text has to be: give one of them")
+    if settings.get("stop"):
+        raise ValueError(f"{told[0]} says where the text ends: leave out stop")
+    match told[0], settings.get(told[0]):
+        case "schema", Mapping() as schema:
+            return Contract.schema(schema)
+        case "schema", str() | Path() as path:
+            return Contract.schema(_schema(Path(path)))
+        case name, value:
+            made: Any = {"regex": Contract.regex, "choice": Contract.choice, "contains": Contract.containing}[name]
+            return made([value] if isinstance(value, str) and name != "regex" else value)
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"--schema {path} is no file: give a JSON Schema, such as {SCHEMA}") from None
+    except ValueError as reason:
+        raise ValueError(f"--schema {path} is no JSON: {reason}") from None
+    if not isinstance(schema, dict):
+        raise ValueError(f"--schema {path} holds no object: a JSON Schema is one, such as {SCHEMA}")
+    return schema
+
+
+def _returned(pieces: Generator[str, None, Completion]) -> Completion:
+    """What a stream returns when it has been read."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack, overload
 
 from fledge.verbs import terminal
-from fledge.verbs.model import Dtype, Settings, load
+from fledge.verbs.model import CONTRACTS, Dtype, Settings, load
 from fledge.verbs.session import Name, Place
 
 CHAT_TOKENS = 300
@@ -81,7 +81,9 @@ def few_shot(shots: str | Path, prompt: str) -> str:
 
 
 def one_line(settings: Settings) -> Settings:
-    """Settings with which an answer ends where its line does, as those of the examples do."""
+    """Settings with which an answer ends where its line does, as those of the examples do, or where its contract says."""
+    if any(settings.get(name) for name in CONTRACTS):
+        return settings
     stop = settings.get("stop") or ()
     return {**settings, "stop": [*([stop] if isinstance(stop, str) else stop), "\n"]}
 

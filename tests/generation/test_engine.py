@@ -213,6 +213,25 @@ def test_stop_token_is_not_part_of_the_completion():
     assert completion.logprobs == pytest.approx([0, 0, 0], abs=1e-3)
 
 
+def test_alternatives_are_the_models_own_best():
+    """Whatever is drawn, and with control tokens among them; only where they are asked for."""
+    model = perturbed(SHAPES["gpt2"]).eval()
+    sampling = Sampling(2.0, seed=3, logit_bias={130: 9.0}, banned=[140], presence_penalty=2.0)
+    asked = [Request([7, 9], 6, sampling, (), top_logprobs=count) for count in (0, 3, 1000)]
+    for request, found in zip(asked, Engine(model, TOKENIZER, 3).run(asked), strict=True):
+        with torch.no_grad():
+            expected = model(torch.tensor([[7, 9, *found.tokens]]))[0, 1:-1].log_softmax(-1)
+        assert len(found.alternatives) == (len(found.tokens) if request.top_logprobs else 0)
+        for alternatives, logprobs in zip(found.alternatives, expected, strict=False):
+            best = logprobs.topk(min(request.top_logprobs, 400))
+            assert [token for token, _ in alternatives] == best.indices.tolist()
+            assert [logprob for _, logprob in alternatives] == pytest.approx(best.values.tolist(), abs=1e-4)
+    with pytest.raises(ValueError, match="0 or more alternatives"):
+        Request([7], top_logprobs=-1)
+    with pytest.raises(ValueError, match="name token 400"):
+        Engine(model, TOKENIZER).run([Request([7], sampling=Sampling(banned=[400]))])
+
+
 def test_control_tokens_are_not_generated():
     """With scores that favour them by far."""
     model = perturbed(SHAPES["qwen3"].with_head(Words(tied=False)))

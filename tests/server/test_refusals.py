@@ -131,6 +131,30 @@ def test_what_cannot_be_answered_is_said_in_a_sentence(server, case):
     assert SECRET not in error["message"]
 
 
+@pytest.mark.parametrize("depth", [100, 250, 260, 500, 900, 960, 990, 2000])
+def test_what_is_nested_deeply_is_answered_or_refused(server, depth):
+    nest = '{"a":' * depth + "1" + "}" * depth
+    user = '{"role": "user", "content": "a"}'
+    call = f'{{"role": "assistant", "tool_calls": [{{"function": {{"name": "f", "arguments": {nest}}}}}]}}'
+    form = f'{{"type": "json_schema", "json_schema": {{"schema": {nest}}}}}'
+    tool = f'{{"type": "function", "function": {{"name": "f", "parameters": {nest}}}}}'
+    for more in (
+        f'"messages": [{user}, {call}, {user}]',
+        f'"messages": [{user}], "tools": [{tool}]',
+        f'"messages": [{user}], "metadata": {nest}',
+    ):
+        answer = post(server, "/v1/chat/completions", f'{{"model": "assistant", "max_tokens": 1, {more}}}'.encode())
+        assert answer.status_code in (200, 400), answer.text
+    answer = post(server, "/v1/chat/completions", f'{{"model": "assistant", "messages": [{user}], "response_format": {form}}}'.encode())
+    assert answer.status_code in (200, 400), answer.text
+
+
+def test_a_long_schema_is_refused(server):
+    schema = {"enum": [f"{number:08}" for number in range(10_000)]}
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    refused(post(server, "/v1/completions", {**ASK, "response_format": form}), 400, "at most 65,536 are read")
+
+
 @pytest.mark.parametrize("text", ["\ud800 and \udfff", "\x00", "", " ", "e\u0301" * 20, "\U0010ffff"])
 def test_any_text_is_a_prompt(server, text):
     answer = post(server, "/v1/completions", {**ASK, "prompt": text, "stop": "\ud800", "echo": True, "logprobs": 1})

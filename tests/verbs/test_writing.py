@@ -133,3 +133,43 @@ def test_a_model_without_lessons_does_not_chat(base, command):
     said = command("chat", base)
     assert said.code == 2
     assert "fledge finetune instruct" in said.err
+
+
+def test_what_is_written_keeps_to_a_contract(base, command, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"n": {"enum": [1, 22]}}, "required": ["n"], "additionalProperties": false}')
+    written = command("generate", base, "def ", "--schema", schema, "--temperature", 0)
+    assert json.loads(written.out)["n"] in (1, 22), written.err
+    model = fledge.load(base)
+    assert json.loads(model.generate("def ", schema=json.loads(schema.read_text()))) == json.loads(written.out)
+    assert command("generate", base, "def ", "--choice", "yes", "--choice", "no").out in ("yes\n", "no\n")
+    assert model.generate("def ", choice="maybe so", draft="prompt") == "maybe so"
+    assert model.generate("def ", regex="[0-9]{3}!", beams=2)[3] == "!"
+    assert model.generate(["def ", "x"], choice=["ab"], contrast=0.5, max_tokens=1) == ["a", "a"]
+
+
+def test_a_draft_changes_nothing_but_the_time(base, command):
+    asked = ("generate", base, "def def def", "--max-tokens", 24, "--frequency-penalty", 0.5)
+    plain = command(*asked, "--temperature", 0).out
+    for way in (("--draft", base), ("--draft", "prompt"), ("--contrast", 0)):
+        found = command(*asked, *way, *(() if way[0] == "--contrast" else ("--temperature", 0)))
+        assert found.out == plain, found.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--regex", "a", "--choice", "b"], "regex and choice each say"),
+        (["--regex", "a", "--stop", "b"], "leave out stop"),
+        (["--regex", "[a"], "cannot be kept to"),
+        (["--schema", "nowhere.json"], "is no file"),
+        (["--contrast", 0.5, "--beams", 2], "two ways to find a text"),
+        (["--contrast", 0.5, "--temperature", 1], "leave out temperature"),
+        (["--presence-penalty", 3], "not in [-2, 2]"),
+        (["--draft", "prompt", "--contrast", 0.5], "two ways"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(base, command, words, said):
+    refused = command("generate", base, "def ", *words)
+    assert (refused.code, refused.out) == (2, "")
+    assert said in " ".join(refused.err.split())
