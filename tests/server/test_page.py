@@ -433,6 +433,32 @@ def test_the_page_waits_for_models_and_says_what_went_wrong(browser, server):
     page.context.close()
 
 
+TOOLS = {
+    "assistant": ["Chat", "Complete", "Compare", "About"],
+    "base": ["Complete", "Compare", "About"],
+    "translator": ["Complete", "Compare", "About"],
+    "classifier": ["Classify", "Compare", "About"],
+    "encoder": ["About"],
+}
+
+
+def test_the_kinds_of_models_decide_which_tools_there_are(page):
+    for kind, names in [*TOOLS.items(), ("encoder classifier", ["Classify", "Compare", "About"])]:
+        listed = [{"id": one, "fledge": {"kind": one, "settings": {}}} for one in kind.split()]
+        answered(page, "/v1/models", {"data": listed})
+        answered(page, "/v1/models/*", {"id": kind, "fledge": {**listed[0]["fledge"], "card": "", "facts": {}, "curves": []}})
+        page.reload()
+        expect(page.locator("#waiting")).to_be_hidden()
+        assert page.locator("[role=tab]:visible").all_text_contents() == names
+        if kind == "translator":  # which reads one text and writes another, and can't go on from a choice
+            answered(page, "/v1/completions", events([token(" one", 0.5, {" two": 0.3})]))
+            page.fill("#prompt", "Eins")
+            page.locator("#complete-go", has_text="Write").click()
+            page.locator(".token").click()
+            expect(page.locator(".others button").first).to_be_disabled()
+            assert page.locator("#tokens").text_content() == " one"
+
+
 MARKDOWN = {
     "a *b* **c** ***d*** _e_ f_g_h ~~i~~ ``j`k`` \\*m\\*": "a [em b] [strong c] [strong [em d]] [em e] f_g_h [del i] [code j`k] *m*",
     "**bold *and em*** *a **b** c* 2 * 3 * 4 __init__ **open": (
