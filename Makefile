@@ -25,7 +25,7 @@ demo: .venv/.demo
 	@$(BIN)/fledge demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(PYTEST) -n 2
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadgroup
 
 # One after the other and with every core: these train, and some keep an eye on the clock.
 slow: .venv/.dev

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         predict,
         prepare,
         pretrain,
+        serve,
         show,
     )
 
@@ -40,6 +41,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "serve",
     "show",
 ]
 

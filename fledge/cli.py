@@ -59,10 +59,11 @@ app.command(verbs.chat, sort_key=6)
 app.command(verbs.predict, sort_key=7)
 app.command(verbs.explain, sort_key=8)
 app.command(verbs.embed, sort_key=9)
-app.command(verbs.import_model, name="import", sort_key=10)
-app.command(verbs.export, sort_key=11)
-app.command(verbs.plan, sort_key=12)
-app.command(verbs.show, sort_key=13)
+app.command(verbs.serve, sort_key=10)
+app.command(verbs.import_model, name="import", sort_key=11)
+app.command(verbs.export, sort_key=12)
+app.command(verbs.plan, sort_key=13)
+app.command(verbs.show, sort_key=14)
 
 
 @app.meta.default

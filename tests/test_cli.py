@@ -16,7 +16,7 @@ from fledge.verbs import display, pretraining
 def test_help_lists_the_verbs_in_the_order_of_a_models_life(capsys):
     assert cli.main(["--help"]) == 0
     listed = re.findall(r"^│ (\w+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert " ".join(listed) == "demo prepare pretrain finetune evaluate generate chat predict explain embed import export plan show"
+    assert " ".join(listed) == "demo prepare pretrain finetune evaluate generate chat predict explain embed serve import export plan show"
 
 
 @pytest.mark.parametrize(

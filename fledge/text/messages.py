@@ -25,7 +25,8 @@ ROLES = {
     "function": "tool",
     "ipython": "tool",
 }
-CALL, RESPONSE = "tool_call", "tool_response"  # as Nous Research's Hermes 2 Pro and Qwen 2.5 mark them in their templates
+# As Nous Research's Hermes 2 Pro and Qwen 2.5 mark them in their templates.
+CALL, RESPONSE, TOOLS = "tool_call", "tool_response", "tools"
 
 
 def as_turns(given: Sequence[Any]) -> tuple[Message, ...]:
@@ -86,6 +87,16 @@ def _called(number: int, call: Any) -> str:
         with suppress(ValueError):
             arguments = json.loads(arguments)
     return json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
+
+
+def with_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Messages whose system message ends with these functions, as JSON between `<tools>` and `</tools>`, and with how one is called."""
+    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    call = marked(CALL, '{"name": "NAME", "arguments": {"PARAMETER": "VALUE"}}')
+    told = f"You can call these functions:\n{marked(TOOLS, listed)}\nTo call one, answer:\n{call}"
+    first, rest = (messages[0], messages[1:]) if messages and ROLES.get(messages[0].get("role", "")) == "system" else ({}, messages)
+    before = _content(1, first.get("content"), loose=False)
+    return [{"role": "system", "content": "\n\n".join(filter(None, (before, told)))}, *rest]
 
 
 def is_response(content: str) -> bool:

@@ -14,9 +14,10 @@ from fledge.verbs.prediction import predict
 from fledge.verbs.preparation import prepare
 from fledge.verbs.pretraining import pretrain
 from fledge.verbs.scoring import evaluate
+from fledge.verbs.serving import serve
 from fledge.verbs.writing import generate, stream
 
 __all__ = [
     "Model", "chat", "demo", "embed", "evaluate", "explain", "export", "finetune", "generate", "import_model", "load", "plan", "predict",
-    "prepare", "pretrain", "show", "stream",
+    "prepare", "pretrain", "serve", "show", "stream",
 ]  # fmt: skip

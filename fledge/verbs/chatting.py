@@ -152,7 +152,7 @@ class Talk:
     def set(self, given: str) -> None:
         name, _, value = given.partition(" ")
         if not name:
-            now = {**self.model._defaults(), **self.settings}
+            now = {**self.model.defaults(), **self.settings}
             terminal.pairs([(name, f"{shown(now.get(name)):<6} {meaning}") for name, meaning in meanings().items()])
             return
         if name not in meanings():
@@ -164,7 +164,7 @@ class Talk:
             changed |= setting(name, value.strip())
         self.try_out(self.system, changed)
         self.settings = changed
-        terminal.say(f"{name} is {shown(changed.get(name, self.model._defaults().get(name)))} from the next answer on.")
+        terminal.say(f"{name} is {shown(changed.get(name, self.model.defaults().get(name)))} from the next answer on.")
 
     def help(self, _: str) -> None:
         terminal.pairs([*((f"{name} {command.takes}", command.does) for name, command in COMMANDS.items()), *KEYS])

@@ -134,12 +134,12 @@ class Model:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             return []
-        texts = [completion.text for completion in self.continued([self._prompt_tokens(text) for text in prompts], **settings)]
+        texts = [completion.text for completion in self.continued([self.prompt_tokens(text) for text in prompts], **settings)]
         return texts[0] if isinstance(prompt, str) else texts
 
     def continued(self, prompts: Sequence[Sequence[int]], **settings: Unpack[Settings]) -> list[Completion]:
         """The completion of each prompt of tokens, made side by side."""
-        return list(self._written([self._request(list(tokens), settings) for tokens in prompts], settings))
+        return list(self._written([self.request(list(tokens), settings) for tokens in prompts], settings))
 
     def targets(self, sources: Sequence[str], **settings: Unpack[Settings]) -> list[str]:
         """What a model with an encoder and a decoder writes for each source, read up to its context as in training.
@@ -150,13 +150,13 @@ class Model:
             raise ValueError("this model reads no source: use generate to go on from a text")
         read = [self.tokenizer.framed(self.tokenizer.encode(text), self.arch.context) for text in sources]
         order = sorted(range(len(read)), key=lambda number: -len(read[number]))  # those of like length end at about the same time
-        requests = [self._request(read[number] or [self.tokenizer.end_of_text], settings) for number in order]
+        requests = [self.request(read[number] or [self.tokenizer.end_of_text], settings) for number in order]
         written = dict(zip(order, self._written(requests, settings), strict=True))
         return [written[number].text for number in range(len(read))]
 
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The continuation of a prompt piece by piece, as it is made."""
-        return self._streamed(self._request(self._prompt_tokens(prompt), settings), settings)
+        return self._streamed(self.request(self.prompt_tokens(prompt), settings), settings)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> str:
         """The assistant's next answer to messages such as `{"role": "user", "content": "..."}`.
@@ -167,11 +167,11 @@ class Model:
 
     def chat_stream(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Iterator[str]:
         """The assistant's next answer piece by piece."""
-        return self._streamed(self._request(self._conversation_tokens(messages), settings), settings)
+        return self._streamed(self.request(self.conversation_tokens(messages), settings), settings)
 
     def answers(self, conversations: Sequence[Sequence[Mapping[str, Any]]], **settings: Unpack[Settings]) -> list[Completion]:
         """The assistant's next answer to each of several conversations, made side by side, and how it ended."""
-        return list(self._written([self._request(self._conversation_tokens(messages), settings) for messages in conversations], settings))
+        return list(self._written([self.request(self.conversation_tokens(messages), settings) for messages in conversations], settings))
 
     @overload
     def predict(self, text: Text) -> dict[str, Any]: ...
@@ -321,7 +321,7 @@ class Model:
             raise ValueError(f"beams is {beams}, but at least 1 is needed")
         return beams
 
-    def _prompt_tokens(self, text: str) -> list[int]:
+    def prompt_tokens(self, text: str) -> list[int]:
         """What is read of a text: by a decoder what it goes on from, by an encoder beside one the source, framed.
 
         Raises `ValueError` for a model that learned to fill in gaps and nothing else.
@@ -335,7 +335,7 @@ class Model:
             return self.tokenizer.framed(self.tokenizer.encode(text)) or [self.tokenizer.end_of_text]
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.tokenizer.end_of_text]
 
-    def _conversation_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def conversation_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """What is read of messages before an answer.
 
         Raises `ValueError` for a model that was not trained to converse, and for messages out of order.
@@ -349,7 +349,8 @@ class Model:
             )
         return form.encode(self.tokenizer, list(as_turns(messages)), answer=True).tokens
 
-    def _request(self, tokens: list[int], settings: Settings) -> Request:
+    def request(self, tokens: list[int], settings: Settings) -> Request:
+        """What an engine is asked for: to go on from these tokens, as the settings and the folder say."""
         from fledge.generation import Request, Sampling
         from fledge.weights.folder import stops
 
@@ -364,7 +365,7 @@ class Model:
             raise ValueError(f"{ways[0]} searches and does not sample: leave out temperature, or {ways[0]}")
         apart = (*WAYS, *CONTRACTS, "length_penalty")
         given = {name: value for name, value in settings.items() if value is not None and name not in apart}
-        merged: dict[str, Any] = {**self._defaults(), **given}
+        merged: dict[str, Any] = {**self.defaults(), **given}
         form = self.chat_format
         ends = stops(self.facts.get("chat") or self.facts.get("chat_template"), self.tokenizer)
         stop = merged.pop("stop", ())
@@ -373,7 +374,7 @@ class Model:
         most, contract = merged.pop("max_tokens", MAX_TOKENS), contract_of(settings)
         return Request(tokens, most, Sampling(**merged), tuple(ends), stops, contract=contract)
 
-    def _defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, Any]:
         """The folder's generation_config.json in our terms; without `do_sample` the best word is taken, as `transformers` does."""
         theirs = self.facts.get("generation", {})
         ours = {name: theirs[name] for name in SAMPLING if theirs.get(name) is not None}
