@@ -231,7 +231,7 @@ def test_without_tiktoken_the_ids_are_the_same(monkeypatch):
 def test_bulk_encoding_is_dropped_where_ids_differ(monkeypatch):
     pytest.importorskip("tiktoken")
     assert bulk_encoder(MADE["bpe"].backend) is not None
-    monkeypatch.setattr(bulk_module, "_pattern", lambda spec: bulk_module.GPT2)
+    monkeypatch.setattr(bulk_module, "pattern_of", lambda spec: bulk_module.GPT2)
     assert bulk_encoder(MADE["bpe"].backend) is None
 
 

@@ -47,7 +47,7 @@ def test_it_learns_to_write_digits_backwards(translator):
     assert model.targets([asked[0], "1" * 600], beams=1)[0] == written[0]
     with pytest.raises(ValueError, match="shorten it by 89"):
         model.generate("1" * 600)
-    with pytest.raises(ValueError, match="do not sample"):
+    with pytest.raises(ValueError, match="does not sample"):
         model.generate(asked[0], temperature=0.5)
 
 

@@ -138,8 +138,8 @@ def test_what_was_forgotten_is_measured_without_asking(assistant, base, tmp_path
 
 
 def test_what_was_forgotten_takes_no_more_time_than_it_may(assistant, base):
-    model, texts = fledge.load(base), ["Some words that are read."] * 400
+    model, texts = fledge.load(base), ["Some words that are read."] * 4000
     [whole], [some], [one] = (costs_within([model], texts, seconds) for seconds in (math.inf, 0.05, 0.0))
-    assert len(whole) == 400
-    assert len(one) == 1 <= len(some) < 400
+    assert len(whole) == 4000
+    assert len(one) == 1 <= len(some) < 4000
     assert (some == whole[: len(some)]).all()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fledge import arch
 from fledge.model.attention import Attention
 from fledge.model.cache import LayerCache, Memory
+from fledge.model.embedding import Embedding
 from fledge.model.experts import Experts
 from fledge.model.head import Tied, Untied
 from fledge.model.mlp import Mlp
@@ -35,7 +36,7 @@ TABLE: dict[type[nn.Module], dict[str, int]] = {
     DistanceBias: {"weight": 1},
     Mlp: {"gate.weight": 0, "gate.bias": 0, "up.weight": 0, "up.bias": 0, "down.weight": 1},
     Experts: {"gate": 1, "up": 1, "down": 2},
-    nn.Embedding: {"weight": 0},
+    Embedding: {"weight": 0},
     Tied: {"bias": 0},
     Untied: {"weight": 0, "bias": 0},
 }  # fmt: skip
@@ -147,7 +148,7 @@ class SplitRows(nn.Linear):
         return whole if self.bias is None else whole + self.bias.to(whole.dtype)
 
 
-class SplitEmbedding(nn.Embedding):
+class SplitEmbedding(Embedding):
     """The vectors of this rank's words; each token's vector comes from the rank that has it."""
 
     team: Team
@@ -202,7 +203,7 @@ SPLIT: dict[type[nn.Module], type[nn.Module]] = {
     Attention: SplitAttention,
     Mlp: SplitMlp,
     Experts: SplitExperts,
-    nn.Embedding: SplitEmbedding,
+    Embedding: SplitEmbedding,
     Tied: SplitTied,
     Untied: SplitUntied,
 }
