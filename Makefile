@@ -54,7 +54,7 @@ clean:
 	@touch $@
 
 .venv/.dev: pyproject.toml constraints.txt $(if $(TORCH),FORCE)
-	@$(call install,dev,everything that the tests need,1.7 GB on the disk and 4 minutes)
+	@$(call install,dev,everything that the tests need,2.8 GB on the disk and 4 minutes)
 	@touch .venv/.demo $@
 
 FORCE:
