@@ -102,9 +102,29 @@ def done(page: Page, stop: str = "#stop") -> None:
     expect(page.locator(stop)).to_be_hidden()
 
 
+# What a busy machine may bring in one piece comes event by event, 20 ms apart.
+SLOWLY = """() => {
+    const asked = window.fetch
+    window.fetch = async (...request) => {
+        const answer = await asked(...request)
+        if (!answer.headers.get("content-type")?.startsWith("text/event-stream")) return answer
+        const events = (await answer.text()).split(/(?<=\\n\\n)/)
+        const body = new ReadableStream({async start(reader) {
+            for (const event of events) {
+                reader.enqueue(new TextEncoder().encode(event))
+                await new Promise(done => setTimeout(done, 20))
+            }
+            reader.close()
+        }})
+        return new Response(body, {status: answer.status, headers: answer.headers})
+    }
+}"""
+
+
 def test_an_answer_is_streamed_and_is_the_servers(page, server):
     given = {"temperature": 1.0, "seed": 1, "max_tokens": 60}
     set_to(page, "chat", **given)
+    page.evaluate(SLOWLY)
     page.evaluate(
         "lengths = new Set(); new MutationObserver(() => lengths.add(document.querySelector('.answer .body')?.textContent.length ?? 0))"
         ".observe(document.getElementById('messages'), {childList: true, subtree: true, characterData: true})"
