@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fledge.arch import parameter_count
+from fledge.data.files import sync
 from fledge.formats.graphs import Fields, Graph, graph_of
 from fledge.formats.llamacpp import Checked, check, installed
 from fledge.formats.vocabulary import vocabulary
@@ -144,10 +145,10 @@ class Gguf:
                 for name, tensor in self.tensors():
                     writer.write_tensor_data(self._stored(name, tensor))
                 writer.close()
-            _sync(new)
+            sync(new)
             checked = check(new, self.network, self.tokenizer, self._form(), self.quantize) if installed() else None
             os.replace(new, path)
-            _sync(path.parent)
+            sync(path.parent)
             return checked
         finally:
             writer.close()
@@ -214,11 +215,3 @@ def _add(writer: GGUFWriter, name: str, value: Any) -> None:
             writer.add_string(name, value)
         case _:
             writer.add_array(name, value)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

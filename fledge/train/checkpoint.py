@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fledge.data.files import sync
 from fledge.train.parallel.spread import Alone, Part
 
 MANIFEST = "manifest.json"
@@ -120,11 +120,11 @@ def save(
         (new / "state.json").write_text(json.dumps({"step": step, **facts}, indent=2), encoding="utf-8")
         manifest = {**{name: said for part in parts for name, said in part.items()}, **dict([_told(new / "state.json")])}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        _sync(new / MANIFEST)
-        _sync(new)
+        sync(new / MANIFEST)
+        sync(new)
         remove(final)
         new.rename(final)
-        _sync(folder)
+        sync(folder)
 
     try:
         spread.first(prepare)
@@ -151,7 +151,7 @@ def _write_part(path: Path, tensors: Mapping[str, Tensor], spread: Alone) -> tup
 
 def _told(path: Path) -> tuple[str, dict]:
     """What the manifest says of a file, once it is on the disk."""
-    _sync(path)
+    sync(path)
     return path.name, {"sha256": sha256(path), "bytes": path.stat().st_size}
 
 
@@ -257,11 +257,3 @@ def remove(path: Path) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

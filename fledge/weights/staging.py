@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fledge.data.files import sync
+
 SAVING, SAVED, STALE = ".saving", ".saved", ".stale"
 
 
@@ -27,13 +29,13 @@ def replacing(folder: Path, *owned: str) -> Iterator[Path]:
         stale = [path.as_posix() for path in there if not (stage / path).exists()]
         (stage / STALE).write_text("\n".join(stale), encoding="utf-8")
         for path in stage.rglob("*"):
-            _sync(path)
-        _sync(stage)
+            sync(path)
+        sync(stage)
         os.rename(stage, folder / SAVED)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
-    _sync(folder)
+    sync(folder)
     finish(folder)
 
 
@@ -49,7 +51,7 @@ def finish(folder: Path) -> None:
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
     for part in parts:
-        _sync(folder / part.relative_to(saved))
+        sync(folder / part.relative_to(saved))
         part.rmdir()
     if (saved / STALE).exists():
         for name in (saved / STALE).read_text(encoding="utf-8").split("\n"):
@@ -57,12 +59,4 @@ def finish(folder: Path) -> None:
                 (folder / name).unlink(missing_ok=True)
         (saved / STALE).unlink()
     saved.rmdir()
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)
