@@ -89,7 +89,7 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1"]
 
 
-@pytest.mark.parametrize("call", ["save_file", "sha256", "_sync"])
+@pytest.mark.parametrize("call", ["save_file", "sha256", "sync"])
 def test_a_crash_anywhere_in_saving_leaves_the_older_one(tmp_path, monkeypatch, call):
     fill(tmp_path, [1])
 

@@ -38,6 +38,19 @@ def corpus(texts, tmp_path_factory) -> Path:
     return out
 
 
+def test_a_group_of_which_nothing_is_left_is_refused_before_there_is_a_corpus(texts, tmp_path, command):
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copy(texts[0].partition("=")[2] + "/03.txt", again)
+    out = tmp_path / "corpus"
+    asked = ("prepare", *texts, f"again={again}", "--out", out, "--tokenizer", "bytes", "--mix", "general=1,domain=1,again=1")
+    said = command(*asked)
+    assert said.code == 2
+    assert "--mix takes from again, which has nothing to train on" in said.err
+    assert not out.exists()
+    assert command(*asked[:-1], "general=1,domain=1").code == 0
+
+
 def trained(folder: Path) -> dict:
     return json.loads((folder / "run" / "run.json").read_text())
 
@@ -59,7 +72,7 @@ def test_a_corpus_knows_its_groups(corpus, texts, tmp_path, command):
             assert ("inflation" in made.tokenizer.decode(group.train.document(i)[0].tolist())) == (name == "domain")
     shown = command("show", corpus).out
     assert re.search(r"domain +12 +12 +0 ", shown)
-    assert "general 25.0%, domain 75.0%" in shown
+    assert "general 25.0%, domain 75.0%" in " ".join(shown.split())
     again = fledge.prepare(texts, out=tmp_path / "same", tokenizer="bytes")
     other = fledge.prepare(texts, out=tmp_path / "same", tokenizer="bytes", mix="domain=1")
     assert again == other

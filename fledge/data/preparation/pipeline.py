@@ -50,8 +50,8 @@ def prepare(
     What `standing` says of a corpus that is there: made of the same by the same recipe, it is returned as it is; with
     `"update"`, one of other sources, or a damaged one, is brought up to date; `"replace"` replaces any corpus.
 
-    Raises `ValueError` when nothing is left to read, when one side of the split would be empty, or when `out` holds anything else
-    (with the differences); nothing else is overwritten. Whatever happens, `out` is either whole or not there.
+    Raises `ValueError` when nothing is left to read, when one side of the split would be empty, when a group of `mix` has nothing left to
+    train on, or when `out` holds anything else (with the differences); nothing else is overwritten. Whatever happens, `out` is either whole or not there.
     """
     out, recipe = Path(out), recipe or Recipe()
     work = Work(out)
@@ -86,6 +86,11 @@ def prepare(
         staged, fates = run.fates(read)
         tokenizer = run.tokenizer(staged, fates)
         shards = run.shards(staged, fates, tokenizer)
+        if mix:
+            left = dict.fromkeys((stage.group for stage in staged), 0)
+            for group, shard in zip((stage.group for stage in staged for _ in stage.parts), shards, strict=True):
+                left[group] += shard.tokens
+            among(mix, left)
         with work.corpus() as folder:
             profile, summary = profiled(read, staged, fates, (shard.counts() for shard in shards), recipe.near)
             write_log(folder / "rejected.log", staged, fates)

@@ -52,6 +52,11 @@ class Shard:
         """The shard that stands in a folder."""
         return cls(folder, json.loads((folder / "shard.json").read_text(encoding="utf-8")))
 
+    @property
+    def tokens(self) -> int:
+        """Those that are trained on."""
+        return self.splits["train"]["tokens"] if "train" in self.splits else 0
+
     def counts(self) -> dict[str, np.ndarray]:
         """Of each split the tokens of its documents, (documents,) int64, each with the one that ends it."""
         starts = {split: np.fromfile(self.folder / f"{split}.idx", "<i8")[::2] for split in self.splits}
