@@ -57,9 +57,7 @@ def among(shares: Mapping[str, float], groups: Mapping[str, int]) -> dict[str, f
                 raise ValueError(f"--mix names {name}, but this text has no groups: name its sources, such as {name}=PATH")
             raise ValueError(f"--mix names {name}, which is no group of this text{did_you_mean(name, known)}")
         if wanted and not groups[name]:
-            raise ValueError(
-                f"--mix takes from {name}, which has nothing to train on (short texts are held out, doubled ones left out): give it more text"
-            )
+            raise ValueError(f"--mix takes from {name}, which has nothing to train on: give it more text, that no other group has")
     return {name: shares.get(name, 0.0) for name in groups}
 
 

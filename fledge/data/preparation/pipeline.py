@@ -51,7 +51,8 @@ def prepare(
     `"update"`, one of other sources, or a damaged one, is brought up to date; `"replace"` replaces any corpus.
 
     Raises `ValueError` when nothing is left to read, when one side of the split would be empty, when a group of `mix` has nothing left to
-    train on, or when `out` holds anything else (with the differences); nothing else is overwritten. Whatever happens, `out` is either whole or not there.
+    train on, or when `out` holds anything else (with the differences); nothing else is overwritten. Whatever happens, `out` is either whole
+    or not there.
     """
     out, recipe = Path(out), recipe or Recipe()
     work = Work(out)
