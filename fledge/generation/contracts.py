@@ -67,15 +67,10 @@ class Contract:
         Raises `ValueError` for a contract that is none or cannot be kept to, for a tokenizer that cannot write every text, and where
         llguidance is not installed.
         """
-        readable = _readable(tokenizer)
-        from llguidance import LLMatcher, LLParserLimits
+        return Matcher(_begun(self, tokenizer).deep_copy(), vocabulary)
 
-        found = LLMatcher(readable, self._grammar(), log_level=0, limits=LLParserLimits(initial_lexer_fuel=WORK))
-        if found.is_error():
-            raise ValueError(f"{self._name()} cannot be kept to: {_reason(found.get_error())}")
-        return Matcher(found, vocabulary)
-
-    def _grammar(self) -> str:
+    def grammar(self) -> str:
+        """What llguidance makes a matcher of."""
         from llguidance import LLMatcher
 
         if self.kind == "schema":
@@ -89,7 +84,9 @@ class Contract:
             return LLMatcher.grammar_from_regex("|".join(texts))
         return LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {' & '.join(f'/(?s:.*){text}(?s:.*)/' for text in texts)}")
 
-    def _name(self) -> str:
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence."""
         names = {"schema": "the JSON schema", "regex": "the regular expression", "choice": "the choice", "containing": "a text with"}
         return names[self.kind] if self.kind == "schema" else f"{names[self.kind]} {self.told[:80]}"
 
@@ -168,6 +165,18 @@ def _byte_level(name: str) -> bytes:
 def _with_fallback(name: str) -> bytes:
     """As SentencePiece writes pieces and the bytes of what has none."""
     return bytes([HEX[name]]) if name in HEX else name.replace(SPACE, " ").encode()
+
+
+@lru_cache(maxsize=64)
+def _begun(contract: Contract, tokenizer: Tokenizer) -> LLMatcher:
+    """One for all requests with the same contract; they go on with copies of it."""
+    readable = _readable(tokenizer)
+    from llguidance import LLMatcher, LLParserLimits
+
+    found = LLMatcher(readable, contract.grammar(), log_level=0, limits=LLParserLimits(initial_lexer_fuel=WORK))
+    if found.is_error():
+        raise ValueError(f"{contract.name} cannot be kept to: {_reason(found.get_error())}")
+    return found
 
 
 @lru_cache(maxsize=4)

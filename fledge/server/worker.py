@@ -196,7 +196,8 @@ class Worker:
             from fledge.generation.contracts import Contract  # which needs llguidance
 
             [(kind, said)] = asked["contract"].items()
-            extra["contract"] = getattr(Contract, kind)(said)
+            extra["contract"] = contract = getattr(Contract, kind)(said)
+            contract.matcher(served.tokenizer, served.engine.model.arch.vocabulary)  # made here, so that no step waits for it
         for prompt in prompts:
             for number in range(asked["n"]):
                 seed = asked["settings"].get("seed")
