@@ -20,7 +20,7 @@ from record import arguments
 
 PINNED = (
     "torch==2.13.0", "transformers==5.3.0", "accelerate==1.15.0", "litgpt==0.5.13", "tensorboard==2.21.0", "datasets==5.0.1",
-    "tiktoken==0.14.0", "litdata==0.2.61", "peft==0.21.2",
+    "tiktoken==0.14.0", "litdata==0.2.61", "peft==0.21.2", "litserve==0.2.19",
 )  # fmt: skip
 UNWANTED = "torchvision"  # which litdata brings; made for another torch than the CPU's it ends every import of litgpt
 NANOGPT = ("https://github.com/karpathy/nanoGPT", "3adf61e154c3fe3fca428ad6bc3818b27a3b8291")
