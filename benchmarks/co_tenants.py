@@ -1,6 +1,6 @@
 """2,000 mixes of requests that come and go beside each other: each is answered, bit for bit, as in an engine of its own.
 
-Equal shares of ten architectures, in fp32 and bf16, with chunks of several sizes and known beginnings; what the guarantee costs is in
+Equal shares of ten architectures, in fp32, bf16 and int8, with chunks of several sizes and known beginnings; what the guarantee costs is in
 co_tenant_cost.py.
 """
 

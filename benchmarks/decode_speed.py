@@ -85,18 +85,20 @@ def writer(by: str, dtype: str) -> Contestant:
 CONTESTANTS = {
     "fledge, bf16": writer("fledge", "bfloat16"),
     "fledge, fp32": writer("fledge", "float32"),
+    "fledge, int8": writer("fledge", "int8"),
     "transformers, bf16": writer("transformers", "bfloat16"),
     "transformers, fp32": writer("transformers", "float32"),
     "llama.cpp, BF16": Contestant("llama.py", "bf16.gguf", {}),
     "llama.cpp, F16": Contestant("llama.py", "f16.gguf", {}),
+    "llama.cpp, Q8_0": Contestant("llama.py", "q8_0.gguf", {}),
 }
 
 
 def prepare(arch: Arch, folder: Path, seed: int = 0) -> None:
-    """A model folder of random weights and both files of llama.cpp."""
+    """A model folder of random weights and the files of llama.cpp."""
     tokenizer, model = Tokenizer.bytes(), initialise(Transformer(arch), seed)
     save_model(folder / "model", model, tokenizer, None, {}, None, "# Random weights\n")
-    for kind in ("bf16", "f16"):
+    for kind in ("bf16", "f16", "q8_0"):
         Gguf(model, tokenizer, {}, {}, kind).write(folder / f"{kind}.gguf")
 
 
@@ -135,12 +137,14 @@ def of_shape(short: str, name: str, arch: Arch, options: Any, memory: torch.Tens
                 found[who].append(answer(prompt))
     limit = statistics.median(limits)
     weights = parameter_count(arch) - (arch.context * arch.trunk.width if arch.trunk.positions else 0)  # of positions one row is read
+    table = arch.vocabulary * arch.embedding_width  # which our int8 leaves in bf16; a scale of 16 bits for 32 numbers in theirs
+    sizes = {"fp32": 4 * weights, **dict.fromkeys(("bf16", "BF16", "F16"), 2 * weights), "int8": weights + table, "Q8_0": weights * 34 / 32}
     runs: list[dict[str, Any]] = []
     speed: dict[str, dict[str, float]] = {}
     for who, several in found.items():
         seconds = {what: [one[what] for one in several[1:]] for what in ("read", "write")}
         speed[who] = {what: 1 / statistics.median(took) for what, took in seconds.items()}
-        allowed = limit / (weights * (4 if "fp32" in who else 2))
+        allowed = limit / sizes[who.split(", ")[1]]
         runs.append({
             "model": name, "of": who, "written_per_second": round(speed[who]["write"], 1),
             "least": round(1 / max(seconds["write"]), 1), "most": round(1 / min(seconds["write"]), 1),
@@ -152,13 +156,15 @@ def of_shape(short: str, name: str, arch: Arch, options: Any, memory: torch.Tens
     runs.append(
         {"model": name, "of": "the machine", "bytes_per_second": round(limit), "least": round(min(limits)), "most": round(max(limits))}
     )
-    ours, llama = speed["fledge, bf16"], [speed[who] for who in CONTESTANTS if who.startswith("llama.cpp")]
+    ours, llama = speed["fledge, bf16"], [speed[f"llama.cpp, {kind}"] for kind in ("BF16", "F16")]
     gains = {
         "of the bandwidth": ours["write"] * weights * 2 / limit,
         "times transformers": ours["write"] / speed["transformers, bf16"]["write"],
         "times llama.cpp": ours["write"] / max(one["write"] for one in llama),
         "times llama.cpp in reading": ours["read"] / max(one["read"] for one in llama),
         "times transformers in fp32": speed["fledge, fp32"]["write"] / speed["transformers, fp32"]["write"],
+        "in int8 times our bf16": speed["fledge, int8"]["write"] / ours["write"],
+        "in int8 times llama.cpp in Q8_0": speed["fledge, int8"]["write"] / speed["llama.cpp, Q8_0"]["write"],
     }
     gains = {what: round(gain, 2) for what, gain in gains.items()}
     least = {"of the bandwidth": 0.8, "times transformers": 3, "times llama.cpp": 1.3, "times llama.cpp in reading": 3}

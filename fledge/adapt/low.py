@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
-from fledge.adapt.quantised import Quantised
 from fledge.adapt.settings import Frozen, Lora, matches
 from fledge.arch import Classes
 from fledge.arch.record import did_you_mean
 from fledge.model import Transformer
 from fledge.model.embedding import Embedding, Rows
 from fledge.model.head import Untied
+from fledge.model.quantised import Quantised
 from fledge.weights.families import FAMILIES, family_name
 from fledge.weights.rules import Rule, Split, Transpose
 

@@ -37,5 +37,5 @@ def pace(model: Transformer, tokenizer: Tokenizer, text: Sequence[int]) -> Pace:
 
     took(2)
     first, all_ = took(1), took(count)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weights = sum(part.nbytes for part in (*model.parameters(), *model.buffers()))
     return Pace(length / first, (count - 1) / max(all_ - first, 1e-9), weights, memory_in_use(model.embedding.weight.device)[1])

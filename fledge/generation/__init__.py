@@ -5,6 +5,7 @@ from fledge.generation.contracts import Contract
 from fledge.generation.contrastive import contrastive_search
 from fledge.generation.engine import Completion, Engine, Request, Row
 from fledge.generation.filling import Filling, Gapped, fill, marks_of
+from fledge.generation.prefixes import Prefixes
 from fledge.generation.sampling import Sampling
 from fledge.generation.speculative import DraftModel, Lookup, speculate
 
@@ -16,6 +17,7 @@ __all__ = [
     "Filling",
     "Gapped",
     "Lookup",
+    "Prefixes",
     "Request",
     "Row",
     "Sampling",

@@ -83,10 +83,10 @@ class Engine:
     """Generates for many requests at once, `slots` at a time, with up to `capacity` tokens of each read (the model's context by default).
 
     Requests come and go at any step. Prompts are read `chunk` tokens at a time while others write, and beginnings that were read lately,
-    of which `kept` bytes are kept (by default what full slots take), are not read again: so the weights must stay as they are. On
-    a CPU a request's tokens and log-probabilities depend, bit for bit, on nothing but itself, the number of slots, the chunk, the
-    attention and the number of threads. `together` gives that up for speed: prompts are read side by side, rows that write alone take
-    part, and nothing is kept.
+    of which `kept` bytes are kept (by default what full slots take), are not read again: so the weights must stay as they are. What
+    another engine of the same weights has kept may be given instead. On a CPU a request's tokens and log-probabilities depend, bit for
+    bit, on nothing but itself, the number of slots, the chunk, the attention and the number of threads. `together` gives that up for
+    speed: prompts are read side by side, rows that write alone take part, and nothing is kept.
 
     With an encoder beside a decoder a request's tokens are the source; what each layer takes from it is computed once.
     Raises `ValueError` for a model that cannot write, and for a tokenizer that does not belong to it.
@@ -99,7 +99,7 @@ class Engine:
         slots: int = 1,
         capacity: int | None = None,
         chunk: int = CHUNK,
-        kept: int | None = None,
+        kept: int | Prefixes[Piece | Memory] | None = None,
         together: bool = False,
     ):
         check(model, tokenizer)
@@ -109,8 +109,11 @@ class Engine:
         self.capacity = min(capacity or model.arch.context, model.arch.context)
         self.chunk, self.together = min(chunk, self.capacity), together
         self.cache = model.cache(slots, self.capacity, self.chunk)
-        most = slots * self.capacity * self.cache.bytes_a_token if kept is None else kept
-        self.prefixes: Prefixes[Piece | Memory] = Prefixes(0 if together or model.turned_anew else most)
+        if together or model.turned_anew:
+            kept = 0
+        if kept is None:
+            kept = slots * self.capacity * self.cache.bytes_a_token
+        self.prefixes: Prefixes[Piece | Memory] = Prefixes(kept) if isinstance(kept, int) else kept
         self._device = model.embedding.weight.device
         self._rows: list[Row | None] = [None] * slots
         self._waiting: deque[Row] = deque()

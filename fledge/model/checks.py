@@ -1,9 +1,11 @@
 """One step by the kernel against the modules, for random architectures: when the kernel is loaded, and by the tests many times."""
 
+import copy
 import random
 from collections.abc import Iterable
 from ctypes import CDLL
 from dataclasses import replace
+from itertools import product
 from typing import get_args
 
 import torch
@@ -29,6 +31,7 @@ from fledge.arch import (
 )
 from fledge.model import kernels
 from fledge.model.decoding import plan
+from fledge.model.quantised import hold
 from fledge.model.start import initialise
 from fledge.model.transformer import Transformer
 
@@ -77,11 +80,13 @@ def disagreements(library: CDLL, seeds: Iterable[int]) -> list[str]:
     found = []
     for seed in seeds:
         arch = any_arch(random.Random(seed))
-        for kind, limit in LIMITS.items():
+        for (kind, limit), in_bits in product(LIMITS.items(), (False, True)):
             model = perturbed(arch, seed).to(kind)
-            exact, ours = scores(model.double(), None, seed), scores(model.to(kind), library, seed)
+            if in_bits:
+                hold(model, "int8")
+            exact, ours = scores(copy.deepcopy(model).double(), None, seed), scores(model, library, seed)
             if not (ours.double() - exact).abs().max() <= limit * exact.abs().max():
-                found.append(f"{str(kind)[6:]}, {arch}")
+                found.append(f"{'int8 with ' if in_bits else ''}{str(kind)[6:]}, {arch}")
     return found
 
 

@@ -22,12 +22,13 @@ from fledge.model.kernels.structures import address
 from fledge.model.mlp import Mlp
 from fledge.model.norm import LayerNorm, OffsetRmsNorm, RmsNorm
 from fledge.model.positions import DistanceBias, turning
+from fledge.model.quantised import Quantised
 from fledge.model.trunk import Block, Residual, Trunk
 
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
 
-LEAVES = {nn.Linear, nn.Identity, nn.Dropout, LayerNorm, RmsNorm, OffsetRmsNorm}
+LEAVES = {nn.Linear, Quantised, nn.Identity, nn.Dropout, LayerNorm, RmsNorm, OffsetRmsNorm}
 
 _plans: "WeakKeyDictionary[Cache, tuple[Trunk, Step | None]]" = WeakKeyDictionary()
 
@@ -49,7 +50,7 @@ def plan(model: "Transformer", cache: Cache, library: CDLL) -> "Step | None":
     alike = all(type(part.data) is Tensor and part.dtype == weights[0].dtype for part in (*weights, *cache.keys))
     step = None
     if alike and (parts := known(model.trunk)) is not None:
-        settle(weights)
+        settle([*weights, *(part.numbers for part in model.modules() if isinstance(part, Quantised))])
         step = Step(library, parts, model.trunk.norm_final, cache)
     _plans[cache] = model.trunk, step
     return step
@@ -76,7 +77,8 @@ class Parts(NamedTuple):
 
 
 def known(trunk: Trunk) -> list[Parts] | None:
-    """The parts of a trunk's blocks; none where the kernel does not know one: experts, adapters, what looks across, a bias by distance."""
+    """The parts of a trunk's blocks; none where the kernel does not know one: experts, adapters, 4 bits, what looks across, a bias by
+    distance."""
     found = []
     for block in trunk.blocks:
         assert isinstance(block, Block)
@@ -85,6 +87,8 @@ def known(trunk: Trunk) -> list[Parts] | None:
         if block.across is not None or type(mlp) is not Mlp or not isinstance(attention, Attention) or not leaves <= LEAVES:
             return None
         if (rope := attention.spec.positions) is not None and rope.changes_after is not None:
+            return None
+        if any(isinstance(part, Quantised) and part.kind != "int8" for part in block.modules()):
             return None
         found.append(Parts(block, attention, mlp))
     return None if isinstance(trunk.positions, DistanceBias) else found
@@ -139,10 +143,14 @@ class Step:
     def _sublayer(self, residual: Residual) -> structures.Sublayer:
         return structures.Sublayer(*map(self._norm, (residual.norm_in, residual.norm_out, residual.norm_sum)))
 
-    def _matrix(self, linear: nn.Linear | None) -> structures.Matrix:
-        if linear is None:
-            return structures.Matrix()
-        return structures.Matrix(self._address(linear.weight), self._address(linear.bias), *linear.weight.shape)
+    def _matrix(self, linear: nn.Linear | Quantised | None) -> structures.Matrix:
+        match linear:
+            case None:
+                return structures.Matrix()
+            case Quantised(numbers=weight, scales=scales, bias=bias):
+                return structures.Matrix(self._address(weight), self._address(bias), *weight.shape, self._address(scales.float()))
+            case _:
+                return structures.Matrix(self._address(linear.weight), self._address(linear.bias), *linear.weight.shape)
 
     def _norm(self, norm: nn.Module) -> structures.Norm:
         match norm:

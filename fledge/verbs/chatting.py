@@ -5,17 +5,21 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from fledge.arch.record import did_you_mean
 from fledge.verbs import terminal
 from fledge.verbs.entering import Keyboard
-from fledge.verbs.model import Dtype, Model, Settings, load
+from fledge.verbs.model import Model, Precision, Settings, load
 from fledge.verbs.session import Name
 
+if TYPE_CHECKING:
+    from fledge.generation import Prefixes
+
 CHAT_TOKENS = 300
+KNOWN = 2**29  # bytes of what was read of a conversation that are kept
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def chat(
     system: str | None = None,
     private: bool = False,
     device: str = "auto",
-    dtype: Dtype = "float32",
+    dtype: Precision = "float32",
     threads: int = 0,
     **settings: Unpack[Settings],
 ) -> Conversation:
@@ -50,7 +54,7 @@ def chat(
         system: what the assistant is told before the conversation.
         private: neither read nor keep the history of what is entered, which lies in ~/.local/state/fledge and only its owner can read.
         device: auto, cpu or cuda.
-        dtype: of the weights and products.
+        dtype: of the weights and products; int8 holds the weights of the blocks in 8 bits.
         threads: CPU threads; 0 leaves the number to torch.
     """
     opened = load(model, device, dtype, threads)
@@ -95,6 +99,13 @@ class Talk:
     said: list[dict[str, str]] = field(default_factory=list)
     saved: set[Path] = field(default_factory=set)
 
+    @cached_property
+    def known(self) -> "Prefixes":
+        """What was read of it."""
+        from fledge.generation import Prefixes  # which imports torch
+
+        return Prefixes(KNOWN)
+
     @property
     def messages(self) -> list[dict[str, str]]:
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.said]
@@ -114,7 +125,7 @@ class Talk:
         """Print the answer as it is made. One that was stopped is kept as far as it came."""
         asked = {"role": "user", "content": question}
         try:
-            pieces = self.model.chat_stream([*self.messages, asked], **self.settings)
+            pieces = self.model.chat_stream([*self.messages, asked], self.known, **self.settings)
         except ValueError as complaint:
             raise ValueError(f"{complaint} (/reset starts anew)" if self.said else str(complaint)) from None
         if answer := spoken(pieces):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fledge.verbs.model import Dtype, load
+from fledge.verbs.model import Precision, load
 from fledge.verbs.session import Column, Name, Place, refuse_unknown
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def embed(
     out: Place | None = None,
     pooling: Pooling | None = None,
     device: str = "auto",
-    dtype: Dtype = "float32",
+    dtype: Precision = "float32",
     threads: int = 0,
 ) -> Embedded:
     """Turn a text, or each row of a file, into a vector.
@@ -61,7 +61,7 @@ def embed(
         out: write the vectors there, as .npy or .jsonl; without it they go to standard output.
         pooling: what is taken of the tokens: their mean, the first or the last; by default what the folder says, else the mean.
         device: auto, cpu or cuda.
-        dtype: of the weights and products.
+        dtype: of the weights and products; int8 holds the weights of the blocks in 8 bits.
         threads: CPU threads; 0 leaves the number to torch.
     """
     from fledge.verbs.prediction import read_rows

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from fledge.arch import Words
 from fledge.arch.record import did_you_mean
 from fledge.verbs import terminal
-from fledge.verbs.model import Dtype, Model, load
+from fledge.verbs.model import Model, Precision, load
 from fledge.verbs.pages import explained_page
 from fledge.verbs.session import Name, Place
 
@@ -70,7 +70,7 @@ def explain(
     label: Annotated[str | None, Parameter(metavar="LABEL")] = None,
     out: Place | None = None,
     device: str = "auto",
-    dtype: Dtype = "float32",
+    dtype: Precision = "float32",
     threads: int = 0,
 ) -> Explained:
     """Explain what a classifier says of a text, or what a language model would say next.
@@ -85,7 +85,7 @@ def explain(
         label: explain this label of a classifier; by default the one that it says.
         out: write a page that shows it all there, as .html.
         device: auto, cpu or cuda.
-        dtype: of the weights and products.
+        dtype: of the weights and products; int8 holds the weights of the blocks in 8 bits.
         threads: CPU threads; 0 leaves the number to torch.
     """
     if out is not None and Path(out).suffix != ".html":

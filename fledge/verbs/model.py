@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fledge.arch import Arch, Reads
     from fledge.data.labelled import Text
-    from fledge.generation import Completion, Contract, Engine, Request
+    from fledge.generation import Completion, Contract, Engine, Prefixes, Request
     from fledge.model import Transformer
     from fledge.text import ChatFormat, Template, Tokenizer
 
@@ -30,6 +30,7 @@ WAYS = ("beams", "draft", "contrast")  # settings that say how it is found
 LOOKUP = "prompt"  # the draft that looks up what it guesses
 SCHEMA = """{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}"""
 Dtype = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]  # of a model that does not learn
 
 
 class Settings(TypedDict, total=False):
@@ -79,10 +80,15 @@ class Settings(TypedDict, total=False):
 
 
 def load(
-    model: str | Path, device: str = "auto", dtype: Dtype = "float32", threads: int = 0, adapters: Mapping[str, str | Path] | None = None
+    model: str | Path,
+    device: str = "auto",
+    dtype: Precision = "float32",
+    threads: int = 0,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> Model:
     """Open a model folder, an adapter's, or a model of the hub by its id; `threads` other than 0 is how many torch uses from now on.
 
+    With `int8` the linear maps inside of the blocks are held in 8 bits, and all else in what `auto` takes here.
     An adapter is merged into its base. Of several `adapters` for one model, by names of your own, `.adapters[name]` is the model with that
     one; the weights of the model are in memory once. Raises `ValueError` with the part at fault when the folder is no whole model, for
     a device that is not here, and for an adapter of another model; `FileNotFoundError` for an adapter whose base is not there.
@@ -90,15 +96,18 @@ def load(
     import torch
 
     from fledge.adapt.folder import beside, open_model
+    from fledge.model.quantised import hold
     from fledge.train.plan import this_machine
 
-    machine = this_machine(device, dtype)
+    machine = this_machine(device, "auto" if dtype == "int8" else dtype)
     if threads:
         torch.set_num_threads(threads)
     network, tokenizer, facts = open_model(model, device=machine.device, dtype=getattr(torch, machine.dtype))
     opened = Model(network.eval(), tokenizer, facts)
     for name, place in (adapters or {}).items():
         opened.adapters[name] = Model(*beside(place, model, network, tokenizer, facts))
+    if dtype == "int8":
+        hold(network, dtype, *(adapter.network for adapter in opened.adapters.values()))
     return opened
 
 
@@ -165,9 +174,14 @@ class Model:
         """
         return "".join(self.chat_stream(messages, **settings))
 
-    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Iterator[str]:
-        """The assistant's next answer piece by piece."""
-        return self._streamed(self.request(self.conversation_tokens(messages), settings), settings)
+    def chat_stream(
+        self, messages: Sequence[Mapping[str, Any]], known: Prefixes | None = None, **settings: Unpack[Settings]
+    ) -> Iterator[str]:
+        """The assistant's next answer piece by piece.
+
+        With `known` given for each answer, a long conversation is not read from its beginning each time; the weights must stay as they are.
+        """
+        return self._streamed(self.request(self.conversation_tokens(messages), settings), settings, known)
 
     def answers(self, conversations: Sequence[Sequence[Mapping[str, Any]]], **settings: Unpack[Settings]) -> list[Completion]:
         """The assistant's next answer to each of several conversations, made side by side, and how it ended."""
@@ -272,11 +286,11 @@ class Model:
             said = {"labels": list(labels)} if self.arch.choice == "several" else {"label": labels[0]}
             yield {**said, "scores": dict(zip(self.arch.labels, row.tolist(), strict=True))}
 
-    def _streamed(self, request: Request, settings: Settings) -> Iterator[str]:
+    def _streamed(self, request: Request, settings: Settings, known: Prefixes | None = None) -> Iterator[str]:
         """The text of a request piece by piece; whole, where it is searched for."""
         if self._beams(settings) > 1 or settings.get("contrast") is not None:
             return (completion.text for completion in self._written([request], settings))
-        engine = self._engine([request])
+        engine = self._engine([request], known=known)
         return engine.stream(request) if settings.get("draft") is None else self._speculated(engine, request, settings)
 
     def _written(self, requests: list[Request], settings: Settings) -> Iterator[Completion]:
@@ -382,7 +396,7 @@ class Model:
             ours["max_tokens"] = theirs["max_new_tokens"]
         return ours if theirs.get("do_sample") else {**ours, "temperature": 0.0}
 
-    def _engine(self, requests: list[Request], beams: int = 1) -> Engine:
+    def _engine(self, requests: list[Request], beams: int = 1, known: Prefixes | None = None) -> Engine:
         from fledge.generation import Engine
 
         if self.arch.labels:
@@ -391,7 +405,8 @@ class Model:
             raise ValueError("this model is an encoder and writes no text: `fledge predict` fills in gaps, `fledge embed` makes vectors")
         before = [1 + len(self.tokenizer.opening) if len(self.arch.stacks) == 2 else len(request.tokens) for request in requests]
         longest = max(length + (request.max_tokens or self.arch.context) for length, request in zip(before, requests, strict=True))
-        return Engine(self.network, self.tokenizer, slots=len(requests) * beams, capacity=min(longest, self.arch.context), together=True)
+        slots, capacity = len(requests) * beams, min(longest, self.arch.context)
+        return Engine(self.network, self.tokenizer, slots, capacity, kept=known, together=known is None)
 
 
 def contract_of(settings: Settings) -> Contract | None:

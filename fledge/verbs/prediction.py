@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fledge.verbs import terminal
-from fledge.verbs.model import Dtype, load
+from fledge.verbs.model import Precision, load
 from fledge.verbs.session import Column, Name, Place
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def predict(
     second_column: Column | None = None,
     out: Place | None = None,
     device: str = "auto",
-    dtype: Dtype = "float32",
+    dtype: Precision = "float32",
     threads: int = 0,
 ) -> Prediction | Tagged | Filled | Predictions:
     """Classify a text, or each row of a file; an encoder, or a model that learned to denoise, fills in its gaps.
@@ -97,7 +97,7 @@ def predict(
         second_column: the column of the second texts, for a classifier that judges pairs.
         out: write the rows with their labels there, as .csv or .jsonl; without it labels go to standard output.
         device: auto, cpu or cuda.
-        dtype: of the weights and products.
+        dtype: of the weights and products; int8 holds the weights of the blocks in 8 bits.
         threads: CPU threads; 0 leaves the number to torch.
     """
     if (text is None) == (file is None):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from fledge.verbs import terminal
-from fledge.verbs.model import Dtype, Model, Settings, load
+from fledge.verbs.model import Model, Precision, Settings, load
 from fledge.verbs.session import Name, Place
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Places:
     models: Mapping[str, str]
     adapters: Mapping[str, str]
     device: str
-    dtype: Dtype
+    dtype: Precision
     threads: int
     slots: int
     context: int
@@ -81,7 +81,7 @@ def serve(
     tokens: int = 4096,
     log: bool = False,
     device: str = "auto",
-    dtype: Dtype = "float32",
+    dtype: Precision = "float32",
     threads: int = 0,
 ) -> Service:
     """Serve models to programs, by OpenAI's routes, and to people, by a web page.
@@ -102,7 +102,7 @@ def serve(
         tokens: of an answer, at most.
         log: a line for each request: its route, status and seconds.
         device: auto, cpu or cuda.
-        dtype: of the weights and products.
+        dtype: of the weights and products; int8 holds the weights of the blocks in 8 bits.
         threads: CPU threads; 0 leaves the number to torch.
     """
     try:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.adapt.low import Adapted, attach, changes_of, hold_as, is_adapted, maps_of, merge, trained, twin
-from fledge.adapt.quantised import GROUP, Quantised
 from fledge.adapt.settings import Lora
 from fledge.arch import Arch, Words
 from fledge.data.batches import Batch, Source
 from fledge.model import Transformer, initialise
+from fledge.model.quantised import GROUP, Quantised
 from fledge.presets import bert, gpt2, qwen3, t5
 from fledge.train.objective import PredictTokens
 

@@ -14,6 +14,7 @@ from fledge.arch import Arch, LongRope
 from fledge.generation import Engine, Request, Row, Sampling
 from fledge.generation.engine import inference
 from fledge.model import Transformer
+from fledge.model.quantised import hold
 from fledge.presets import gpt2, qwen3
 from fledge.presets.shapes import bart, gemma2, gpt_oss, llama, t5, transformer
 from fledge.text.tokenizer import Tokenizer
@@ -41,8 +42,11 @@ Told = tuple[list[int], list[float], list[list[tuple[int, float]]], str, str | N
 
 
 @cache
-def model(shape: str, dtype: torch.dtype = torch.float32) -> Transformer:
-    return perturbed(SHAPES[shape]).to(dtype).eval()
+def model(shape: str, kind: str = "float32") -> Transformer:
+    made = perturbed(SHAPES[shape]).to(torch.float32 if kind == "float32" else torch.bfloat16).eval()
+    if kind == "int8":
+        hold(made, kind)
+    return made
 
 
 def any_text(dice: random.Random, most: int) -> list[int]:
@@ -96,12 +100,12 @@ class CoTenants(Trial):
 
     def complaint(self, kind: str, dice: random.Random, seed: int) -> str | None:
         if kind == "untouched":
-            return self.differing(dice.choice(list(SHAPES)), torch.float32, dice, shaken=False)
-        return self.differing(kind, dice.choice([torch.float32, torch.float32, torch.bfloat16]), dice)
+            return self.differing(dice.choice(list(SHAPES)), "float32", dice, shaken=False)
+        return self.differing(kind, dice.choice(["float32", "float32", "bfloat16", "int8"]), dice)
 
-    def differing(self, shape: str, dtype: torch.dtype, dice: random.Random, shaken: bool = True, **settings: bool) -> str | None:
+    def differing(self, shape: str, numbers: str, dice: random.Random, shaken: bool = True, **settings: bool) -> str | None:
         """Which request of a mix is answered otherwise than alone; the same twice where nothing is `shaken`."""
-        chunk, network = dice.choice([4, 7, 16]), model(shape, dtype)
+        chunk, network = dice.choice([4, 7, 16]), model(shape, numbers)
         requests = [any_request(dice) for _ in range(dice.randint(2, 5))]
 
         def engine() -> Engine:
@@ -112,7 +116,7 @@ class CoTenants(Trial):
         found = mixed(shared, requests, dice) if shaken else [alone(engine(), request) for request in requests]
         assert shared.prefixes.bytes <= shared.prefixes.most
         wrong = [number for number, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
-        return f"request {wrong[0]} of {len(requests)} in {dtype}, chunk {chunk}, has other bits in company" if wrong else None
+        return f"request {wrong[0]} of {len(requests)} in {numbers}, chunk {chunk}, has other bits in company" if wrong else None
 
 
 def in_chunks(shape: str, network: Transformer, request: Request, dice: random.Random) -> list[int]:
@@ -156,7 +160,7 @@ class Ways(Trial):
     def complaint(self, kind: str, dice: random.Random, seed: int) -> str | None:
         way, dtype = ("in chunks", "float32") if kind == "untouched" else kind.split(", ")
         shape = list(SHAPES)[seed % len(SHAPES)]
-        network = model(shape, getattr(torch, dtype))
+        network = model(shape, dtype)
         request = Request(any_text(dice, 36), 10, Sampling(temperature=0.0), ())
         made = WAYS[way](shape, network, request, dice)
         return self.unlike(shape, network, request, made)

@@ -17,6 +17,7 @@ from fledge.model.decoding import planned
 from fledge.model.kernels import structures
 from fledge.model.kernels.library import library
 from fledge.model.kernels.pages import settle
+from fledge.model.quantised import hold
 from fledge.model.view import PADDING
 from fledge.presets import gpt2, qwen3, shapes
 
@@ -52,12 +53,15 @@ def read(model: Transformer, texts: list[list[int]], order: list[int], slots: in
     return cache
 
 
+@pytest.mark.parametrize("in_bits", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(8))
-def test_a_row_is_the_same_bit_for_bit_whatever_is_beside_it(seed, kind):
+def test_a_row_is_the_same_bit_for_bit_whatever_is_beside_it(seed, kind, in_bits):
     draw = random.Random(seed)
     arch = any_arch(draw)
     model = perturbed(arch, seed).to(kind)
+    if in_bits:
+        hold(model, "int8")
 
     def text(length: int) -> list[int]:
         return [draw.randrange(arch.vocabulary) for _ in range(length)]

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import fledge
+from fledge.model.quantised import Quantised
 from fledge.weights import save_model
 
 SMALL = ["batch.rows=2", "batch.context=128"]
@@ -85,6 +86,17 @@ def test_several_adapters_on_one_base(adapter, base, another, messages, tmp_path
     )
     with pytest.raises(ValueError, match="not for"):
         fledge.load(another, adapters={"a": adapter})
+
+
+def test_adapters_share_a_base_in_8_bits(adapter, base):
+    whole = fledge.load(base, dtype="bfloat16", adapters={"assistant": adapter})
+    model = fledge.load(base, dtype="int8", adapters={"assistant": adapter})
+    for one, near in ((model, whole), (model.adapters["assistant"], whole.adapters["assistant"])):
+        held, scores = one.logits(ASKED), near.logits(ASKED)
+        assert 0 < (held - scores).abs().max() < 0.05 * scores.abs().max()
+    maps = [{id(part) for part in one.network.modules() if isinstance(part, Quantised)} for one in (model, model.adapters["assistant"])]
+    assert maps[0]
+    assert maps[0] == maps[1]
 
 
 def test_what_an_adapter_cannot_be(adapter, base, questions, messages, tmp_path, command):

@@ -15,6 +15,7 @@ import pytest
 
 import fledge
 from fledge.data.instructions import read_instructions
+from fledge.generation import Prefixes
 from fledge.model import Transformer, initialise
 from fledge.presets import qwen3
 from fledge.text import Tokenizer
@@ -234,3 +235,19 @@ def test_what_does_not_converse_is_refused_and_so_are_wrong_settings(base, talke
     said = command("chat", talker, "--top-p", 3)
     assert said.code == 2
     assert "top_p 3.0 is not in" in said.err
+
+
+def test_a_long_conversation_is_not_read_again(talker, monkeypatch):
+    model, known, read = fledge.load(talker), Prefixes(2**24), list[int]()
+    hidden = model.network.hidden
+    monkeypatch.setattr(
+        model.network, "hidden", lambda tokens, *more, **named: read.append(tokens.numel()) or hidden(tokens, *more, **named)
+    )
+    asked = [{"role": "user", "content": "a long question " * 50}]
+    answer = "".join(model.chat_stream(asked, known, max_tokens=3))
+    assert sum(read) > 800
+    more = [*asked, {"role": "assistant", "content": answer}, {"role": "user", "content": "and?"}]
+    plain = model.chat(more, max_tokens=3)
+    read.clear()
+    assert "".join(model.chat_stream(more, known, max_tokens=3)) == plain
+    assert sum(read) < 256 + 3

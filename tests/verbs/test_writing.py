@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 import fledge
+from fledge.model.quantised import Quantised
 from fledge.verbs import writing
 
 
@@ -14,6 +16,20 @@ def test_a_seed_gives_the_same_text_in_every_way(base, command):
     said = command("generate", base, "def ", "--seed", 3, "--max-tokens", 12, "--json")
     assert said.json == {"text": written[0][:-1]}
     assert "".join(fledge.load(base).stream("def ", seed=3, max_tokens=12)) + "\n" == written[0]
+
+
+def test_8_bits_write_about_the_same_text(base, command):
+    whole, held = (fledge.load(base, dtype=dtype) for dtype in ("bfloat16", "int8"))
+    maps = sum(part.weight.numel() for part in whole.network.modules() if isinstance(part, torch.nn.Linear))
+    assert sum(part.numbers.nbytes for part in held.network.modules() if isinstance(part, Quantised)) == maps
+    scores, near = (model.logits([list(b"def main(")]) for model in (whole, held))
+    assert 0 < (scores - near).abs().max() < 0.05 * scores.abs().max()
+    said = command("generate", base, "def ", "--dtype", "int8", "--temperature", 0, "--max-tokens", 12)
+    assert said.out == held.generate("def ", temperature=0, max_tokens=12) + "\n"
+    loss = [command("evaluate", base, "--dtype", dtype, "--json").json["scores"][0]["value"] for dtype in ("bfloat16", "int8")]
+    assert loss[1] == pytest.approx(loss[0], rel=0.02)
+    wrong = command("pretrain", base, "--out", base / "no", "--dtype", "int8")
+    assert wrong.code == 2
 
 
 def test_several_prompts_are_those_alone(base):

@@ -93,18 +93,22 @@ def stepping(x: Tensor) -> CDLL | None:
     return None if torch.is_grad_enabled() or working(x) != x.dtype else _kernels(x)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, scales: Tensor | None = None) -> Tensor:
     """`x Wᵀ + b` of x (..., inputs); a kernel, which takes few rows without gradients, gives it in fp32.
 
-    Its sums are the same, bit for bit, for any number of rows and threads.
+    With `scales` (outputs,) in fp32 the weight is int8, each row times its scale. The kernel's sums are the same, bit for bit, for any
+    number of rows and threads.
     """
-    rows = x.numel() // x.shape[-1]
-    kernels = stepping(x) if rows <= FEW and x.dtype == weight.dtype and weight.is_contiguous() else None
-    if kernels is None:
+    rows, kind = x.numel() // x.shape[-1], x.dtype if scales is None else torch.int8
+    kernels = stepping(x) if rows <= FEW and weight.dtype == kind and weight.is_contiguous() else None
+    if kernels is not None:
+        out = x.new_empty(*x.shape[:-1], len(weight), dtype=torch.float32)
+        functions.call(kernels, "linear", x.dtype, byref(Matrix.of(weight, bias, scales)), rows, x.contiguous(), out)
+        return out
+    if scales is None:
         return F.linear(x, weight, bias)
-    out = x.new_empty(*x.shape[:-1], len(weight), dtype=torch.float32)
-    functions.call(kernels, "linear", x.dtype, byref(Matrix.of(weight, bias)), rows, x.contiguous(), out)
-    return out
+    made = F.linear(x, weight.to(x.dtype)) * scales.to(x.dtype)  # whole numbers up to 127 are exact in each type
+    return made if bias is None else made + bias
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

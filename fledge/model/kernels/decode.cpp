@@ -4,7 +4,7 @@
 // other rows nor the number of threads decide: so a row's numbers are the same, bit for bit, whatever is computed beside it.
 //
 // What is computed stands in the modules of the trunk; decoding.py fills in the structures, checks.py compares the two. Weights and cache are
-// of one type T, float or half; what passes between two products is float, and rounded to T where a product reads it.
+// of one type T, float or half, matrices also of 8 bits; what passes between two products is float, and rounded to T where a product reads it.
 
 #include <initializer_list>
 #include <vector>
@@ -18,9 +18,10 @@
 
 extern "C" {
 
-struct Matrix {  // y = weight x + bias; no outputs: it is not there
+struct Matrix {  // y = weight x + bias; no outputs: it is not there. With scales the weight is int8_t, times the scale of its output
     const void *weight, *bias;
     int64_t outputs, inputs;
+    const float *scales;
 };
 
 struct Norm {
@@ -91,6 +92,16 @@ inline lanes wide(const half *from) {
     return to;
 }
 
+inline lanes wide(const int8_t *from) {
+#if defined(__AVX512F__)
+    return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+#else
+    lanes to;
+    for (int64_t i = 0; i < LANES; i++) to[i] = from[i];
+    return to;
+#endif
+}
+
 // The first `count` numbers, then zeros.
 template <class T>
 inline lanes part(const T *from, int64_t count) {
@@ -99,13 +110,19 @@ inline lanes part(const T *from, int64_t count) {
     return wide(padded);
 }
 
-// How a product takes numbers: `SIZE` at a time, of which the last may be fewer.
+// How a product with vectors of T takes numbers: `SIZE` at a time, of which the last may be fewer.
 template <class T>
 struct Pieces {
     typedef lanes piece;
     static constexpr int64_t SIZE = LANES;
-    static piece whole(const T *from) { return wide(from); }
-    static piece some(const T *from, int64_t count) { return part(from, count); }
+    template <class W>
+    static piece whole(const W *from) {
+        return wide(from);
+    }
+    template <class W>
+    static piece some(const W *from, int64_t count) {
+        return part(from, count);
+    }
     static lanes add(lanes sum, piece a, piece b) {
 #if defined(__AVX512F__)
         return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
@@ -122,6 +139,14 @@ struct Pieces<half> {
     static constexpr int64_t SIZE = 2 * LANES;
     static piece whole(const half *from) { return (__m512bh)_mm512_loadu_si512(from); }
     static piece some(const half *from, int64_t count) { return (__m512bh)_mm512_maskz_loadu_epi16((1u << count) - 1, from); }
+    static piece whole(const int8_t *from) {  // whole numbers up to 127 are exact
+        return _mm512_cvtne2ps_pbh((__m512)wide(from + LANES), (__m512)wide(from));
+    }
+    static piece some(const int8_t *from, int64_t count) {
+        int8_t padded[SIZE] = {};
+        std::memcpy(padded, from, count);
+        return whole(padded);
+    }
     static lanes add(lanes sum, piece a, piece b) { return (lanes)_mm512_dpbf16_ps((__m512)sum, a, b); }
 };
 #endif
@@ -169,8 +194,8 @@ inline void totals<8>(const lanes *sums, float *out, int64_t apart) {  // the sa
 
 // O rows of a matrix times R vectors, all of `size` numbers and side by side; a vector's sums go beside each other, the vectors' `apart`.
 // With `ahead` the following rows of the matrix are fetched meanwhile: where there is much to compute the processor forgets to.
-template <int O, int R, class T>
-inline void products(const T *w, const T *x, int64_t size, float *out, int64_t apart, bool ahead) {
+template <int O, int R, class W, class T>
+inline void products(const W *w, const T *x, int64_t size, float *out, int64_t apart, bool ahead) {
     typedef Pieces<T> P;
     lanes sums[O][R] = {};
     typename P::piece weights[O];
@@ -196,8 +221,8 @@ inline void products(const T *w, const T *x, int64_t size, float *out, int64_t a
 }
 
 // The same for any number of vectors. How many of them are taken at once changes no sum.
-template <int O, class T>
-void products(const T *w, const T *x, int64_t size, int64_t rows, float *out, int64_t apart) {
+template <int O, class W, class T>
+void products(const W *w, const T *x, int64_t size, int64_t rows, float *out, int64_t apart) {
     int64_t r = 0;
     for (; r + 8 <= rows; r += 8) products<O, 8>(w, x + r * size, size, out + r * apart, apart, r == 0);
     for (; r + 4 <= rows; r += 4) products<O, 4>(w, x + r * size, size, out + r * apart, apart, r == 0);
@@ -222,17 +247,31 @@ struct Share {
     }
 };
 
-// Outputs `begin` to `end` of a matrix for all rows of x; a row's outputs lie `apart` from the next one's.
-template <class T>
-void multiply(const Matrix &matrix, const T *x, int64_t rows, float *out, int64_t apart, int64_t begin, int64_t end) {
-    const T *weight = static_cast<const T *>(matrix.weight), *bias = static_cast<const T *>(matrix.bias);
+// Outputs `begin` to `end` of a matrix of W for all rows of x, without scales and bias; a row's outputs lie `apart` from the next one's.
+template <class W, class T>
+void multiply_plain(const Matrix &matrix, const T *x, int64_t rows, float *out, int64_t apart, int64_t begin, int64_t end) {
+    const W *weight = static_cast<const W *>(matrix.weight);
     int64_t o = begin;
     if (rows >= 8 && 8 * matrix.inputs * int64_t(sizeof(T)) > NEAREST)  // then two rows of the matrix share what is read of x from farther
         for (; o + 2 <= end; o += 2) products<2>(weight + o * matrix.inputs, x, matrix.inputs, rows, out + o, apart);
     for (; o < end; o++) products<1>(weight + o * matrix.inputs, x, matrix.inputs, rows, out + o, apart);
-    if (bias)
-        for (int64_t r = 0; r < rows; r++)
-            for (o = begin; o < end; o++) out[r * apart + o] += get(bias[o]);
+}
+
+// The same with both.
+template <class T>
+void multiply(const Matrix &matrix, const T *x, int64_t rows, float *out, int64_t apart, int64_t begin, int64_t end) {
+    const T *bias = static_cast<const T *>(matrix.bias);
+    if (matrix.scales)
+        multiply_plain<int8_t>(matrix, x, rows, out, apart, begin, end);
+    else
+        multiply_plain<T>(matrix, x, rows, out, apart, begin, end);
+    for (int64_t r = 0; r < rows; r++) {
+        float *line = out + r * apart;
+        if (matrix.scales)
+            for (int64_t o = begin; o < end; o++) line[o] *= matrix.scales[o];
+        if (bias)
+            for (int64_t o = begin; o < end; o++) line[o] += get(bias[o]);
+    }
 }
 
 // The outputs of several matrices beside each other, this thread's share of them.

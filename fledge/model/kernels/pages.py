@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 LEAST = 2**22  # bytes below which it does not matter
 APART = 64  # bytes that the place of each weight is a multiple of
 
 
-def settle(weights: Sequence[nn.Parameter]) -> None:
+def settle(weights: Sequence[Tensor]) -> None:
     """Move weights on the CPU into one piece of memory, in large pages where the system has them, unless they are in one already.
 
     Read in order they then come up to twice as fast: what fetches ahead does not stop at the end of each page.

@@ -11,11 +11,11 @@ def address(part: Tensor | None) -> int | None:
 
 
 class Matrix(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("outputs", c_int64), ("inputs", c_int64)]
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("outputs", c_int64), ("inputs", c_int64), ("scales", c_void_p)]
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None) -> "Matrix":
-        return cls(address(weight), address(bias), *weight.shape)
+    def of(cls, weight: Tensor, bias: Tensor | None, scales: Tensor | None = None) -> "Matrix":
+        return cls(address(weight), address(bias), *weight.shape, address(scales))
 
 
 RMS, LAYER = 1, 2  # kinds of norms; 0 is none

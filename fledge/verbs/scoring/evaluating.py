@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from fledge.verbs.model import Dtype, Model, load
+from fledge.verbs.model import Model, Precision, load
 from fledge.verbs.scoring.judges import Judging, judge_of
 from fledge.verbs.scoring.labels import classifier_scores
 from fledge.verbs.scoring.leaks import leakage
@@ -56,7 +56,7 @@ def evaluate(
     out: Place | None = None,
     seed: int = 0,
     device: str = "auto",
-    dtype: Dtype = "float32",
+    dtype: Precision = "float32",
     threads: int = 0,
 ) -> Evaluated:
     """Measure models: on text they were not trained on, on labelled rows, on pairs, or on a test of one's own.
@@ -94,7 +94,7 @@ def evaluate(
         out: an HTML page to write all of it to.
         seed: of the examples and samples.
         device: auto, cpu or cuda.
-        dtype: of the weights and products.
+        dtype: of the weights and products; int8 holds the weights of the blocks in 8 bits.
         threads: CPU threads; 0 leaves the number to torch.
     """
     names = texts_of(model)

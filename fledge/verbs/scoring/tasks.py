@@ -65,13 +65,14 @@ def _run(name: str, model: Model, tasks: Sequence[str], shots: int | None, seed:
 
 
 def kept_at(name: str, model: Model) -> Path:
-    """Where the answers of a model are kept: in the user's cache, by its weights' files, its tokenizer and the type of its numbers."""
+    """Where the answers of a model are kept: in the user's cache, by its weights' files, its tokenizer and the types of its numbers."""
+    from fledge.model.quantised import kinds
     from fledge.weights.hub import resolve
 
     files = sorted(resolve(name).glob("*.safetensors"))
     known = [
         *([str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files), model.tokenizer.fingerprint(),
-        str(model.network.embedding.weight.dtype), model.network.embedding.weight.device.type, model.facts.get("weights"),
+        kinds(model.network), model.network.embedding.weight.device.type, model.facts.get("weights"),
     ]  # fmt: skip
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fledge" / "harness"
     return place / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]}.jsonl"

@@ -1,4 +1,4 @@
-"""A frozen linear map in 8 or 4 bits over PyTorch's own products, dequantised for the backward pass and for many rows."""
+"""A linear map in 8 or 4 bits that is not trained: dequantised for each product, but where our kernel takes 8 bits as they are."""
 
 from typing import Any, Literal
 
@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
+from fledge.model import kernels
+
 GROUP = 32  # inputs that share a scale in 4 bits
-FEW = 4  # rows up to which PyTorch's products of quantised weights are quicker than dequantised ones: bf16 on a CPU
 Bits = Literal["int8", "int4"]
 
 
@@ -57,12 +58,11 @@ class Quantised(nn.Module):
         return made if self.bias is None else made + self.bias.to(made.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        """`x Wᵀ` of x (..., inputs), in autocast's dtype where it is on: by PyTorch's product for few bf16 rows on a CPU."""
-        kind = x.device.type
-        working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        """`x Wᵀ` of x (..., inputs), in autocast's dtype where it is on."""
+        working = kernels.working(x)
         x = x.to(working)
-        if self.kind == "int8" and kind == "cpu" and working == torch.bfloat16 and x.numel() <= FEW * x.shape[-1]:
-            return torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self.numbers, self.scales.bfloat16()).view(*x.shape[:-1], -1)
+        if self.kind == "int8":
+            return kernels.linear(x, self.numbers, None, self.scales).to(working)
         return F.linear(x, self.weight.to(working))
 
 
@@ -79,3 +79,20 @@ class Product(Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]  (the decorator hides the types)
         grad = grad_outputs[0]
         return grad @ ctx.weight.weight.to(grad.dtype), None
+
+
+def kinds(model: nn.Module) -> list[str]:
+    """The types that the numbers of a model are of, such as `bfloat16`, `int8`."""
+    kinds = {part.kind for part in model.modules() if isinstance(part, Quantised)}
+    return sorted({*kinds, *(str(parameter.dtype)[6:] for parameter in model.parameters())})
+
+
+def hold(model: nn.Module, kind: Bits, *beside: nn.Module) -> None:
+    """Hold every linear map inside the blocks of a model in 8 or 4 bits, but no experts and no routers; what is `beside` it and shares its
+    maps shares them still."""
+    for name, linear in list(model.named_modules()):
+        if ".blocks." in name and type(linear) is nn.Linear and not name.endswith(".router"):
+            held = Quantised(linear, kind)
+            for other in (model, *beside):
+                part = other.get_submodule(name)
+                other.set_submodule(name if type(part) is nn.Linear else f"{name}.inner", held)
