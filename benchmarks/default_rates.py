@@ -17,7 +17,7 @@ from fledge.data.corpus import Corpus
 from fledge.train.plan import default_arch, optimizer_for
 
 CHARACTERS, VOCABULARY, CONTEXT, ROWS = 3_000_000, 2048, 256, 8
-SIZES = {96: (3, 240), 192: (3, 160), 384: (2, 100)}  # width: depth, steps
+SIZES = {96: (3, 480), 192: (3, 320), 384: (2, 200)}  # width: depth, steps
 FACTORS = (1.0, 0.5, 2.0, 0.25, 4.0)
 LIMIT = 0.02  # of the bits per byte
 

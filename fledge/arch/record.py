@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import types
 import typing
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -166,9 +167,10 @@ def _join(where: str, name: str) -> str:
 
 
 def parse(text: str) -> Any:
-    """A setting as typed: JSON, true/false/none in any case, else the text itself."""
+    """A setting as typed: JSON, true/false/none in any case, numbers such as `.5` too, else the text itself."""
     if text.lower() in ("true", "false", "none", "null"):
         return {"true": True, "false": False}.get(text.lower())
+    text = re.sub(r"^([+-]?)\.(?=\d)", r"\g<1>0.", text)
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -34,6 +34,7 @@ def test_every_field_can_be_set():
         if not isinstance(value, tuple):
             assert with_setting(RUN, place, str(value)) == RUN, place
     assert with_setting(RUN, "optimizer.rate", "1e-3").optimizer.rate == 1e-3
+    assert with_setting(RUN, "optimizer.rate", ".015").optimizer.rate == 0.015
     assert with_setting(RUN, "optimizer", '{"kind": "Muon", "rate": 0.01}').optimizer == Muon(rate=0.01)
     assert with_setting(RUN, "plan.revisions", "[[3, 9]]").plan.total(4) == 9
 
