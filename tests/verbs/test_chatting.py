@@ -24,7 +24,11 @@ from fledge.verbs.model import Settings
 from fledge.weights import save_model
 
 OWN_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}[ai] a{% endif %}"
-BEHIND = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from fledge.cli import main; sys.exit(main())"
+BEHIND = """import fcntl, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background of a shell have not
+from fledge.cli import main
+sys.exit(main())"""
 
 
 @pytest.fixture(scope="module")
