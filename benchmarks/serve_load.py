@@ -71,7 +71,7 @@ class Served:
     def _tokens(self, reply: Reply) -> int:
         events = reply.streamed()
         if self.converses:
-            return sum(bool(choice["delta"].get("content")) for event in events for choice in event["choices"])
+            return sum(choice["delta"].get("content") is not None for event in events for choice in event["choices"])  # many are no text
         return next(event["usage"] for event in reversed(events) if event.get("usage"))["completion_tokens"]
 
 
