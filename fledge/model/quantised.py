@@ -62,7 +62,7 @@ class Quantised(nn.Module):
         working = kernels.working(x)
         x = x.to(working)
         if self.kind == "int8":
-            return kernels.linear(x, self.numbers, None, self.scales).to(working)
+            return kernels.linear(x, self.numbers, None, self.scales.float()).to(working)
         return F.linear(x, self.weight.to(working))
 
 
@@ -83,8 +83,8 @@ class Product(Function):
 
 def kinds(model: nn.Module) -> list[str]:
     """The types that the numbers of a model are of, such as `bfloat16`, `int8`."""
-    kinds = {part.kind for part in model.modules() if isinstance(part, Quantised)}
-    return sorted({*kinds, *(str(parameter.dtype)[6:] for parameter in model.parameters())})
+    held = {part.kind for part in model.modules() if isinstance(part, Quantised)}
+    return sorted({*held, *(str(parameter.dtype)[6:] for parameter in model.parameters())})
 
 
 def hold(model: nn.Module, kind: Bits, *beside: nn.Module) -> None:
