@@ -5,6 +5,7 @@ refusals must be quick, memory must stay flat, and no slot may be lost. Without 
 """
 
 import asyncio
+import itertools
 import json
 import random
 import sys
@@ -107,14 +108,14 @@ class Load:
         await asyncio.gather(*tasks)
 
     async def dropped(self, clients: int) -> int:
-        """So many clients leave in the middle; how many answers are still under way soon after."""
-        rng, places = random.Random(1), asyncio.Semaphore(SLOTS + QUEUE)
+        """At least so many clients leave in the middle; how many answers are still under way soon after."""
+        rng, numbers = random.Random(1), itertools.count()
 
-        async def one(number: int) -> None:
-            async with places:
-                await self.ask(number, rng.random() * 0.3)
+        async def come_and_leave() -> None:
+            while self.left < clients:
+                await self.ask(next(numbers), rng.random() * 0.3)
 
-        await asyncio.gather(*map(one, range(clients)))
+        await asyncio.gather(*(come_and_leave() for _ in range(SLOTS + QUEUE)))
         await asyncio.sleep(2)
         return sum(self.server.answers().values())
 

@@ -35,28 +35,45 @@ def feed(data: bytes, cuts: list[int], stops: list[str]) -> tuple[list[str], Pie
 few_letters = st.text("ab\n日🙂", max_size=30)
 stops = st.lists(st.text("ab\n日🙂", min_size=1, max_size=4), max_size=3)
 cuts = st.lists(st.integers(0, 200), max_size=40)
+several = pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 
 
-@settings(deadline=None)
-@given(few_letters, cuts, stops)
-def test_stop_strings_never_leak(text, cuts, stops):
-    shown, pieces = feed(text.encode(), cuts, stops)
-    assert "".join(shown) == cut_at_first_complete(text, stops)
-    assert pieces.stopped == any(stop in text for stop in stops)
+def tried(count: int) -> settings:
+    return settings(max_examples=count, database=None)
 
 
-@settings(deadline=None)
-@given(st.text(), cuts)
-def test_characters_are_never_broken(text, cuts):
-    shown, _ = feed(text.encode(), cuts, [])
-    assert "".join(shown) == text
+@several
+def test_stop_strings_never_leak(count):
+    @tried(count)
+    @given(few_letters, cuts, stops)
+    def check(text, cuts, stops):
+        shown, pieces = feed(text.encode(), cuts, stops)
+        assert "".join(shown) == cut_at_first_complete(text, stops)
+        assert pieces.stopped == any(stop in text for stop in stops)
+
+    check()
 
 
-@settings(deadline=None)
-@given(st.binary(max_size=40), cuts)
-def test_any_bytes_end_as_the_whole_decoded(data, cuts):
-    shown, _ = feed(data, cuts, [])
-    assert "".join(shown) == data.decode("utf-8", "replace")
+@several
+def test_characters_are_never_broken(count):
+    @tried(count)
+    @given(st.text(), cuts)
+    def check(text, cuts):
+        shown, _ = feed(text.encode(), cuts, [])
+        assert "".join(shown) == text
+
+    check()
+
+
+@several
+def test_any_bytes_end_as_the_whole_decoded(count):
+    @tried(count)
+    @given(st.binary(max_size=40), cuts)
+    def check(data, cuts):
+        shown, _ = feed(data, cuts, [])
+        assert "".join(shown) == data.decode("utf-8", "replace")
+
+    check()
 
 
 @pytest.mark.parametrize("text", ["plain", "naïve café", "日本語", "🙂👨‍👩‍👧 ok", "a\ufffdb", "Ünïcödé\n\n"])
