@@ -102,8 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = f"\n  {shlex.join([command(), *words])}"
     # Threads on their own cores that soon wait asleep: spinning ones stand still once others work here, see docs/decisions/0008.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    if "WORLD_SIZE" not in os.environ:  # of several processes each would take the same cores
+    fewer = "OMP_NUM_THREADS" in os.environ or any("threads" in word for word in words)
+    if not fewer and "WORLD_SIZE" not in os.environ:  # else several processes would all take the first cores
         os.environ.setdefault("OMP_PROC_BIND", "true")
+        os.environ.setdefault("OMP_PLACES", "cores")  # not both threads of one core
     try:
         app.meta(words, exit_on_error=False, print_error=False)
     except CycloptsError as wrong:
