@@ -25,7 +25,7 @@ LIMIT = 0.02  # of the bits per byte
 def run(corpus: Corpus, width: int, factor: float, seed: int, folder: Path) -> dict[str, Any]:
     """Train once, unless it was done before: which rate it was says what a run is."""
     depth, steps = SIZES[width]
-    usual = optimizer_for(default_arch(width, depth, corpus.tokenizer.size, CONTEXT))
+    usual = optimizer_for(default_arch(width, depth, corpus.tokenizer.size, CONTEXT), ROWS * CONTEXT)
     rates = {"rate": usual.rate * factor, "adamw_rate": usual.adamw_rate * factor}
     out = folder / f"{corpus.folder.name}-{width}-{rates['rate']:.5g}-{rates['adamw_rate']:.5g}-{seed}"
     kept = out / "found.json"

@@ -51,7 +51,8 @@ class Part:
 PARTS = {
     "cpu": Part(1.88, 5, 220, (
         "arch.width=96", "arch.depth=3", "arch.heads=2", "arch.kv_heads=2", "arch.context=64", "batch.rows=16", "batch.context=64",
-        "optimizer.momentum=0.85", "optimizer.adamw_rate=0.07", "schedule.decay=0.5", "save.evaluate=1000",
+        "optimizer.momentum=0.85", "optimizer.rate=0.01732", "optimizer.adamw_rate=0.07", "schedule.decay=0.5",
+        "save.evaluate=1000",
     )),
     "gpu": Part(1.47, 1, 1400, (
         "arch.width=320", "arch.depth=6", "arch.heads=5", "arch.kv_heads=5", "arch.context=256", "arch.dropout=0.15", "batch.rows=32",

@@ -174,7 +174,7 @@ def test_every_verb_is_a_function_of_the_package():
     assert {name for name in verbs.__all__ if name != "stream"} == set(fledge.__all__)
 
 
-@pytest.mark.parametrize("words, threads, bound", [([], None, True), ([], "1", False), (["--set", "machine.threads=1"], None, False)])
+@pytest.mark.parametrize(("words", "threads", "bound"), [([], None, True), ([], "1", False), (["--set", "machine.threads=1"], None, False)])
 def test_threads_keep_to_cores_of_their_own_where_they_are_as_many(monkeypatch, words, threads, bound):
     """Of several commands with fewer threads each would otherwise take the same first cores."""
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": threads} if threads else {})

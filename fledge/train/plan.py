@@ -42,6 +42,7 @@ LADDER = (
 DRIFT = 0.05  # of the steps left: the least change of speed that changes the plan
 CONTEXT = 256  # tokens of a row, where no shape says how many its positions are made for
 FEWEST_STEPS = 40  # below this nothing is learned
+WHOLE_RATE = 4096  # tokens of a step from which on Muon's rate is no lower
 
 # Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022,
 # arXiv:2203.15556; and for the share that can be copied H / N^a + C / D^c - G, for to copy is learned later, and then gains G.
@@ -246,7 +247,7 @@ def _with(
     bits = expected_bits(parameter_count(arch), max(1.0, reads * bytes_per_token), tokens * bytes_per_token, difficulty)
     schedule = Stable(warmup=min(100, max(1, steps // 30)), decay=0.5)
     plan = Plan(steps, seconds, expected=bits if arch.writes and len(arch.stacks) == 1 else None)
-    return Proposal(arch, batch, optimizer_for(arch), schedule, plan, per_second, reads / tokens, bits)
+    return Proposal(arch, batch, optimizer_for(arch, batch.tokens), schedule, plan, per_second, reads / tokens, bits)
 
 
 def rows_for(reads: float, context: int) -> int:
@@ -262,15 +263,16 @@ def in_parts(arch: Arch, batch: Batch) -> Batch:
     return batch
 
 
-def optimizer_for(arch: Arch) -> Muon:
-    """Muon at a rate that falls with the root of the width, 1.5e-2 at 128, AdamW at two thirds of it for the rest; no weight decay.
+def optimizer_for(arch: Arch, tokens: int = WHOLE_RATE) -> Muon:
+    """Muon at a rate that falls with the root of the width, 1.5e-2 at 128, AdamW at 1e-2 in the same way for the rest; no weight decay.
 
-    Over 120 steps of 1,024 characters of Shakespeare (width 128, depth 3) Muon reached 2.0 nats where AdamW, at its better rate, had 2.55.
-    A norm after the sum wants half of both: 3.15 instead of 3.44 nats after 240 steps of translating Multi30k (192 wide, 2 and 2 deep).
+    Steps of fewer `tokens` than 4,096 want less of Muon's, down to half. A norm after the sum wants half of both: 3.15 instead of 3.44 nats
+    after 240 steps of translating Multi30k (192 wide, 2 and 2 deep). How they were chosen: docs/decisions/0031.
     """
     after_sum = any(block.norm_sum is not None for block in arch.trunk.pattern)
     scale = (128 / arch.trunk.width) ** 0.5 / (2 if after_sum else 1)
-    return Muon(rate=round(1.5e-2 * scale, 5), weight_decay=0.0, adamw_rate=round(1e-2 * scale, 5))
+    share = min(1.0, max(0.5, tokens / WHOLE_RATE))
+    return Muon(rate=round(1.5e-2 * scale * share, 5), weight_decay=0.0, adamw_rate=round(1e-2 * scale, 5))
 
 
 def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:

@@ -425,7 +425,7 @@ def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machi
         arch,
         described,
         batch,
-        optimizer_for(arch),
+        optimizer_for(arch, batch.tokens),
         Stable(min(100, max(1, steps // 20))),
         Plan(steps, tokens=budget.tokens),
         Save(),
