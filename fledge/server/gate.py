@@ -25,6 +25,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 SWALLOWED = 8  # times the bytes of a body that are read of one too large, so that its sender hears why it is refused
+LINGERS = 2.0  # seconds for the body of a request that is refused by its headers
 log = logging.getLogger("fledge.server")
 
 
@@ -56,8 +57,13 @@ class Gate:
         jobs = scope.setdefault("state", {})["jobs"] = []
         try:
             headers = Headers(scope=scope)
-            self.access.check(headers, is_free(scope["path"]))
-            body = await self._body(headers, receive)
+            try:
+                self.access.check(headers, is_free(scope["path"]))
+            except Refusal:
+                with suppress(Refusal):
+                    await self._body(headers, receive, 0, LINGERS)  # what arrives at a closed connection would wipe out the answer
+                raise
+            body = await self._body(headers, receive, self.limits.body, self.limits.patience)
             await self._answered(scope, body, receive, tell)
         except Refusal as refusal:
             await respond(tell, refusal)
@@ -73,15 +79,15 @@ class Gate:
             self.metrics.time("fledge_request_seconds", seconds, route=route)
             log.info("%s %s %s %.3f s", scope["method"], route, status or "left", seconds)
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The whole body. Raises `Refusal` for one that is too large or too slow; of a client that leaves there is nothing."""
+    async def _body(self, headers: Mapping[str, str], receive: Receive, most: int, seconds: float) -> bytes:
+        """The whole body. Raises `Refusal` for one of more than `most` bytes or too slow; of a client that leaves there is nothing."""
         large = Refusal(413, f"the request has more than {self.limits.body:,} bytes, which this server takes: send less", "too_large")
         stated = headers.get("content-length", "0")
         if stated.isdecimal() and int(stated) > SWALLOWED * self.limits.body:
             raise large
         parts, length = [], 0
         try:
-            async with asyncio.timeout(self.limits.patience):
+            async with asyncio.timeout(seconds):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -89,13 +95,13 @@ class Gate:
                     length += len(message["body"])
                     if length > SWALLOWED * self.limits.body:
                         raise large
-                    if length <= self.limits.body:
+                    if length <= most:
                         parts.append(message["body"])
                     if not message.get("more_body"):
                         break
         except TimeoutError:
-            raise Refusal(408, f"the request has not arrived within {self.limits.patience:g} s: send it faster", "too_slow") from None
-        if length > self.limits.body:
+            raise Refusal(408, f"the request has not arrived within {seconds:g} s: send it faster", "too_slow") from None
+        if length > most:
             raise large
         return b"".join(parts)
 

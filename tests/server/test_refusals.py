@@ -72,6 +72,22 @@ def test_strange_hosts_and_origins_are_refused(server):
     assert post(server, "/v1/completions", ASK, Origin=f"http://{own}").status_code == 200
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+def test_who_is_refused_hears_it_also_when_the_body_comes_late(server, arrives):
+    """A connection that is closed before would be reset by the body, and the answer lost with it."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: 200000\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+        time.sleep(0.3)
+        if arrives:
+            connection.sendall(b"a" * 200_000)
+            time.sleep(0.1)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"invalid_api_key" in answer
+
+
 def test_a_form_of_another_site_cannot_ask(server):
     """Browsers send these types without asking first."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):

@@ -167,7 +167,7 @@ def test_a_classifier_of_any_family(messages, tmp_path, arch):
 
 
 def test_a_pretrained_encoder_becomes_a_classifier(encoder, messages, tmp_path):
-    done = fledge.finetune.classify(messages, out=tmp_path / "c", from_=encoder, epochs=30, set=["save.patience=0"])
+    done = fledge.finetune.classify(messages, out=tmp_path / "c", from_=encoder, epochs=60, set=["save.patience=0"])
     assert done.score.accuracy.value > 0.9
 
 
