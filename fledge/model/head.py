@@ -49,7 +49,7 @@ class Words(nn.Module):
     def project(self, hidden: Tensor) -> Tensor:
         """The last projection of what `before` gave, (..., vocabulary); of few rows in fp32 where there is a kernel for them."""
         scores, rows = kernels.linear(hidden, self.weight, self.bias), self.rows
-        return scores if rows is None else scores.index_add(-1, rows.ids, F.linear(hidden, rows.change(self.weight)))
+        return scores if rows is None else scores.index_add(-1, rows.ids, kernels.linear(hidden, rows.change(self.weight), None))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The scores of every word, (..., vocabulary), capped ones in fp32 at least."""

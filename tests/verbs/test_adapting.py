@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import fledge
+from fledge.generation import Engine, Request, Sampling
 from fledge.model.quantised import Quantised
 from fledge.weights import save_model
 
@@ -97,6 +98,20 @@ def test_adapters_share_a_base_in_8_bits(adapter, base):
     maps = [{id(part) for part in one.network.modules() if isinstance(part, Quantised)} for one in (model, model.adapters["assistant"])]
     assert maps[0]
     assert maps[0] == maps[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_adapters_write_in_every_precision(adapter, base, dtype):
+    """What they write is the best by whole forwards, up to rounding; words of the chat format are rows of their own."""
+    model = fledge.load(base, dtype=dtype, adapters={"assistant": adapter}).adapters["assistant"]
+    engine, read = Engine(model.network, model.tokenizer), list(ASKED[0])
+    [said] = engine.run([Request(read, 6, Sampling(temperature=0.0), ())])
+    assert len(said.tokens) == 6
+    for token in said.tokens:
+        scores = model.logits([read])[0, -1]
+        scores[list(model.tokenizer.controls.values())] = -torch.inf  # which are never written
+        assert scores[token] > scores.max() - 0.1
+        read.append(token)
 
 
 def test_what_an_adapter_cannot_be(adapter, base, questions, messages, tmp_path, command):
