@@ -266,9 +266,9 @@ def in_parts(arch: Arch, batch: Batch) -> Batch:
 def optimizer_for(arch: Arch, tokens: int = WHOLE_RATE) -> Muon:
     """Muon at a rate that falls with the root of the width, 1.5e-2 at 128, AdamW at 1e-2 in the same way for the rest; no weight decay.
 
-    For steps of fewer `tokens` than 4,096 Muon's is a third; for encoders it is half, and AdamW's a quarter; an encoder with a decoder wants
-    5e-3 of both. With a norm after the sum half of all is best, and for both stacks half of a decoder's: 3.15 instead of 3.44 nats after
-    240 steps of translating Multi30k (192 wide, 2 and 2 deep). How the rates were chosen: docs/decisions/0031.
+    For steps of fewer `tokens` than 4,096 Muon's is a third; for encoders it is half, and AdamW's a quarter; an encoder with a decoder
+    wants 5e-3 of both. With a norm after the sum half of all is best, and for both stacks half of a decoder's: 3.15 instead of 3.44 nats
+    after 240 steps of translating Multi30k (192 wide, 2 and 2 deep). How the rates were chosen: docs/decisions/0031.
     """
     after_sum = any(block.norm_sum is not None for block in arch.trunk.pattern)
     scale = (128 / arch.trunk.width) ** 0.5 / (2 if after_sum else 1)
