@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = f"\n  {shlex.join([command(), *words])}"
     # Threads on their own cores that soon wait asleep: spinning ones stand still once others work here, see docs/decisions/0008.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    fewer = "OMP_NUM_THREADS" in os.environ or any("threads" in word for word in words)
+    fewer = "OMP_NUM_THREADS" in os.environ or any(word.startswith(("--threads", "machine.threads")) for word in words)
     if sys.platform == "linux" and not fewer and "WORLD_SIZE" not in os.environ:  # else several processes would all take the first cores
         os.environ.setdefault("OMP_PROC_BIND", "true")
         os.environ.setdefault("OMP_PLACES", "cores")  # not both threads of one core

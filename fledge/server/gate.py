@@ -57,12 +57,7 @@ class Gate:
         jobs = scope.setdefault("state", {})["jobs"] = []
         try:
             headers = Headers(scope=scope)
-            try:
-                self.access.check(headers, is_free(scope["path"]))
-            except Refusal:
-                with suppress(Refusal):
-                    await self._body(headers, receive, 0, LINGERS)  # what arrives at a closed connection would wipe out the answer
-                raise
+            await self._let_in(scope["path"], headers, receive)
             body = await self._body(headers, receive, self.limits.body, self.limits.patience)
             await self._answered(scope, body, receive, tell)
         except Refusal as refusal:
@@ -78,6 +73,15 @@ class Gate:
             self.metrics.count("fledge_requests_total", route=route, status=status or "left")
             self.metrics.time("fledge_request_seconds", seconds, route=route)
             log.info("%s %s %s %.3f s", scope["method"], route, status or "left", seconds)
+
+    async def _let_in(self, path: str, headers: Mapping[str, str], receive: Receive) -> None:
+        """Raises `Refusal` for who may not ask, but not before the body has come: at a closed connection it would wipe out the answer."""
+        try:
+            self.access.check(headers, is_free(path))
+        except Refusal:
+            with suppress(Refusal):
+                await self._body(headers, receive, 0, LINGERS)
+            raise
 
     async def _body(self, headers: Mapping[str, str], receive: Receive, most: int, seconds: float) -> bytes:
         """The whole body. Raises `Refusal` for one of more than `most` bytes or too slow; of a client that leaves there is nothing."""

@@ -1,6 +1,7 @@
 """Whom a server listens to, and what it takes: every refusal in OpenAI's form, at once, as a sentence, and nothing of it in the log."""
 
 import json
+import select
 import socket
 import threading
 import time
@@ -73,16 +74,15 @@ def test_strange_hosts_and_origins_are_refused(server):
 
 
 @pytest.mark.parametrize("arrives", [True, False])
-def test_who_is_refused_hears_it_also_when_the_body_comes_late(server, arrives):
-    """A connection that is closed before would be reset by the body, and the answer lost with it."""
+def test_who_is_refused_hears_it_when_the_body_has_come_or_does_not(server, arrives):
+    """The body would reset a connection that was closed before, and the answer could be lost with it."""
     host, port = server.url.removeprefix("http://").split(":")
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: 200000\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(head.encode())
-        time.sleep(0.3)
+        assert not select.select([connection], [], [], 0.5)[0]
         if arrives:
             connection.sendall(b"a" * 200_000)
-            time.sleep(0.1)
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert b"invalid_api_key" in answer
