@@ -161,7 +161,7 @@ class DistillJob(InstructJob):
     def aimed(self, run: Run) -> Run:
         from fledge.train.plan import optimizer_for
 
-        optimizer = optimizer_for(run.arch) if self.anew else run.optimizer
+        optimizer = optimizer_for(run.arch, run.batch.tokens) if self.anew else run.optimizer
         return replace(run, data=replace(run.data, objective="distill"), goal=self.goal, optimizer=optimizer)
 
     def beside(self, run: Run) -> Interval:
