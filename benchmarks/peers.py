@@ -10,6 +10,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import venv
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Task:
     vocabulary: int
     tokens: Path
     rank: int = 0  # of an adapter that is trained instead, where it is not 0
+    device: str = "cpu"
+    family: str = "gpt2"  # or qwen3, the shape that fledge trains by default
 
     @property
     def step_tokens(self) -> int:
@@ -48,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Took:
-    """Seconds of each step, and the most memory that the process held, in bytes."""
+    """Seconds of each step, and the most memory in bytes that the process held, or on a GPU its tensors where it says so."""
 
     seconds: list[float]
     memory: int
@@ -70,16 +73,17 @@ def python() -> str:
 
 
 def nanogpt(task: Task, steps: int, scratch: Path) -> tuple[list[str], Path]:
-    """Its documented command for a CPU, of this shape, and the folder to run it in."""
+    """Its documented command for a CPU or a GPU, of this shape, and the folder to run it in."""
     data = folder() / "nanoGPT" / "data" / "fledge_benchmark"
     data.mkdir(parents=True, exist_ok=True)
     for name in ("train.bin", "val.bin"):
         (data / name).write_bytes(task.tokens.read_bytes())
     (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": task.vocabulary}))
     settings = {
-        "device": "cpu", "compile": False, "dataset": data.name, "out_dir": str(scratch), "eval_iters": 1, "eval_interval": 10**6,
-        "log_interval": 1, "gradient_accumulation_steps": 1, "block_size": task.context, "batch_size": task.rows, "n_layer": task.depth,
-        "n_head": task.heads, "n_embd": task.width, "max_iters": steps - 1, "lr_decay_iters": steps, "dropout": 0.0, "bias": True,
+        "device": task.device, "compile": task.device != "cpu", "dataset": data.name, "out_dir": str(scratch), "eval_iters": 1,
+        "eval_interval": 10**6, "log_interval": 1, "gradient_accumulation_steps": 1, "block_size": task.context,
+        "batch_size": task.rows, "n_layer": task.depth, "n_head": task.heads, "n_embd": task.width, "max_iters": steps - 1,
+        "lr_decay_iters": steps, "dropout": 0.0, "bias": True,
     }  # fmt: skip
     return [python(), "train.py", *(f"--{name}={value}" for name, value in settings.items())], folder() / "nanoGPT"
 
@@ -109,22 +113,40 @@ ADAPTERS = {
     "fledge, adapter, bf16": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True),
     "transformers + peft, bf16": worker("trainer.py", python, compiled=False),
 }
+ON_GPU = {
+    "fledge, bf16, compiled": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True),
+    "fledge, bf16": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=False),
+    "fledge, bf16, compiled, packed documents": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True, packed=True),
+    "fledge, bf16, packed documents": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=False, packed=True),
+    "nanoGPT, bf16, compiled": nanogpt,
+    "transformers, bf16": worker("trainer.py", python, compiled=False),
+    "transformers, bf16, compiled": worker("trainer.py", python, compiled=True),
+}
 STEP = re.compile(r"(?:iter \d+: loss .*time |iter time: )([\d.]+) ?ms|^step ([\d.]+) s", re.MULTILINE)
+HELD = re.compile(r"^held (\d+) bytes", re.MULTILINE)
 
 
-def measured(contestant: str, task: Task, steps: int, scratch: Path, threads: int, settle: int = 3) -> Took:
-    """One run of `steps` steps; the first `settle` are left out."""
-    command, place = (PEERS | OURS | ADAPTERS)[contestant](task, steps, scratch)
+def measured(
+    contestant: str, task: Task, steps: int, scratch: Path, threads: int, settle: int = 3, patience: float | None = None
+) -> Took:  # fmt: skip
+    """One run of `steps` steps; the first `settle` are left out. Ends the benchmark where it fails or takes longer than `patience`."""
+    command, place = (PEERS | OURS | ADAPTERS | ON_GPU)[contestant](task, steps, scratch)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
+        timer = threading.Timer(patience, process.kill) if patience else None
+        if timer:
+            timer.start()
         said = process.stdout.read()
+        if timer:
+            timer.cancel()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     found = [float(ms) / 1000 if ms else float(s) for ms, s in STEP.findall(said)]
     if process.returncode or len(found) < steps:
         raise SystemExit(f"{contestant} ended with {process.returncode} after {len(found)} of {steps} steps:\n{said[-3000:]}")
-    return Took(found[settle:], used.ru_maxrss * 1024)
+    held = HELD.search(said)
+    return Took(found[settle:], int(held[1]) if held else used.ru_maxrss * 1024)
 
 
 def characters(text: Path, out: Path) -> int:

@@ -1,4 +1,4 @@
-"""`transformers` with its Trainer: GPT-2's shape from random weights, bf16, on a CPU; run by the peers' own Python."""
+"""`transformers` with its Trainer: GPT-2's shape or Qwen 3's from random weights, bf16; run by the peers' own Python."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 task = json.loads(sys.argv[1])
 
@@ -31,10 +31,12 @@ class Clock(TrainerCallback):
         Clock.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, **more) -> None:
+        if task["device"] != "cpu":
+            torch.cuda.synchronize()
         print(f"step {time.perf_counter() - Clock.began:.6f} s", flush=True)
 
 
-def adapted(model: GPT2LMHeadModel) -> torch.nn.Module:
+def adapted(model: torch.nn.Module) -> torch.nn.Module:
     """The model, or it with an adapter of peft's beside all linear maps of its blocks."""
     if not task["rank"]:
         return model
@@ -44,14 +46,25 @@ def adapted(model: GPT2LMHeadModel) -> torch.nn.Module:
     return get_peft_model(model, LoraConfig(r=task["rank"], lora_alpha=2 * task["rank"], target_modules=maps, fan_in_fan_out=True))
 
 
+def of_shape() -> torch.nn.Module:
+    if task["family"] == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(
+            n_embd=task["width"], n_layer=task["depth"], n_head=task["heads"], n_positions=task["context"], vocab_size=task["vocabulary"],
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, bos_token_id=0, eos_token_id=0,
+        ))  # fmt: skip
+    return Qwen3ForCausalLM(Qwen3Config(
+        hidden_size=task["width"], num_hidden_layers=task["depth"], num_attention_heads=task["heads"], vocab_size=task["vocabulary"],
+        num_key_value_heads=task["heads"] // 2, head_dim=task["width"] // task["heads"], intermediate_size=3 * task["width"],
+        max_position_embeddings=task["context"], tie_word_embeddings=True, use_cache=False, bos_token_id=0, eos_token_id=0,
+    ))  # fmt: skip
+
+
 torch.manual_seed(0)
-config = GPT2Config(
-    n_embd=task["width"], n_layer=task["depth"], n_head=task["heads"], n_positions=task["context"], vocab_size=task["vocabulary"],
-    resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, bos_token_id=0, eos_token_id=0,
-)  # fmt: skip
 with tempfile.TemporaryDirectory() as out:
     arguments = TrainingArguments(
-        out, max_steps=task["steps"], per_device_train_batch_size=task["rows"], bf16=True, use_cpu=True, torch_compile=task["compiled"],
-        save_strategy="no", report_to=[], logging_strategy="no", disable_tqdm=True, learning_rate=6e-4,
+        out, max_steps=task["steps"], per_device_train_batch_size=task["rows"], bf16=True, use_cpu=task["device"] == "cpu",
+        torch_compile=task["compiled"], save_strategy="no", report_to=[], logging_strategy="no", disable_tqdm=True, learning_rate=6e-4,
     )  # fmt: skip
-    Trainer(adapted(GPT2LMHeadModel(config)), arguments, train_dataset=Windows(), callbacks=[Clock()]).train()
+    Trainer(adapted(of_shape()), arguments, train_dataset=Windows(), callbacks=[Clock()]).train()
+if task["device"] != "cpu":
+    print(f"held {torch.cuda.max_memory_allocated()} bytes")

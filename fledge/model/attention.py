@@ -40,7 +40,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float =
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, sinks: Tensor | None = None) -> Tensor:
-    """The same by a fused kernel, ours or PyTorch's: q (batch, heads, query, size), k and v (batch, kv_heads, key, size).
+    """The same by a fused kernel, ours or one of PyTorch's: q (batch, heads, query, size), k and v (batch, kv_heads, key, size).
 
     Neither knows sinks or capped scores.
     """
@@ -52,6 +52,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, si
     if dropout == 0.0 and kernels.fit(q) and (ranges := view.ranges) is not None:
         return kernels.attend(q, k, v, ranges)
     grouped = q.shape[1] != k.shape[1]
+    if view.blocks is not None:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        return flex_attention(q, k, v, block_mask=view.blocks, scale=view.scale, enable_gqa=grouped)  # pyrefly: ignore[bad-return]
     mask = view.mask
     if mask is not None and mask.is_floating_point():
         mask = mask.to(q.dtype)

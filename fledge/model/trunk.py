@@ -5,6 +5,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from fledge import arch
+from fledge.model import kernels
 from fledge.model.attention import Attention
 from fledge.model.cache import Memory, Reading
 from fledge.model.experts import Experts
@@ -42,6 +43,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, own: tuple, across: tuple = ()) -> Tensor:
         """`own` is what attention takes beside x: the view and a cache; `across` the view, no cache, and the memory."""
+        if not (kernels.compiling() and self.training) or isinstance(self.mlp.inner, Experts):  # whose shapes follow from the data
+            return self.pass_on(x, own, across)
+        own[0].prepare(self.attention.inner.dropout)
+        if self.across is not None:
+            across[0].prepare(self.across.inner.dropout)
+        return kernels.compiled(Block.pass_on)(self, x, own, across)
+
+    def pass_on(self, x: Tensor, own: tuple, across: tuple = ()) -> Tensor:
+        """The same, as it is compiled on a GPU: one piece for all blocks of a kind."""
         x = self.attention(x, *own)
         if self.across is not None:
             x = self.across(x, *across)

@@ -1,8 +1,11 @@
 """What a query may see, decided by positions and documents alone, and what positions do to queries, keys and scores."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,11 @@ from fledge.model.kernels import Ranges
 from fledge.model.norm import RmsNorm
 from fledge.model.positions import Nowhere, turn
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
 PADDING, EMPTY = -1, -2
+LEAST_HEAD = 16  # numbers of a head's vectors, for FlexAttention
 
 
 class View:
@@ -24,7 +31,7 @@ class View:
     rows are looked at `alone`, each looks at as many of its first keys as its own view has `keys`.
     """
 
-    def __init__(self, layout: "Layout", spec: arch.Attention, bias: Tensor | None = None, alone: Sequence["View"] = ()):
+    def __init__(self, layout: Layout, spec: arch.Attention, bias: Tensor | None = None, alone: Sequence[View] = ()):
         self._layout, self.spec, self.bias, self.alone = layout, spec, bias, alone
         self.keys = layout.keys.shape[1]
         left, right = spec.sees
@@ -33,6 +40,7 @@ class View:
         self.full = whole and right is None
         self._allowed: Tensor | None = None
         self._mask: Tensor | None = None
+        self.blocks: BlockMask | None = None
         rope = spec.positions
         self._turn = None
         if rope is not None and not layout.row:
@@ -57,6 +65,15 @@ class View:
         if self._mask is None:
             self._mask = self.allowed if self.bias is None else self.bias.masked_fill(~self.allowed, -math.inf)
         return self._mask
+
+    def prepare(self, dropout: float = 0.0) -> None:
+        """Make what the blocks share before the first of them is compiled: `blocks`, which FlexAttention takes for a mask, or the mask."""
+        if self.causal or self.full or self.blocks is not None:
+            return
+        if self.bias is None and self.spec.soft_cap is None and not dropout and self.spec.head_size >= LEAST_HEAD:
+            self.blocks = block_mask(self._layout, self.spec.sees)
+        else:
+            _ = self.mask
 
     @cached_property
     def ranges(self) -> Ranges | None:
@@ -126,7 +143,7 @@ class Layout:
         return self._views[spec]
 
     @cached_property
-    def rows(self) -> list["Layout"]:
+    def rows(self) -> list[Layout]:
         """Each row by itself, where its keys have an end."""
 
         def one(part: Tensor | None, row: int, end: int | None = None) -> Tensor | None:
@@ -152,18 +169,43 @@ def document_lengths(documents: Tensor, positions: Tensor, of: Tensor) -> Tensor
 
 
 def sees(layout: Layout, reach: arch.Sees) -> Tensor:
-    """`left <= key position - query position <= right` and the same document: (batch or 1, 1, query, key).
+    """Which keys each query sees: (batch or 1, 1, query, key)."""
+    documents = (None, None)
+    if layout.query_documents is not None and layout.key_documents is not None:
+        documents = layout.query_documents[:, :, None], layout.key_documents[:, None, :]
+    return seen(layout.keys[:, None, :] - layout.queries[:, :, None], *documents, reach, layout.across)[:, None]
+
+
+def seen(distance: Tensor, query: Tensor | None, key: Tensor | None, reach: arch.Sees, across: bool) -> Tensor:
+    """`left <= distance, which is key position - query position, <= right` and the same document.
 
     Padding that looks across sees everything, for the source may hold no padding, and a softmax over nothing is no number.
     """
-    distance = layout.keys[:, None, :] - layout.queries[:, :, None]
-    left, right = reach
     allowed = torch.ones_like(distance, dtype=torch.bool)
+    left, right = reach
     if left is not None:
-        allowed &= distance >= -left
+        allowed = allowed & (distance >= -left)
     if right is not None:
-        allowed &= distance <= right
-    if layout.query_documents is not None and layout.key_documents is not None:
-        same = layout.query_documents[:, :, None] == layout.key_documents[:, None, :]
-        allowed = allowed & (same | (layout.query_documents == PADDING)[:, :, None] if layout.across else same)
-    return allowed[:, None]
+        allowed = allowed & (distance <= right)
+    if query is not None and key is not None:
+        same = query == key
+        allowed = allowed & (same | (query == PADDING) if across else same)
+    return allowed
+
+
+def block_mask(layout: Layout, reach: arch.Sees) -> BlockMask:
+    """The same for FlexAttention (Dong et al., 2024, arXiv:2412.05496): which blocks are empty, which whole, and the rule for the rest."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    rows = len(layout.keys) if layout.query_documents is None else len(layout.query_documents)
+    queries, keys = layout.queries.expand(rows, -1), layout.keys.expand(rows, -1)
+    query_documents, key_documents, across = layout.query_documents, layout.key_documents, layout.across
+
+    def rule(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        documents = (None, None)
+        if query_documents is not None and key_documents is not None:
+            documents = query_documents[row, query], key_documents[row, key]
+        return seen(keys[row, key] - queries[row, query], *documents, reach, across)
+
+    make = kernels.compiled(create_block_mask)
+    return make(rule, rows, None, queries.shape[1], keys.shape[1], device=queries.device)

@@ -123,7 +123,14 @@ class Search:
                 yield Layout(data, tensor, 1, each, recompute)
 
     def traced(self, layout: Layout) -> Trace:
-        what = (self.job.arch, self.job.context, layout, self.job.recipe, self.job.dtype)
+        what = (
+            self.job.arch,
+            self.job.context,
+            layout,
+            self.job.recipe,
+            self.job.dtype,
+            "cpu" if self.job.device.name == "cpu" else "cuda",
+        )
         if what not in self.traces:
             self.say(f"tracing {said(layout)}")
             self.traces[what] = traced(*what)

@@ -197,7 +197,7 @@ def on_machine(machine: Machine) -> Iterator[None]:
     fills: Any = torch.utils.deterministic  # a module with a property, which checkers do not see
     filling = fills.fill_uninitialized_memory
     devices = [torch.device(machine.device)] if torch.device(machine.device).type == "cuda" else []
-    with torch.random.fork_rng(devices), kernels.used(machine.kernels):
+    with torch.random.fork_rng(devices), kernels.used(machine.kernels, machine.device):
         torch.set_num_threads(machine.threads or threads)
         deterministic(machine.deterministic)
         fills.fill_uninitialized_memory = False  # that finds faults, for a pass over all new memory

@@ -17,6 +17,7 @@ from fledge.model.transformer import refuse_beyond
 from fledge.train.run import Distillation, Preference, Reward
 
 CHUNK = 1024  # tokens whose scores exist at once
+SCORES = 2**29  # scores that exist at once on a GPU, which larger products keep busier
 MULTIPLE = 64  # of the rows of such a product, so that any number of labels comes in few shapes
 
 
@@ -37,11 +38,12 @@ class PredictTokens(Objective):
     Learning from instructions differs by its labels alone, which spare the questions. With `smoothing` each label gives that share of
     its probability to all words alike, in training only (Szegedy et al., 2015, arXiv:1512.00567, section 7). Where there are experts,
     their balancing loss is added to the mean, in training.
-    The scores never exist whole: only `chunk` tokens are projected at a time, and their gradients are taken on the spot.
+    The scores never exist whole: only `chunk` tokens are projected at a time, or as many as suit the `device`, by default the model's
+    own, and their gradients are taken on the spot.
     """
 
-    def __init__(self, chunk: int = CHUNK, smoothing: float = 0.0):
-        self.chunk, self.smoothing = chunk, smoothing
+    def __init__(self, chunk: int | None = None, smoothing: float = 0.0, device: str | None = None):
+        self.chunk, self.smoothing, self.device = chunk, smoothing, device
 
     def count(self, batch: Batch) -> int:
         return int(np.count_nonzero(batch.labels != IGNORED))
@@ -53,10 +55,19 @@ class PredictTokens(Objective):
             raise ValueError("words are scored here, but this model has no head for words")
         smoothing = self.smoothing if model.training else 0.0
         rows = () if head.rows is None else (head.rows.change(head.weight), head.rows.ids)
+        chunk = self.chunk or chunk_of(len(labels), model.arch.vocabulary, self.device or hidden.device.type)
         loss = ChunkedCrossEntropy.apply(
-            head.before(hidden), head.weight, head.bias, labels, self.chunk, smoothing, head.cross_entropy, *rows
+            head.before(hidden), head.weight, head.bias, labels, chunk, smoothing, head.cross_entropy, *rows
         )  # fmt: skip
         return loss + len(labels) * model.balancing_loss() if model.training else loss
+
+
+def chunk_of(tokens: int, vocabulary: int, device: str) -> int:
+    """How many of the tokens to score at once on a kind of device: on a GPU equally many each time, so that one compiled piece fits all."""
+    if device != "cuda":
+        return CHUNK
+    parts = max(1, -(-tokens * vocabulary // SCORES))
+    return max(CHUNK, MULTIPLE * -(-tokens // (parts * MULTIPLE)))
 
 
 def labelled_states(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -66,8 +77,8 @@ def labelled_states(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     hidden = model.hidden(*read(batch, device, model.arch.trunk), memory=memory).flatten(0, 1)
     trained = np.flatnonzero(batch.labels != IGNORED)
     if len(trained) < batch.labels.size:
-        hidden = hidden[torch.from_numpy(trained).to(device)]
-    return hidden, torch.from_numpy(batch.labels.reshape(-1)[trained]).to(device)
+        hidden = hidden[sent(trained, device)]
+    return hidden, sent(batch.labels.reshape(-1)[trained], device)
 
 
 def single_losses(scores: Tensor, labels: Tensor) -> Tensor:
@@ -279,9 +290,15 @@ def read(part: Batch | Source, device: torch.device, *stacks: Stack) -> tuple[Te
             refuse_beyond(stack, int(part.positions.max()) + 1)
 
     def on(array: np.ndarray | None) -> Any:
-        return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
+        return None if array is None else sent(array, device)
 
     return on(part.tokens), on(part.positions), on(part.document)
+
+
+def sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device; a GPU takes it from memory that stays where it is, or all that it has yet to do would be waited for."""
+    here = torch.from_numpy(array)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

@@ -133,7 +133,7 @@ class Optimizer:
         for place, tensor in tensors.items():
             name, _, what = place.rpartition("/")
             part, parameter = owners[name]
-            part.state[parameter][what] = tensor.to(parameter.device) if tensor.ndim else tensor.clone()
+            part.state[parameter][what] = tensor.to(parameter.device, copy=not tensor.ndim)
 
 
 class AdamW(torch.optim.Optimizer):

@@ -39,9 +39,11 @@ LADDER = (
     (768, 12),
     (1024, 16),
 )
+TRIED = {"cpu": ((64, 2), (128, 4), (256, 4)), "cuda": ((256, 4), (512, 8), (1024, 16))}  # (width, depth) of what a probe times
 DRIFT = 0.05  # of the steps left: the least change of speed that changes the plan
 CONTEXT = 256  # tokens of a row, where no shape says how many its positions are made for
 FEWEST_STEPS = 40  # below this nothing is learned
+COMPILED_FROM = 300.0  # seconds of training: torch's compiler takes about half a minute of them on a GPU
 WHOLE_RATE = 4096  # tokens of a step, below which Muon's rate is lower
 
 # Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022,
@@ -106,9 +108,12 @@ class Proposal:
         )
 
 
-def this_machine(device: str = "auto", dtype: str = "auto", threads: int = 0, deterministic: bool = False, seed: int = 0) -> Machine:
+def this_machine(
+    device: str = "auto", dtype: str = "auto", threads: int = 0, deterministic: bool = False, seed: int = 0, seconds: float | None = 0.0
+) -> Machine:  # fmt: skip
     """The machine as it is: a GPU where there is one, bf16 where the hardware multiplies it faster than fp32.
 
+    On a single GPU torch's compiler takes part in what takes so many `seconds`, or none knows how many, but not in what is short.
     Raises `ValueError` for a device that is not here.
     """
     gpu = torch.cuda.is_available()
@@ -121,7 +126,8 @@ def this_machine(device: str = "auto", dtype: str = "auto", threads: int = 0, de
         dtype = "bfloat16" if fast else "float32"
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r} is unknown: use float32, bfloat16 or auto")
-    return Machine(device, dtype, threads or torch.get_num_threads(), deterministic, seed, device == "cpu" and kernels.available())
+    worthwhile = device == "cpu" or (ranks() == 1 and (seconds is None or seconds >= COMPILED_FROM))
+    return Machine(device, dtype, threads or torch.get_num_threads(), deterministic, seed, worthwhile and kernels.available(device))
 
 
 def _cpu_has_bf16() -> bool:
@@ -140,13 +146,16 @@ def probe(
     """Time real training steps of a few default shapes (or of `archs`) on random tokens, or on the `sample` that an objective makes of
     `batch.tokens` tokens of text, for about `seconds` in all.
 
-    Of several processes, this one alone is timed, and the others are taken to add as much.
+    Of several processes, this one alone is timed, and the others are taken to add as much. On a GPU nothing is compiled for it, which
+    would take longer than that.
     """
-    archs = archs or [default_arch(width, depth, vocabulary, batch.context, objective) for width, depth in ((64, 2), (128, 4), (256, 4))]
+    gpu = machine.device.startswith("cuda")
+    archs = archs or [default_arch(*size, vocabulary, batch.context, objective) for size in TRIED["cuda" if gpu else "cpu"]]
     random = np.random.default_rng(0)
     points, start = [], time.monotonic()
-    with on_machine(machine):
+    with on_machine(replace(machine, kernels=False) if gpu else machine):
         for i, arch in enumerate(archs):
+            batch = in_parts(arch, batch)
             tokens = random.integers(arch.vocabulary, size=(batch.rows, batch.context + 1))
             part = sample or Tokens(tokens=tokens[:, :-1].copy(), labels=tokens[:, 1:].copy())
             model = initialise(Transformer(arch)).to(machine.device)

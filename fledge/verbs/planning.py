@@ -404,7 +404,7 @@ def plan_text(
 
     started, seconds = clock.monotonic(), seconds_of(time)
     terminal.say(f"This machine: {look()}")
-    machine, preset = this_machine(), preset_of(arch) if arch is not None else None
+    machine, preset = this_machine(seconds=seconds), preset_of(arch) if arch is not None else None
     with tempfile.TemporaryDirectory(prefix="fledge-plan-") as folder:
         corpus = corpus_from(names, Path(folder) / "corpus")
         given = started_by(arch_of(preset, settings, corpus.tokenizer.size), corpus.tokenizer) if preset is not None else None

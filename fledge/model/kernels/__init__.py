@@ -1,14 +1,16 @@
-"""Parts of the model in one pass over memory each, on CPUs, where a compiler has built them; plainly elsewhere.
+"""Parts of the model in one pass over memory each, where a compiler has built them; plainly elsewhere.
 
-Inside `used()` the functions here take the kernels of `cpu.cpp` and `decode.cpp` for what those can do. Everywhere else, and for
-everything else, they are the plain PyTorch that the kernels are checked against.
+Inside `used()` the functions here take, on a CPU, the kernels of `cpu.cpp` and `decode.cpp` for what those can do; on a GPU torch's
+compiler makes blocks and losses of a training step. Everywhere else, and for everything else, they are the plain PyTorch that both are
+checked against.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import CDLL, byref
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -24,7 +26,10 @@ __all__ = [
     "Ranges",
     "attend",
     "available",
+    "compiled",
+    "compiling",
     "cross_entropy",
+    "fusible_cross_entropy",
     "gated_silu",
     "gelu",
     "layer_norm",
@@ -40,6 +45,7 @@ __all__ = [
 FEW = 64  # rows up to which a matrix is multiplied row by row as it comes from memory
 
 _in_use: CDLL | None = None
+_compiling = False
 
 
 @cache
@@ -53,20 +59,38 @@ def _sound() -> CDLL | None:
     return None if wrong else kernels
 
 
-def available() -> bool:
-    """Whether this machine has the kernels; builds and checks them where it can and has not yet."""
-    return _sound() is not None
+def available(device: str = "cpu") -> bool:
+    """Whether this machine has them for a device; on a CPU builds and checks the kernels where it can and has not yet."""
+    if torch.device(device).type == "cpu":
+        return _sound() is not None
+    return find_spec("triton") is not None
 
 
 @contextmanager
-def used(wanted: bool = True) -> Iterator[None]:
-    """Inside, the kernels do what they can, if this machine has them."""
-    global _in_use
-    before, _in_use = _in_use, _sound() if wanted else None
+def used(wanted: bool = True, device: str = "cpu") -> Iterator[None]:
+    """Inside, what was built for the device does what it can, if this machine has it."""
+    global _in_use, _compiling
+    before, gpu = (_in_use, _compiling), torch.device(device).type == "cuda"
+    _in_use, _compiling = _sound() if wanted and not gpu else None, wanted if gpu else _compiling
     try:
         yield
     finally:
-        _in_use = before
+        if _compiling and not before[1]:
+            torch.compiler.reset()  # what was made for this model's sizes would hold back another's
+        _in_use, _compiling = before
+
+
+def compiling() -> bool:
+    """Whether torch's compiler makes the pieces of a training step."""
+    return _compiling
+
+
+@cache
+def compiled(function: Callable) -> Callable:
+    """A function of tensors as torch's compiler makes it, for each of the shapes that it is called with."""
+    for common in ("TensorFloat32 tensor cores", "The .grad attribute of a Tensor that is not a leaf"):
+        warnings.filterwarnings("ignore", common, UserWarning)  # fp32 is meant where it is asked for; the other is of torch's own code
+    return torch.compile(function)
 
 
 def working(x: Tensor) -> torch.dtype:
@@ -174,7 +198,19 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     kernels = _kernels(scores)
     if kernels is not None:
         return torch.tensor(functions.call(kernels, "cross_entropy", scores.dtype, scores, labels, *scores.shape))
+    if _compiling:
+        return compiled(fusible_cross_entropy)(scores, labels)
     log_chances = torch.log_softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1)
     loss = -log_chances.gather(1, labels[:, None]).sum()
     scores.copy_(log_chances.exp_().scatter_add_(1, labels[:, None], log_chances.new_full((len(labels), 1), -1.0)))
+    return loss
+
+
+def fusible_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """The same with a comparison where a scatter would keep a compiler from making it in two passes over the scores."""
+    exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    total = exact.logsumexp(-1, keepdim=True)
+    loss = (total - exact.gather(1, labels[:, None])).sum()
+    hit = torch.arange(scores.shape[1], device=scores.device) == labels[:, None]
+    scores.copy_((exact - total).exp() - hit.to(exact.dtype))
     return loss

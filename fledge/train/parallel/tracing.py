@@ -73,18 +73,21 @@ class Trace:
         return sum(self.peak.values())
 
 
-def traced(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype: str = "bfloat16") -> Trace:
+def traced(
+    arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype: str = "bfloat16", device: str = "cpu"
+) -> Trace:  # fmt: skip
     """A step of a deep model, from those of two shallow ones (three where there are two stacks): each further layer adds what the last did.
 
-    The fullest moment of each part of a step is followed apart, for where most is held changes with the depth.
+    A step is cut as for this kind of `device`, though its tensors lie nowhere. The fullest moment of each part of a step is followed apart,
+    for where most is held changes with the depth.
     """
     depths = {name: least_depth(arch, name) for name in arch.stacks}
-    shallow = found = traced_whole(with_depths(arch, depths), context, layout, recipe, dtype)
+    shallow = found = traced_whole(with_depths(arch, depths), context, layout, recipe, dtype, device)
     for name, stack in arch.stacks.items():
         unit = len(stack.pattern)
         more = (stack.depth - depths[name]) // unit
         if more:
-            deeper = traced_whole(with_depths(arch, {**depths, name: depths[name] + unit}), context, layout, recipe, dtype)
+            deeper = traced_whole(with_depths(arch, {**depths, name: depths[name] + unit}), context, layout, recipe, dtype, device)
             found = further(found, shallow, deeper, more)
     return found
 
@@ -112,7 +115,7 @@ def further(found: Trace, shallow: Trace, deeper: Trace, times: int) -> Trace:
     return Trace(peaks, count(found.sent, shallow.sent, deeper.sent), count(found.calls, shallow.calls, deeper.calls))
 
 
-def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype: str) -> Trace:
+def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype: str, device: str = "cpu") -> Trace:
     """The same by tracing all layers."""
     with alone_among(layout.ranks), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of norms: it is about speed
@@ -131,7 +134,7 @@ def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon,
             machine = Machine(dtype=dtype)  # pyrefly: ignore[bad-argument-type]  (a choice of two)
             with only_new_garbage():
                 ledger.mark("embedding")
-                run_steps(state, PredictTokens(), lambda step: [batch], Constant(), machine, [])
+                run_steps(state, PredictTokens(device=device), lambda step: [batch], Constant(), machine, [])
     return told(ledger, layout.accumulate)
 
 
