@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from base import base_of, facts_of
 from record import arguments, data_folder, scratch, write
 
 import fledge
@@ -98,13 +99,16 @@ def imdb(most: int, seed: int) -> Iterator[Task]:
 TASKS = {"sms": sms, "ag-news": ag_news, "trec": trec, "sst2": sst2_anew, "sst2 as given": sst2_given, "imdb": imdb}
 
 
+HARD = ("sst2", "trec", "ag-news")  # where words alone do not say it all
+
+
 def stored(path: Path, rows: Rows) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
     return path
 
 
-def measured(task: str, place: Path, options: Any) -> dict[str, Any]:
+def measured(task: str, base: Path, place: Path, options: Any) -> dict[str, Any]:
     """What this model and the baselines come to on all test rows of a task together."""
     said: dict[str, list[Any]] = {}
     rows, seconds, reads, verdict = 0, 0.0, 0, ""
@@ -113,7 +117,7 @@ def measured(task: str, place: Path, options: Any) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         test = stored(folder / "test.csv", tested) if tested else None
         done = fledge.finetune.classify(
-            stored(folder / "train.csv", learned), out=folder / "model", from_=options.base, test=test, text_column="text",
+            stored(folder / "train.csv", learned), out=folder / "model", from_=base, test=test, text_column="text",
             label_column="label", time=options.time, search=bool(options.search), seed=options.seed,
         )  # fmt: skip
         rows, seconds, verdict = len(learned), seconds + done.seconds, done.verdict
@@ -139,15 +143,22 @@ def measured(task: str, place: Path, options: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = arguments(__doc__, base="runs/demo/base", time="5m", seed=0, rows=0, tasks=",".join(TASKS), search=0, folder="")
+    options = arguments(__doc__, base="", time="5m", seed=0, rows=0, tasks=",".join(TASKS), search=0, folder="")
     with scratch(options.folder) as place:
-        runs = [measured(task, place, options) for task in options.tasks.split(",")]
-    told = [
+        base = base_of(options, place)
+        runs = [measured(task, base, place, options) for task in options.tasks.split(",")]
+        made_by = facts_of(base)
+    scores = [
         f"{run['task']} {run['scores'][OURS]['macro_f1']['value']:.3f} against {run['scores'][WORDS]['macro_f1']['value']:.3f}"
         for run in runs
     ]
-    claim = "classifiers from a base pretrained here: macro-F1 on held-out rows nowhere below TF-IDF + logistic regression beyond chance"
-    write("classifiers", claim, "; ".join(told), runs, all(run["difference"]["high"] >= 0 for run in runs))
+    better = [run["task"] for run in runs if run["difference"]["low"] > 0]
+    claim = (
+        "classifiers from a base pretrained here: macro-F1 on held-out rows above TF-IDF + logistic regression's, beyond chance, on at "
+        f"least two of {', '.join(HARD)}"
+    )
+    told = f"{'; '.join(scores)}; beyond chance on {', '.join(better) or 'none'}"
+    write("classifiers", claim, told, runs, len(set(better) & set(HARD)) >= 2, base=made_by)
 
 
 if __name__ == "__main__":

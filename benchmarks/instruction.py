@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from base import base_of, facts_of
 from record import arguments, data_folder, scratch, write
 
 import fledge
@@ -29,14 +30,10 @@ Row = dict[str, str]
 
 
 def main() -> None:
-    options = arguments(
-        __doc__, base="", base_time="30m", epochs=3, instructions=1100, medical=4000, dialogues=6000, measured=200, seed=0, folder=""
-    )
+    options = arguments(__doc__, base="", epochs=3, instructions=1100, medical=4000, dialogues=6000, measured=200, seed=0, folder="")
     with scratch(options.folder) as folder:
-        base = Path(options.base) if options.base else folder / "base"
-        if not options.base:
-            text = str(data_folder() / "text/wikipedia.jsonl.gz")
-            fledge.pretrain([text], out=base, time=options.base_time, vocab=8192, seed=options.seed, set=["batch.context=512"])
+        base = base_of(options, folder)
+        made_by = facts_of(base)
 
         def tuned(name: str, training: list[Row], validation: list[Row], test: list[Row]) -> Instructed:
             files = {part: folder / f"{name}-{part}.json" for part in ("train", "validation", "test")}
@@ -68,8 +65,7 @@ def main() -> None:
             for name, texts in {**leads, **written}.items()
         }
 
-        run = {
-            "parameters": fledge.show(str(base)).facts["parameters"],
+        run: dict[str, Any] = {
             "instructions": {
                 "rows": [train, len(book) - train - held, held], "before": asdict(answered.before), "after": asdict(answered.after),
             },
@@ -90,7 +86,7 @@ def main() -> None:
         f"{summaries['after']['ROUGE-L']['value']:.1f}, lead-3 {summaries['lead-3']['ROUGE-L']['value']:.1f}"
     )
     claim = "instruction tuning: perplexity of held-out answers at most half of the base's; at least 95 % of its answers end by themselves"
-    write("instruction", claim, measured, [run], all(reached.values()), base_time=options.base_time, epochs=options.epochs)
+    write("instruction", claim, measured, [run], all(reached.values()), base=made_by, epochs=options.epochs)
 
 
 def medical() -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """Adapters beside full fine-tuning on two tasks, and beside transformers with peft on the same shape, data and rank, in turns.
 
-`--base` is a model to start from; without one it is pretrained on Wikipedia for `--time`. The peers run where FLEDGE_PEERS says.
+`--base` is a model to start from; without one it is made by the recipe of `base.py`. The peers run where FLEDGE_PEERS says.
 """
 
 import statistics
@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from base import base_of
 from peers import ADAPTERS, PINNED, Task, Took, characters, measured
 from record import arguments, data_folder, scratch, write
 
@@ -17,9 +18,7 @@ SHAPES = ((384, 6, 6, 256, 16), (768, 12, 12, 512, 4))  # width, depth, heads, c
 
 
 def main() -> None:
-    options = arguments(
-        __doc__, base="", time="20m", rank=8, epochs=4, rounds=2, steps=10, threads=2, peers=1, tasks=1, shapes=2, folder=""
-    )
+    options = arguments(__doc__, base="", rank=8, epochs=4, rounds=2, steps=10, threads=2, peers=1, tasks=1, shapes=2, folder="")
     runs: list[dict[str, Any]] = []
     with scratch(options.folder) as folder:
         tasks = of_tasks(options, Path(folder)) if options.tasks else []
@@ -41,9 +40,7 @@ def main() -> None:
 
 def of_tasks(options: Any, folder: Path) -> list[dict[str, Any]]:
     """Spam by accuracy and instructions by the loss of held-out answers, full and by an adapter."""
-    base = Path(options.base) if options.base else folder / "base"
-    if not options.base:
-        fledge.pretrain([str(data_folder() / "text/wikipedia.jsonl.gz")], out=base, time=options.time, vocab=8192)
+    base = base_of(options, folder)
     found = []
     for name in ("spam", "instructions"):
         sides = {}

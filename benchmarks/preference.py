@@ -1,10 +1,11 @@
 """DPO on preferences after fine-tuning on the same kind of instructions: held-out reward accuracy, and what the chosen answers lose.
 
-`--base` is a model to start from; without one it is pretrained on Wikipedia for `--time`.
+`--base` is a model to start from; without one it is made by the recipe of `base.py`.
 """
 
 from pathlib import Path
 
+from base import base_of, facts_of
 from record import arguments, data_folder, scratch, write
 
 import fledge
@@ -12,12 +13,11 @@ from fledge.arch.record import to_json
 
 
 def main() -> None:
-    options = arguments(__doc__, base="", time="20m", epochs=4, rank=0, beta=0.1, sft=0.0, seed=0, folder="")
+    options = arguments(__doc__, base="", epochs=4, rank=0, beta=0.1, sft=0.0, seed=0, folder="")
     data = data_folder() / "instruct"
     with scratch(options.folder) as folder:
-        base = Path(options.base or Path(folder, "base"))
-        if not options.base:
-            fledge.pretrain([str(data_folder() / "text/wikipedia.jsonl.gz")], out=base, time=options.time, vocab=8192, seed=options.seed)
+        base = base_of(options, folder)
+        made_by = facts_of(base)
         assistant = Path(folder, "assistant")
         fledge.finetune.instruct(data / "instruction-data.json", out=assistant, from_=base, epochs=options.epochs, seed=options.seed)
         done = fledge.finetune.prefer(
@@ -31,7 +31,9 @@ def main() -> None:
     }  # fmt: skip
     claim = "DPO: reward accuracy of at least 65 % on held-out pairs, and their chosen answers' loss no more than 10 % higher"
     measured = f"reward accuracy {done.accuracy}, loss {done.loss_before:.3f} to {done.loss_after:.3f} ({100 * rise:+.1f}%)"
-    write("preference", claim, measured, [run], done.accuracy.value >= 0.65 and rise <= 0.1, **vars(options) | {"folder": "", "base": ""})
+    write(
+        "preference", claim, measured, [run], done.accuracy.value >= 0.65 and rise <= 0.1, **vars(options) | {"folder": "", "base": made_by}
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def write(name: str, claim: str, measured: str, runs: list[dict[str, Any]], reac
         "claim": claim,
         "measured": measured,
         "reached": reached,
-        "command": shlex.join(["python", *_without_folder(sys.argv)]),
+        "command": shlex.join(["python", *_without_places(sys.argv)]),
         "date": datetime.date.today().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
         "machine": {
@@ -75,10 +75,10 @@ def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _without_folder(words: list[str]) -> list[str]:
-    """Where a run lay on this machine does not change what it measured."""
-    at = words.index("--folder") if "--folder" in words else len(words)
-    return words[:at] + words[at + 2 :]
+def _without_places(words: list[str]) -> list[str]:
+    """Where a run lay on this machine, and the base that it was begun from, made by its recipe before, do not change what it measured."""
+    kept = iter(words)
+    return [word for word in kept if word not in ("--folder", "--base") or not next(kept)]
 
 
 def _git(*words: str) -> str:
