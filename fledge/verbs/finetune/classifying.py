@@ -74,6 +74,7 @@ OURS = "this model"
 WORDS, PROBE = "TF-IDF + logistic regression", "linear probe"
 RESULTS = "test.jsonl"
 """In the folder of the run: each test row with what every method said to it."""
+TOKENS = 1024  # of a step, at most, where texts are short
 WORST = 20  # mistakes that are shown
 EXPLAINING = 60.0  # seconds for their words, at most
 
@@ -268,6 +269,20 @@ def held_out(data: Labelled, test: Labelled | None, seed: int) -> tuple[Labelled
     return (*split(data, (0.9, 0.1), seed, found.roots), test)
 
 
+def rows_for(lengths: Sequence[int]) -> int:
+    """How many texts of these lengths in tokens a step reads: 16, or up to 64 of short ones, while an epoch has 50 steps.
+
+    Sixteen phrases are so few tokens that most of a step's time is Muon's (docs/decisions/0026).
+
+    >>> [rows_for([11] * 53_000), rows_for([27] * 3_500), rows_for([60] * 8_000), rows_for([11] * 900)]
+    [64, 32, 16, 16]
+    """
+    rows, mean = 16, max(1.0, sum(lengths) / max(1, len(lengths)))
+    while rows < 64 and 2 * rows * mean <= TOKENS and len(lengths) >= 100 * rows:
+        rows *= 2
+    return rows
+
+
 @dataclass(frozen=True)
 class ClassifierJob:
     """Labelled rows in three parts (train, validation, test) and the model that learns to tell them apart."""
@@ -379,7 +394,7 @@ class ClassifierJob:
         return {"reads": context, "long": self.long}
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
-        """The run: batches of 16 texts, as long as the model and 99 % of the texts need."""
+        """The run: batches of some texts, as long as the model and 99 % of the texts need."""
         from fledge.train.plan import finetuning_optimizer
         from fledge.train.run import Batch, Data, Plan, Run, Save, Stable
         from fledge.weights.families import classifier
@@ -391,7 +406,7 @@ class ClassifierJob:
         arch = replace(given, head=classifier(given, training.names, training.choice, self.parent.facts.get("names")))
         data = Data((), self.fingerprint, "classify")
         asked = {name: value for name, value in settings.items() if name.startswith("batch.")}
-        batch = applied(Run(arch, data, Batch(16, 1, context)), asked).batch
+        batch = applied(Run(arch, data, Batch(rows_for(lengths), 1, context)), asked).batch
         per_epoch = max(1, round(len(training.texts) / (batch.rows * batch.accumulate)))
         run = Run(
             arch, data, batch, finetuning_optimizer(self.parent.optimizer),
