@@ -123,14 +123,8 @@ class Search:
                 yield Layout(data, tensor, 1, each, recompute)
 
     def traced(self, layout: Layout) -> Trace:
-        what = (
-            self.job.arch,
-            self.job.context,
-            layout,
-            self.job.recipe,
-            self.job.dtype,
-            "cpu" if self.job.device.name == "cpu" else "cuda",
-        )
+        kind = "cpu" if self.job.device.name == "cpu" else "cuda"
+        what = (self.job.arch, self.job.context, layout, self.job.recipe, self.job.dtype, kind)
         if what not in self.traces:
             self.say(f"tracing {said(layout)}")
             self.traces[what] = traced(*what)

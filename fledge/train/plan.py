@@ -113,8 +113,8 @@ def this_machine(
 ) -> Machine:  # fmt: skip
     """The machine as it is: a GPU where there is one, bf16 where the hardware multiplies it faster than fp32.
 
-    On a single GPU torch's compiler takes part in what takes so many `seconds`, or none knows how many, but not in what is short.
-    Raises `ValueError` for a device that is not here.
+    On a single GPU torch's compiler takes part in what takes five minutes of `seconds` or more, or none knows how many, unless the same bits
+    are asked for. Raises `ValueError` for a device that is not here.
     """
     gpu = torch.cuda.is_available()
     if device == "auto":
@@ -126,7 +126,7 @@ def this_machine(
         dtype = "bfloat16" if fast else "float32"
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r} is unknown: use float32, bfloat16 or auto")
-    worthwhile = device == "cpu" or (ranks() == 1 and (seconds is None or seconds >= COMPILED_FROM))
+    worthwhile = device == "cpu" or (ranks() == 1 and not deterministic and (seconds is None or seconds >= COMPILED_FROM))
     return Machine(device, dtype, threads or torch.get_num_threads(), deterministic, seed, worthwhile and kernels.available(device))
 
 
@@ -155,7 +155,8 @@ def probe(
     points, start = [], time.monotonic()
     with on_machine(replace(machine, kernels=False) if gpu else machine):
         for i, arch in enumerate(archs):
-            batch = in_parts(arch, batch)
+            if sample is None:
+                batch = in_parts(arch, batch)
             tokens = random.integers(arch.vocabulary, size=(batch.rows, batch.context + 1))
             part = sample or Tokens(tokens=tokens[:, :-1].copy(), labels=tokens[:, 1:].copy())
             model = initialise(Transformer(arch)).to(machine.device)

@@ -158,3 +158,13 @@ def test_a_slow_moment_weighs_no_more_than_its_time():
     assert pace(hindered) == pytest.approx(45 / 215)
     hindered += [(430, 190.0), (435, 205.0), (440, 220.0), (445, 235.0)]
     assert pace(hindered) == pytest.approx(3.0, rel=0.01)
+
+
+def test_a_gpu_compiles_what_takes_long(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr("fledge.model.kernels.find_spec", lambda name: name)
+    assert [this_machine(seconds=seconds).kernels for seconds in (0.0, 299.0, 300.0, None)] == [False, False, True, True]
+    assert not this_machine(seconds=None, deterministic=True).kernels
+    monkeypatch.setattr("fledge.model.kernels.find_spec", lambda name: None)
+    assert not this_machine(seconds=None).kernels

@@ -394,7 +394,7 @@ class ClassifierJob:
         return {"reads": context, "long": self.long}
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
-        """The run: batches of some texts, as long as the model and 99 % of the texts need."""
+        """The run: batches of `rows_for` texts, as long as the model and 99 % of the texts need."""
         from fledge.train.plan import finetuning_optimizer
         from fledge.train.run import Batch, Data, Plan, Run, Save, Stable
         from fledge.weights.families import classifier
