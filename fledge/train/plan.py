@@ -113,8 +113,8 @@ def this_machine(
 ) -> Machine:  # fmt: skip
     """The machine as it is: a GPU where there is one, bf16 where the hardware multiplies it faster than fp32.
 
-    On a single GPU torch's compiler takes part in what takes five minutes of `seconds` or more, or none knows how many, unless the same bits
-    are asked for. Raises `ValueError` for a device that is not here.
+    On a single GPU torch's compiler takes part in what takes `seconds` of five minutes or more, or none knows how many, unless the same
+    bits are asked for. Raises `ValueError` for a device that is not here.
     """
     gpu = torch.cuda.is_available()
     if device == "auto":

@@ -230,7 +230,7 @@ def within(seconds: float, reserve: float, started: float, run: Run, model: Tran
     from fledge.train.plan import steps_within
 
     left = seconds - reserve - (time.monotonic() - started)
-    steps = steps_within(left, run, model, objective, batch_at)
+    steps = min(steps_within(left, run, model, objective, batch_at), run.plan.most or sys.maxsize)
     return replace(run, plan=replace(run.plan, steps=steps, seconds=seconds, reserve=reserve))
 
 

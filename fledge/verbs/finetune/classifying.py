@@ -74,6 +74,8 @@ OURS = "this model"
 WORDS, PROBE = "TF-IDF + logistic regression", "linear probe"
 RESULTS = "test.jsonl"
 """In the folder of the run: each test row with what every method said to it."""
+DECAY = 0.9  # of the steps, in which the rate falls to 0: from nearly the first on, for training may end before the last
+EPOCHS = 4  # after which a pretrained model knows its rows by heart
 TOKENS = 1024  # of a step, at most, where texts are short
 WORST = 20  # mistakes that are shown
 EXPLAINING = 60.0  # seconds for their words, at most
@@ -159,7 +161,7 @@ def classify(
     balance: Balance = "labels",
     long: Literal["windows", "cut"] = "windows",
     cost: Costs | None = None,
-    epochs: int = 4,
+    epochs: int | None = None,
     time: Duration | None = None,
     search: bool = False,
     set: Settings | None = None,
@@ -189,8 +191,9 @@ def classify(
         balance: what weighs the same while learning: all labels, rare ones too, or all rows.
         long: a text that is too long is read in windows, or cut.
         cost: what missing a label costs, beside 1 for the others, such as spam=5; may be given several times.
-        epochs: how often each row is seen at most; training ends earlier when validation gets no better.
-        time: instead of epochs: how long it may take, such as 5m.
+        epochs: how often each row is seen at most: 4, but from random weights as often as --time allows; training ends earlier when
+            validation gets no better.
+        time: how long it may take at most, such as 5m.
         search: within that time, try several learning rates and numbers of epochs first.
         set: any field of the run, such as optimizer.rate=1e-4 or batch.context=128; may be given several times.
         seed: of the split, the new head and the order of rows.
@@ -230,6 +233,8 @@ def classify(
     parts = held_out(whole, tested, seed)
     machine = begun.machine if begun is not None else this_machine(device, dtype, threads, deterministic, seed)
     parent = open_parent(from_) if from_ is not None else fresh_parent(str(arch), settings, seed)
+    if epochs is None and (from_ is not None or seconds is None):
+        epochs = EPOCHS
     job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs, search, lora)
     return job.run(out, machine, settings, asked, started, trackers)
 
@@ -291,7 +296,7 @@ class ClassifierJob:
     parent: Parent
     train: str = "all"
     balance: Balance = "labels"
-    epochs: int = 4
+    epochs: int | None = EPOCHS
     seconds: float | None = None
     long: Long = "windows"
     costs: Mapping[str, float] = field(default_factory=dict)
@@ -408,9 +413,11 @@ class ClassifierJob:
         asked = {name: value for name, value in settings.items() if name.startswith("batch.")}
         batch = applied(Run(arch, data, Batch(rows_for(lengths), 1, context)), asked).batch
         per_epoch = max(1, round(len(training.texts) / (batch.rows * batch.accumulate)))
+        steps = (self.epochs or EPOCHS) * per_epoch
+        plan = Plan(steps, most=steps if self.epochs is not None and not self.search else None)
         run = Run(
-            arch, data, batch, finetuning_optimizer(self.parent.optimizer),
-            Stable(min(50, per_epoch), 0.5), Plan(self.epochs * per_epoch), Save(evaluate=max(1, per_epoch // 2), patience=4), machine,
+            arch, data, batch, finetuning_optimizer(self.parent.optimizer), Stable(min(50, per_epoch), DECAY), plan,
+            Save(evaluate=max(1, per_epoch // 2), patience=4), machine,
         )  # fmt: skip
         return applied(adapting(run, self.lora, self.parent), settings)
 
