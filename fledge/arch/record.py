@@ -38,6 +38,8 @@ def from_json(hint, data, where: str = "") -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         return _from_record(hint, data, where)
     if origin is tuple:
+        if isinstance(data, dict) and get_args(arguments[0])[:1] == (str,):
+            data = list(data.items())  # pairs, as people write them
         if not isinstance(data, (list, tuple)):
             raise ValueError(f"{where} is {data!r}, but a list is needed")
         if len(arguments) == 2 and arguments[1] is ...:

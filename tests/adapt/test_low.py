@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fledge.adapt.low import Adapted, attach, changes_of, hold_as, is_adapted, maps_of, merge, trained, twin
 from fledge.adapt.settings import Lora
 from fledge.arch import Arch, Words
+from fledge.arch.record import from_json
 from fledge.data.batches import Batch, Source
 from fledge.model import Transformer, initialise
 from fledge.model.quantised import GROUP, Quantised
@@ -198,3 +199,7 @@ def test_an_adapter_learns_beside_quantised_weights(kind):
     scores(model).square().mean().backward()
     assert all(p.grad is not None for p in trained(model).values())
     assert all(bool(p.grad.any()) for p in trained(model).values() if p.grad is not None)
+
+
+def test_ranks_are_written_as_pairs_or_by_name():
+    assert from_json(Lora, {"ranks": {"v_proj": 4, "mlp": 2}}) == from_json(Lora, {"ranks": [["v_proj", 4], ["mlp", 2]]})
