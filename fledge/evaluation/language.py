@@ -1,7 +1,7 @@
 """What a trained model makes of held-out text: bits per byte and perplexity, every token scored exactly once."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,12 +62,13 @@ def document_costs(
     start: int | None,
     stride: int | None = None,
     until: float = math.inf,
+    done: Callable[[float], object] = lambda share: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The nats, tokens and bytes of each document, all `(documents,)`; see `document_nats`.
 
     A document of which only a part was scored before `until` counts with so many of its bytes.
     """
-    nats, counts = document_nats(model, documents, start, stride, until)
+    nats, counts = document_nats(model, documents, start, stride, until, done=done)
     lengths = np.array([len(document) - (start is None) for document in documents])
     return nats, counts, np.asarray(sizes) * np.divide(counts, lengths, out=np.ones(len(counts)), where=lengths > 0)
 
@@ -84,6 +85,7 @@ def document_nats(
     stride: int | None = None,
     until: float = math.inf,
     seed: int = 0,
+    done: Callable[[float], object] = lambda share: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What each document costs in nats and how many of its tokens that counts, both `(documents,)`.
 
@@ -91,6 +93,7 @@ def document_nats(
     Windows hold at most the model's context and move on by `stride` tokens, by default a whole context, so that they do not overlap;
     a shorter stride gives every token at least `context - stride` tokens to its left where the document has them, and costs more.
     Windows come in a random order, and when `until` comes on the clock of `time.monotonic` the rest is left out.
+    `done` is told which share of them is scored.
     Raises `ValueError` for a stride that the context does not allow.
     """
     context = model.arch.context
@@ -104,12 +107,13 @@ def document_nats(
     groups = list(_groups(windows))
     nats, counts = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
     with evaluating(model):
-        for group in in_time([groups[i] for i in random.permutation(len(groups))], until):
+        for number, group in enumerate(in_time([groups[i] for i in random.permutation(len(groups))], until)):
+            done(number / len(groups))
             shape = (len(group), group[-1][3] - group[-1][1])
             tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
-            for row, (number, begin, scored, end) in enumerate(group):
-                tokens[row, : end - begin] = streams[number][begin:end]
-                labels[row, scored - begin : end - begin] = streams[number][scored + 1 : end + 1]
+            for row, (place, begin, scored, end) in enumerate(group):
+                tokens[row, : end - begin] = streams[place][begin:end]
+                labels[row, scored - begin : end - begin] = streams[place][scored + 1 : end + 1]
             rows, losses = _losses(model, tokens, labels)  # padding is to the right, where no query sees it
             owners = np.array([window[0] for window in group])[rows]
             np.add.at(nats, owners, losses)

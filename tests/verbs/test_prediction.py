@@ -156,7 +156,7 @@ def test_a_classifier_of_any_family(messages, tmp_path, arch):
     """From random weights, or from the encoder; its own family opens it and says the same."""
     settings = ["arch.width=32", "arch.heads=2", "arch.depth=1", "optimizer.rate=3e-3", "save.patience=0"]
     out = tmp_path / "c"
-    done = fledge.finetune.classify(messages, out=out, arch=arch, epochs=16, set=settings)
+    done = fledge.finetune.classify(messages, out=out, arch=arch, epochs=24, set=settings)
     assert done.score.accuracy.value > 0.9
     model = fledge.load(out)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(out).eval()
@@ -167,7 +167,7 @@ def test_a_classifier_of_any_family(messages, tmp_path, arch):
 
 
 def test_a_pretrained_encoder_becomes_a_classifier(encoder, messages, tmp_path):
-    done = fledge.finetune.classify(messages, out=tmp_path / "c", from_=encoder, epochs=60, set=["save.patience=0"])
+    done = fledge.finetune.classify(messages, out=tmp_path / "c", from_=encoder, epochs=90, set=["save.patience=0"])
     assert done.score.accuracy.value > 0.9
 
 

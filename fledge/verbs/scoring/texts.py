@@ -88,7 +88,9 @@ def text_costs(model: Model, texts: Sequence[str]) -> np.ndarray:
     end = model.tokenizer.end_of_text
     documents = [np.array([*tokens, end]) for tokens in model.tokenizer.encode_batch(list(texts))]
     sizes = [len(text.encode()) for text in texts]
-    return np.stack(document_costs(model.network, documents, sizes, end, max(1, model.arch.context // 2)), 1).astype(np.float64)
+    with terminal.bar("Text", 1) as bar:
+        costs = document_costs(model.network, documents, sizes, end, max(1, model.arch.context // 2), done=bar.to)
+    return np.stack(costs, 1).astype(np.float64)
 
 
 def text_tallies(costs: np.ndarray, of: str = "") -> list[Tally]:
