@@ -105,8 +105,13 @@ def rating(judge: Judge) -> Scorer:
 
 
 def preference(judge: Judge, items: Sequence[Item], first: Sequence[str], second: Sequence[str]) -> tuple[Tally, list[Tally]]:
-    """How often the judge prefers the first answers, each pair in both orders; and how often it takes another side in another order."""
+    """How often the judge prefers the first answers, each pair in both orders; and how often it takes another side in another order.
+
+    Raises `ValueError` where it judges no pair in both.
+    """
     chosen = judge.choices(items, first, second)
+    if np.isnan(chosen).any(1).all():
+        raise ValueError(f"the judge {judge.name} replies with A or B in both orders to none of {len(items)} pairs: take another judge")
     swayed = np.where(np.isnan(chosen).any(1), np.nan, chosen[:, 0] != chosen[:, 1])
     preferred = Tally("preferred by the judge", _counted(chosen.mean(1))[None])
     return preferred, _some(Tally("swayed by the order", _counted(swayed)[None], lower=True))

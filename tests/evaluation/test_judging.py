@@ -64,6 +64,12 @@ def test_one_that_guesses_is_found_out():
     assert told["difference when asked again"] > 15
 
 
+def test_pairs_that_are_judged_in_one_order_only_are_refused():
+    half = Judge("half", lambda prompts: ["A" if n < len(prompts) / 2 else "neither" for n in range(len(prompts))])
+    with pytest.raises(ValueError, match=f"in both orders to none of {len(ITEMS)} pairs"):
+        preference(half, ITEMS, RIGHT, WRONG)
+
+
 def test_what_is_no_reply_is_left_out_or_refused():
     some = of(lambda prompt: "80" if "3+1" in prompt else "I would rather not.")
     [tally] = rating(some).tallies([RIGHT], ITEMS)
