@@ -48,6 +48,8 @@ def test_the_pieces_that_are_compiled_are_the_model(name, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of torch's compiler, at its own code
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>")
 @pytest.mark.parametrize("name", EVERY)
 def test_the_compiler_can_follow_them(name, monkeypatch):
     follow = functools.cache(functools.partial(torch.compile, backend="aot_eager"))
