@@ -1,5 +1,6 @@
 """The base model that benchmarks of fine-tuning begin from: raised here from Wikipedia, in half an hour on two cores."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ def base_of(options: Any, folder: Path) -> Path:
 
 
 def facts_of(base: Path) -> dict[str, Any]:
-    """What a result says of its base."""
-    found = fledge.show(str(base)).facts
-    return {**RECIPE, "parameters": found["parameters"]}
+    """What a result says of its base, as the base's own folder says it."""
+    found, run = fledge.show(str(base)).facts, json.loads((base / "run" / "run.json").read_text(encoding="utf-8"))
+    return {
+        "parameters": found["parameters"], "seconds": run["plan"]["seconds"], "context": run["batch"]["context"],
+        "vocabulary": found["data"]["vocabulary"], "bytes": found["data"]["bytes"],
+        "bits_per_byte": found["scores"]["validation"]["bits_per_byte"],
+    }  # fmt: skip

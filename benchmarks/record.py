@@ -76,9 +76,13 @@ def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
 
 
 def _without_places(words: list[str]) -> list[str]:
-    """Where a run lay on this machine, and the base that it was begun from, made by its recipe before, do not change what it measured."""
-    kept = iter(words)
-    return [word for word in kept if word not in ("--folder", "--base") or not next(kept)]
+    """Without the folder that a run lay in, which changes nothing of what it measured; a base that was given stands there as BASE."""
+    kept, words = list[str](), list(words)
+    while words:
+        word = words.pop(0)
+        place = words.pop(0) if word in ("--folder", "--base") and words else None
+        kept += [word] if place is None else ["--base", "BASE"] if word == "--base" else []
+    return kept
 
 
 def _git(*words: str) -> str:

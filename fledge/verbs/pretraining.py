@@ -404,11 +404,8 @@ def trial_batch(settings: dict[str, str], arch: Arch | None, machine: Machine) -
     for name, value in settings.items():
         if name.startswith("batch."):
             batch = with_setting(batch, name.removeprefix("batch."), value)
-    return (
-        batch
-        if "batch.rows" in settings
-        else replace(batch, rows=max(1, (32_768 if machine.device.startswith("cuda") else 4096) // batch.context))
-    )
+    tokens = 32_768 if machine.device.startswith("cuda") else 4096
+    return batch if "batch.rows" in settings else replace(batch, rows=max(1, tokens // batch.context))
 
 
 def fingerprint(corpus: Corpus) -> str:
