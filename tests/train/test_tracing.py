@@ -1,6 +1,7 @@
 """A step traced on tensors without values holds and sends what a real one does."""
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,17 @@ MEASURED: dict[str, tuple[Arch, Layout, AdamW | Muon]] = {
 }
 
 
+class LetGo(TorchDispatchMode):
+    """What is sent is let go of before the step goes on: gloo's threads do so by chance, up to a sixth of the peak later."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if function.namespace == "c10d":
+            found[1].wait()
+            time.sleep(0.003)
+        return found
+
+
 def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
     """The bytes that PyTorch's allocator has given out at most when a real model takes the traced step for a third time."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -46,7 +58,8 @@ def allocated(arch: Arch, layout: Layout, recipe: AdamW | Muon) -> int:
             recompute(model)
         state = State(0, Plan(3), model, Optimizer(model, recipe))
         batch = sample(arch, layout.rows, LENGTH)
-        run_steps(state, PredictTokens(), lambda step: [batch] * layout.accumulate, Constant(), Machine(dtype="bfloat16"), [])
+        with LetGo():
+            run_steps(state, PredictTokens(), lambda step: [batch] * layout.accumulate, Constant(), Machine(dtype="bfloat16"), [])
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # pyrefly: ignore[missing-attribute]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -63,11 +76,11 @@ def test_it_holds_what_the_allocator_gives_out(name):
     assert found.bytes == pytest.approx(allocated(arch, layout, recipe), rel=0.05)
 
 
-@pytest.mark.slow  # the watch over ranks takes one for dead that a busy machine leaves waiting while it reads its profile
+@pytest.mark.slow
 def test_each_rank_holds_what_the_allocator_gives_out_there():
     arch, layout, recipe = MEASURED["a decoder"][0], Layout(data=2, tensor=2, rows=8, accumulate=2), AdamW()
     found = traced_whole(arch, LENGTH, layout, recipe, "bfloat16")
-    assert found.bytes == pytest.approx(on_ranks(4, allocated, arch, layout, recipe)[0], rel=0.1)
+    assert on_ranks(4, allocated, arch, layout, recipe) == pytest.approx([found.bytes] * 4, rel=0.01)
 
 
 PATTERNS = {

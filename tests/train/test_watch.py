@@ -35,6 +35,33 @@ def test_no_thread_of_it_is_left_when_python_ends(monkeypatch, ends):
         assert not seen.is_alive(), turn
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_only_who_has_not_left_is_dead(monkeypatch, left):
+    """The other ends just after it was heard, before it is looked up."""
+    monkeypatch.setattr(watch, "BEAT", 0.0)
+    store = TCPStore("localhost", 0, is_master=True)
+    lines = [TCPStore("localhost", store.port, is_master=False) for _ in range(2)]
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    told = {"beat": 1, "step": 7, "doing": "training", "stuck": 0.0, "waits": False, "left": False, "pid": other.pid, "host": watch.HERE}
+    store.set("beat/1", json.dumps(told))
+    listen, blamed, rounds = Watch.listen, [], []
+
+    def heard_before_its_end(seen: Watch) -> None:
+        listen(seen)
+        rounds.append(seen)
+        if other.poll() is None:
+            store.set("beat/1", json.dumps(told | {"beat": 2, "left": left}))
+            other.communicate(b"\n")
+
+    monkeypatch.setattr(Watch, "listen", heard_before_its_end)
+    monkeypatch.setattr(Watch, "blame", lambda _, *culprit: blamed.append(culprit))
+    seen = Watch(*lines, rank=0, ranks=2)
+    while len(rounds) < 5:
+        time.sleep(0.01)
+    seen.leave()
+    assert set(blamed) == (set() if left else {(1, "is dead")})
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("how", "said"), [("killed", "is dead"), ("stopped", "no sign of life"), ("hangs", "hangs"), ("fails", "failed")])

@@ -90,13 +90,15 @@ class Watch(threading.Thread):
         return False
 
     def run(self) -> None:
+        suspected = None
         try:
             while not self.left.is_set():
                 self.beat()
                 self.listen()
                 culprit = self.culprit()
-                if culprit is not None:
+                if culprit is not None and culprit == suspected:  # a thread may wait long for its turn, and the other have left meanwhile
                     self.blame(*culprit)
+                suspected = culprit
                 if self.own.check([END]) and not self.left.wait(GRACE):  # the main thread may be about to end in order
                     os._exit(1)
                 self.left.wait(BEAT)
