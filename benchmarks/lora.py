@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from base import base_of
+from base import base_of, facts_of
 from peers import ADAPTERS, PINNED, Task, Took, characters, measured
 from record import arguments, data_folder, scratch, write
 
@@ -19,11 +19,12 @@ SHAPES = ((384, 6, 6, 256, 16), (768, 12, 12, 512, 4))  # width, depth, heads, c
 
 def main() -> None:
     options = arguments(__doc__, base="", rank=8, epochs=4, rounds=2, steps=10, threads=2, peers=1, tasks=1, shapes=2, folder="")
-    runs: list[dict[str, Any]] = []
     with scratch(options.folder) as folder:
-        tasks = of_tasks(options, Path(folder)) if options.tasks else []
+        base = base_of(options, Path(folder))
+        made_by = facts_of(base)
+        tasks = of_tasks(options, base, Path(folder)) if options.tasks else []
         beside = of_peers(options) if options.peers else []
-    runs += [*tasks, *beside]
+    runs = [*tasks, *beside]
     quality, memory = min((run["quality"] for run in tasks), default=0.0), max((run["memory"] for run in tasks), default=1.0)
     speed, held = min((run["speed"] for run in beside), default=0.0), max((run["peak"] for run in beside), default=1.0)
     claim = (
@@ -35,13 +36,12 @@ def main() -> None:
         f"{speed:.2f} times the speed of peft, {held:.2f} times its memory, at least"
     )
     reached = quality >= 0.98 and memory <= 1 / 3 and speed > 1 and held < 1
-    write("lora", claim, found, runs, reached, peers_pinned=PINNED, rank=options.rank, epochs=options.epochs)
+    write("lora", claim, found, runs, reached, peers_pinned=PINNED, rank=options.rank, epochs=options.epochs, base=made_by)
 
 
-def of_tasks(options: Any, folder: Path) -> list[dict[str, Any]]:
+def of_tasks(options: Any, base: Path, folder: Path) -> list[dict[str, Any]]:
     """Spam by accuracy and instructions by the loss of held-out answers, full and by an adapter."""
-    base = base_of(options, folder)
-    found = []
+    found: list[dict[str, Any]] = []
     for name in ("spam", "instructions"):
         sides = {}
         for kind, rank in (("full", None), ("adapter", options.rank)):
@@ -73,17 +73,8 @@ def of_peers(options: Any) -> list[dict[str, Any]]:
         place = Path(scratch)
         letters = characters(data_folder() / "text/tinyshakespeare.txt", place / "characters.bin")
         for width, depth, heads, context, rows in SHAPES[: options.shapes]:
-            task = Task(
-                f"{depth} x {width}, rank {options.rank}",
-                width,
-                depth,
-                heads,
-                context,
-                rows,
-                letters,
-                place / "characters.bin",
-                options.rank,
-            )
+            name = f"{depth} x {width}, rank {options.rank}"
+            task = Task(name, width, depth, heads, context, rows, letters, place / "characters.bin", options.rank)
             took: dict[str, list[Took]] = {name: [] for name in ADAPTERS}
             for _ in range(options.rounds):
                 for name in ADAPTERS:

@@ -2,7 +2,6 @@
 
 from fledge.model import kernels
 from fledge.model.cache import Cache, Memory
-from fledge.model.embedding import row_shares
 from fledge.model.shell import shell
 from fledge.model.start import initialise, query_shares, starting_weights, with_new_head
 from fledge.model.transformer import Transformer
@@ -14,7 +13,6 @@ __all__ = [
     "initialise",
     "kernels",
     "query_shares",
-    "row_shares",
     "shell",
     "starting_weights",
     "with_new_head",

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-ROW_SHARE = 0.2  # of the rate of what is learned beside them: docs/decisions/0025
-
 
 class Rows(nn.Module):
     """`values` (tokens, width) that stand for the rows `tokens` of a table, which stays as it is; at first they are those rows."""
@@ -34,11 +32,6 @@ class Rows(nn.Module):
     def in_table(self, table: Tensor) -> Tensor:
         """The whole table with these rows."""
         return table.index_copy(0, self.ids, self.values.to(table.dtype))
-
-
-def row_shares(model: nn.Module) -> dict[str, float]:
-    """By the name of the values of rows the share of the learning rate that they go at."""
-    return {f"{name}.values": ROW_SHARE for name, part in model.named_modules() if isinstance(part, Rows)}
 
 
 class Embedding(nn.Embedding):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from fledge.model import query_shares, row_shares
+from fledge.model import query_shares
 from fledge.train import run
 from fledge.train.parallel.spread import Alone, spread_of
 
@@ -49,8 +49,7 @@ class Optimizer:
     | embeddings | rate, weight decay where asked for | AdamW: adamw_rate, no decay |
     | vectors    | rate, no decay                     | AdamW: adamw_rate, no decay |
 
-    Queries whose scores nothing scales (T5) go at their share of the rate (`query_shares`), as if the scale stood outside of them; rows
-    of a frozen table at theirs (`row_shares`).
+    Queries whose scores nothing scales (T5) go at their share of the rate (`query_shares`), as if the scale stood outside of them.
     """
 
     def __init__(self, model: nn.Module, recipe: run.AdamW | run.Muon):
@@ -60,7 +59,7 @@ class Optimizer:
         self.names: dict[Tensor, str] = {own: name for group in groups.values() for name, own in group.items()}
         self.clip = recipe.clip
         self.parts: list[torch.optim.Optimizer] = []
-        shares = {**query_shares(model), **row_shares(model)}
+        shares = query_shares(model)
         matrices = list(_by_share(groups["matrices"], shares, recipe.rate, recipe.weight_decay))
         other, on_embeddings = recipe.rate, recipe.weight_decay
         if isinstance(recipe, run.Muon):

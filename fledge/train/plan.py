@@ -302,24 +302,25 @@ def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
             return AdamW(rate=5e-5, weight_decay=0.01)
 
 
-def adapter_optimizer(pretrained: AdamW | Muon | None) -> AdamW:
-    """AdamW at the rate of fine-tuning the whole model times five, no decay; of a model that Muon pretrained, of its other parameters.
+def adapter_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
+    """What fine-tunes the whole model, no decay: Muon at twice the rate for low-rank changes, AdamW at five times that for everything.
 
     How that was chosen, and what else was tried: docs/decisions/0025.
     """
     match finetuning_optimizer(pretrained):
-        case Muon(adamw_rate=rate) | AdamW(rate=rate):
+        case Muon(rate=rate) as recipe:
+            return replace(recipe, rate=2 * rate)
+        case AdamW(rate=rate):
             return AdamW(rate=5 * rate, weight_decay=0.0)
 
 
-def gentle(recipe: AdamW | Muon, adapter: bool) -> AdamW | Muon:
-    """The same at a tenth of its rates, of an adapter's at a twenty-fifth: preferences and rewards move a model that can answer already."""
-    share = 0.04 if adapter else 0.1
+def gentle(recipe: AdamW | Muon) -> AdamW | Muon:
+    """The same at a tenth of its rates: preferences and rewards move a model that can answer already."""
     match recipe:
         case Muon(rate=rate, adamw_rate=other):
-            return replace(recipe, rate=share * rate, adamw_rate=share * other)
+            return replace(recipe, rate=0.1 * rate, adamw_rate=0.1 * other)
         case AdamW(rate=rate):
-            return replace(recipe, rate=share * rate)
+            return replace(recipe, rate=0.1 * rate)
 
 
 def training_bytes(arch: Arch, batch: Batch) -> int:

@@ -38,9 +38,9 @@ MEASURED: dict[str, tuple[Arch, Layout, AdamW | Muon]] = {
 class LetGo(TorchDispatchMode):
     """What is sent is let go of before the step goes on: gloo's threads do so by chance, up to a sixth of the peak later."""
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        if function.namespace == "c10d":
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func.namespace == "c10d":
             found[1].wait()
             time.sleep(0.003)
         return found

@@ -257,7 +257,7 @@ class PreferJob:
             Save(evaluate=max(1, per_epoch // 3), patience=3), machine, goal=self.goal,
         )  # fmt: skip
         run = adapting(run, self.lora, self.parent, self.form)
-        return applied(replace(run, optimizer=gentle(run.optimizer, run.adapter is not None)), settings)
+        return applied(replace(run, optimizer=gentle(run.optimizer)), settings)
 
     def batches(self, pairs: Sequence[Preferred], run: Run) -> Comparisons:
         """The pairs as batches; the reference is not in them yet."""

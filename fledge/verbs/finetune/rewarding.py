@@ -258,4 +258,4 @@ class RewardJob:
             Save(evaluate=max(1, self.epochs * per_epoch // 10)), machine, goal=self.goal,
         )  # fmt: skip
         run = adapting(run, self.lora, self.parent, self.form)
-        return applied(replace(run, optimizer=gentle(run.optimizer, run.adapter is not None)), settings)
+        return applied(replace(run, optimizer=gentle(run.optimizer)), settings)
