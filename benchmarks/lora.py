@@ -37,7 +37,8 @@ def main() -> None:
     )
     reached = quality >= 0.98 and memory <= 1 / 3 and speed > 1 and held < 1
     write(
-        "lora", claim, found, runs, reached, peers_pinned=PINNED, rank=options.rank, epochs=options.epochs, seeds=options.seeds, base=made_by,
+        "lora", claim, found, runs, reached, peers_pinned=PINNED, rank=options.rank, epochs=options.epochs, seeds=options.seeds,
+        base=made_by,
     )  # fmt: skip
 
 
