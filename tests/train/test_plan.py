@@ -90,6 +90,8 @@ def test_repeats_are_worth_less_and_nothing_is_worth_more():
         (WIKIPEDIA, 853_056, 8.12, 2.062),
         (WIKIPEDIA, 1_443_840, 13.0, 1.943),
         (WIKIPEDIA, 1_443_840, 29.0, 1.865),
+        (WIKIPEDIA, 2_164_800, 21.3, 1.852),
+        (SPEECHES, 3_672_832, 19.8, 1.238),
         (MORE_OF_IT, 3_340_000, 53.7, 1.516),
         (MORE_OF_IT, 5_245_696, 65.7, 1.456),
     ],
