@@ -48,8 +48,8 @@ COMPILED_FROM = 300.0  # seconds of training: torch's compiler takes about half 
 WHOLE_RATE = 4096  # tokens of a step, below which Muon's rate is lower
 
 # Bits per byte after D bytes through N parameters, in the n that 5-grams need: E n^0.6 + A / N^a + B / n^2 D^b, after Hoffmann et al.,
-# 2022, arXiv:2203.15556; and for the share that can be copied H / N^a + C / D^c - G, for to copy is learned later, and then gains G; in rows
-# of L bytes times L^-l. Laid through runs on four texts, and held beyond what they had: docs/decisions/0011-what-the-plan-expects.md.
+# 2022, arXiv:2203.15556; and for the share that can be copied H / N^a + C / D^c - G, for to copy is learned later, and then gains G; in
+# rows of L bytes times L^-l. Laid through runs on four texts, and held beyond what they had: docs/decisions/0011-what-the-plan-expects.md.
 E, A, ALPHA, B, BETA = 0.819, 25.2, 0.417, 6.34, 0.25
 GAIN, SMALL, COPYING, GAMMA, LAMBDA = 3.09, 147.5, 1_564.0, 0.4395, 0.1855
 HARD, ROWS, MOST_COPIED = (1.57, 2.23), (744.0, 1963.0), 0.2  # the least and most bits of 5-grams, and bytes of a row; the most copied
