@@ -47,13 +47,13 @@ FEWEST_STEPS = 40  # below this nothing is learned
 COMPILED_FROM = 300.0  # seconds of training: torch's compiler takes about half a minute of them on a GPU
 WHOLE_RATE = 4096  # tokens of a step, below which Muon's rate is lower
 
-# Bits per byte after D bytes through N parameters, in the n that 5-grams need: E n^0.6 + A / N^a + B / n^2 D^b, after Hoffmann et al.,
+# Bits per byte after D bytes through N parameters, in the n that 5-grams need: E n^0.44 + A / N^a + B / n^2 D^b, after Hoffmann et al.,
 # 2022, arXiv:2203.15556; and for the share that can be copied H / N^a + C / D^c - G, for to copy is learned later, and then gains G; in
 # rows of L bytes times L^-l. Laid through runs on four texts, and held beyond what they had: docs/decisions/0011-what-the-plan-expects.md.
-E, A, ALPHA, B, BETA = 0.819, 25.2, 0.417, 6.34, 0.25
-GAIN, SMALL, COPYING, GAMMA, LAMBDA = 3.09, 147.5, 1_564.0, 0.4395, 0.1855
+E, A, ALPHA, B, BETA = 0.904, 41.6, 0.483, 8.32, 0.29
+GAIN, SMALL, COPYING, GAMMA, LAMBDA = 3.57, 529.0, 2_750.0, 0.473, 0.2
 HARD, ROWS, MOST_COPIED = (1.57, 2.23), (744.0, 1963.0), 0.2  # the least and most bits of 5-grams, and bytes of a row; the most copied
-REPEATS_WORTH = 3.0  # epochs after which repeating is worth nothing more, in the form of Muennighoff et al., 2023, arXiv:2305.16264
+REPEATS_WORTH = 15.4  # epochs after which repeating is worth nothing more: Muennighoff et al., 2023, arXiv:2305.16264
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def expected_bits(parameters: int, read: float, text: float, row: float, difficu
     again = max(0.0, read / text - 1)
     worth = min(read, text) + text * REPEATS_WORTH * (1 - math.exp(-again / REPEATS_WORTH))
     copied, hard, rows = min(difficulty.copied, MOST_COPIED), _within(HARD, difficulty.ngrams) / 2.2, _within(ROWS, row) / ROWS[0]
-    told = E * hard**0.6 + B / hard**2 / worth**BETA + (A + copied * SMALL) / parameters**ALPHA + copied * (COPYING / worth**GAMMA - GAIN)
+    told = E * hard**0.44 + B / hard**2 / worth**BETA + (A + copied * SMALL) / parameters**ALPHA + copied * (COPYING / worth**GAMMA - GAIN)
     return difficulty.ngrams * told / rows**LAMBDA
 
 
