@@ -153,6 +153,7 @@ def changes_of(maps: Sequence[Map], lora: Lora) -> list[Change]:
     for pattern in (*lora.targets, *(pattern for pattern, _ in lora.ranks)):
         if not any(matches(pattern, known.name) for known in maps):
             tails = dict.fromkeys(tail(known.name) for known in maps)
+            tails |= dict.fromkeys(name.rpartition(".")[2] for name in tails)
             raise ValueError(f"no linear map of this model is called {pattern!r}{did_you_mean(pattern, tails)}")
     chosen = [known for known in maps if not lora.targets or any(matches(pattern, known.name) for pattern in lora.targets)]
     return [Change(known, lora.rank_of(known.name), lora.alpha, lora.dropout, lora.dora) for known in chosen]

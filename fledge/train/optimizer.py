@@ -59,8 +59,7 @@ class Optimizer:
         self.names: dict[Tensor, str] = {own: name for group in groups.values() for name, own in group.items()}
         self.clip = recipe.clip
         self.parts: list[torch.optim.Optimizer] = []
-        shares = query_shares(model)
-        matrices = list(_by_share(groups["matrices"], shares, recipe.rate, recipe.weight_decay))
+        matrices = list(_by_share(groups["matrices"], query_shares(model), recipe.rate, recipe.weight_decay))
         other, on_embeddings = recipe.rate, recipe.weight_decay
         if isinstance(recipe, run.Muon):
             other, on_embeddings = recipe.adamw_rate, 0.0
@@ -69,9 +68,9 @@ class Optimizer:
             matrices = []
         elif not recipe.decay_embeddings:
             on_embeddings = 0.0
-        rows = [("embeddings", on_embeddings), ("vectors", 0.0)]
-        table = matrices + [group for kind, decay in rows for group in _by_share(groups[kind], shares, other, decay)]
-        if table:
+        decays = [("embeddings", on_embeddings), ("vectors", 0.0)]
+        rest = [{"params": list(groups[kind].values()), "lr": other, "weight_decay": decay} for kind, decay in decays if groups[kind]]
+        if table := matrices + rest:
             self.parts.append(AdamW(table, recipe.betas, recipe.eps))
         self.rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
 

@@ -303,7 +303,7 @@ def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
 
 
 def adapter_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
-    """What fine-tunes the whole model, no decay: Muon at twice the rate for low-rank changes, AdamW at five times that for everything.
+    """What fine-tunes the whole model, without decay: Muon at twice its rate for low-rank changes, or AdamW at five times its own for all.
 
     How that was chosen, and what else was tried: docs/decisions/0025.
     """
