@@ -30,7 +30,7 @@ WORKERS = Path(__file__).parent / "workers"
 
 @dataclass(frozen=True)
 class Task:
-    """GPT-2's shape, which all of them know, and how much of it a step reads; `tokens` is a file of uint16."""
+    """GPT-2's shape, which all of them know, and how much of it a step reads, in how many parts; `tokens` is a file of uint16."""
 
     name: str
     width: int
@@ -40,6 +40,7 @@ class Task:
     rows: int
     vocabulary: int
     tokens: Path
+    parts: int = 1  # whose gradients are added up
     rank: int = 0  # of an adapter that is trained instead, where it is not 0
     device: str = "cpu"
     family: str = "gpt2"  # or qwen3, the shape that fledge trains by default
@@ -81,9 +82,9 @@ def nanogpt(task: Task, steps: int, scratch: Path) -> tuple[list[str], Path]:
     (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": task.vocabulary}))
     settings = {
         "device": task.device, "compile": task.device != "cpu", "dataset": data.name, "out_dir": str(scratch), "eval_iters": 1,
-        "eval_interval": 10**6, "log_interval": 1, "gradient_accumulation_steps": 1, "block_size": task.context,
-        "batch_size": task.rows, "n_layer": task.depth, "n_head": task.heads, "n_embd": task.width, "max_iters": steps - 1,
-        "lr_decay_iters": steps, "dropout": 0.0, "bias": True,
+        "eval_interval": 10**6, "log_interval": 1, "gradient_accumulation_steps": task.parts, "block_size": task.context,
+        "batch_size": task.rows // task.parts, "n_layer": task.depth, "n_head": task.heads, "n_embd": task.width,
+        "max_iters": steps - 1, "lr_decay_iters": steps, "dropout": 0.0, "bias": True,
     }  # fmt: skip
     return [python(), "train.py", *(f"--{name}={value}" for name, value in settings.items())], folder() / "nanoGPT"
 
@@ -115,12 +116,12 @@ ADAPTERS = {
 }
 ON_GPU = {
     "fledge, bf16, compiled": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True),
-    "fledge, bf16": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=False),
-    "fledge, bf16, compiled, packed documents": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True, packed=True),
-    "fledge, bf16, packed documents": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=False, packed=True),
     "nanoGPT, bf16, compiled": nanogpt,
     "transformers, bf16": worker("trainer.py", python, compiled=False),
     "transformers, bf16, compiled": worker("trainer.py", python, compiled=True),
+    "fledge, bf16": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=False),
+    "fledge, bf16, compiled, packed documents": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True, packed=True),
+    "fledge, bf16, packed documents": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=False, packed=True),
 }
 STEP = re.compile(r"(?:iter \d+: loss .*time |iter time: )([\d.]+) ?ms|^step ([\d.]+) s", re.MULTILINE)
 HELD = re.compile(r"^held (\d+) bytes", re.MULTILINE)

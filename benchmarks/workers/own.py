@@ -25,15 +25,19 @@ tokens = np.fromfile(Path(task["tokens"]), np.uint16).astype(np.int64)
 
 
 def batch_at(step: int) -> list[Batch]:
-    starts = np.random.default_rng(step).integers(len(tokens) - task["context"] - 1, size=task["rows"])
+    return [part(np.random.default_rng((step, number)), task["rows"] // task["parts"]) for number in range(task["parts"])]
+
+
+def part(random: np.random.Generator, rows: int) -> Batch:
+    starts = random.integers(len(tokens) - task["context"] - 1, size=rows)
     windows = np.stack([tokens[start : start + task["context"] + 1] for start in starts])
     if not task.get("packed"):
-        return [Batch(windows[:, :-1], windows[:, 1:])]
-    borders = np.random.default_rng(step).random((task["rows"], task["context"])) < 1 / 200  # documents of 200 tokens on average
+        return Batch(windows[:, :-1], windows[:, 1:])
+    borders = random.random((rows, task["context"])) < 1 / 200  # documents of 200 tokens on average
     document = borders.cumsum(1)
     places = np.arange(task["context"])
     starts = np.maximum.accumulate(np.where(borders, places, 0), axis=1)
-    return [Batch(windows[:, :-1], windows[:, 1:], places - starts, document)]
+    return Batch(windows[:, :-1], windows[:, 1:], places - starts, document)
 
 
 began = time.perf_counter()

@@ -14,13 +14,14 @@ task = json.loads(sys.argv[1])
 
 class Windows(torch.utils.data.Dataset):
     def __init__(self) -> None:
-        self.tokens = np.fromfile(task["tokens"], np.uint16).astype(np.int64)
+        tokens = np.fromfile(task["tokens"], np.uint16).astype(np.int64)
+        self.rows = tokens[: len(tokens) // task["context"] * task["context"]].reshape(-1, task["context"])
 
     def __len__(self) -> int:
-        return len(self.tokens) // task["context"]
+        return task["steps"] * task["rows"]  # so that no step is a short one at the end of the text
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        window = self.tokens[index * task["context"] : (index + 1) * task["context"]]
+        window = self.rows[index % len(self.rows)]
         return {"input_ids": window, "labels": window}
 
 
@@ -62,8 +63,9 @@ def of_shape() -> torch.nn.Module:
 torch.manual_seed(0)
 with tempfile.TemporaryDirectory() as out:
     arguments = TrainingArguments(
-        out, max_steps=task["steps"], per_device_train_batch_size=task["rows"], bf16=True, use_cpu=task["device"] == "cpu",
-        torch_compile=task["compiled"], save_strategy="no", report_to=[], logging_strategy="no", disable_tqdm=True, learning_rate=6e-4,
+        out, max_steps=task["steps"], per_device_train_batch_size=task["rows"] // task["parts"], gradient_accumulation_steps=task["parts"],
+        bf16=True, use_cpu=task["device"] == "cpu", torch_compile=task["compiled"], learning_rate=6e-4, save_strategy="no", report_to=[],
+        logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     Trainer(adapted(of_shape()), arguments, train_dataset=Windows(), callbacks=[Clock()]).train()
 if task["device"] != "cpu":

@@ -58,7 +58,7 @@ class Optimizer:
         groups = {kind: {name: self.spread.local(p) for name, p in group.items()} for kind, group in kinds(model).items()}
         self.names: dict[Tensor, str] = {own: name for group in groups.values() for name, own in group.items()}
         self.clip = recipe.clip
-        self.parts: list[torch.optim.Optimizer] = []
+        self.parts: list[AdamW | Muon] = []
         matrices = list(_by_share(groups["matrices"], query_shares(model), recipe.rate, recipe.weight_decay))
         other, on_embeddings = recipe.rate, recipe.weight_decay
         if isinstance(recipe, run.Muon):
@@ -99,10 +99,9 @@ class Optimizer:
 
     def step(self, norm: float) -> None:
         """Clip the gradients, whose norm is `norm`, and move the weights."""
-        if self.clip and norm > self.clip:
-            torch.nn.utils.clip_grads_with_norm_(list(self.names), self.clip, torch.tensor(norm))
+        excess = norm / self.clip if self.clip and norm > self.clip else 1.0
         for part in self.parts:
-            part.step()
+            part.step(excess)
 
     def zero_grad(self) -> None:
         for part in self.parts:
@@ -144,15 +143,19 @@ class AdamW(torch.optim.Optimizer):
         super().__init__(groups, {"betas": betas, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, excess: float = 1.0) -> None:  # pyrefly: ignore[bad-override]
+        """Move the weights by the gradients divided by `excess`, in one pass over memory."""
         for group in self.param_groups:
             given = [p for p in group["params"] if p.grad is not None]
+            if not given:
+                continue
+            scale = None if excess == 1.0 else torch.full((), excess, dtype=torch.float32, device=given[0].device)
             states = [self._state(p) for p in given]
             average, square, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
             (beta1, beta2), gradients = group["betas"], [p.grad for p in given]
             adamw(
                 given, gradients, average, square, [], steps, fused=True, amsgrad=False, beta1=beta1, beta2=beta2,
-                lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+                lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False, grad_scale=scale,
             )  # fmt: skip
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -175,24 +178,26 @@ class Muon(torch.optim.Optimizer):
         self.names, self.spread = names, spread
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, excess: float = 1.0) -> None:  # pyrefly: ignore[bad-override]
+        """Move the weights by the gradients divided by `excess`."""
         for group in self.param_groups:
             given = [p for p in group["params"] if p.grad is not None]
             # Shape by shape takes the least memory; with other ranks all at once takes the fewest exchanges.
             for some in [given] if self.spread.size > 1 else [[given[i] for i in places] for places in _by_shape(given)]:
-                moved = {self.names[p]: self._nesterov(p, group["momentum"]) for p in some}
+                moved = {self.names[p]: self._nesterov(p, group["momentum"], excess) for p in some}
                 updates = self.spread.on_owners(moved, orthogonalised)
                 for parameter in some:
                     update = updates[self.names[parameter]].to(parameter.dtype)
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 
-    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
+    def _nesterov(self, parameter: Tensor, momentum: float, excess: float) -> Tensor:
         assert parameter.grad is not None
+        gradient = parameter.grad if excess == 1.0 else parameter.grad.div_(excess)
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        average = state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(average, momentum)
+        average = state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)
 
 
 def orthogonalised(updates: list[Tensor]) -> list[Tensor]:

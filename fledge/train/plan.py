@@ -15,6 +15,7 @@ from fledge.data.batches import Batch as Tokens
 from fledge.model import Transformer, initialise, kernels
 from fledge.presets import modernbert, qwen3, t5
 from fledge.train.loop import BatchAt, State, on_machine, run_steps
+from fledge.train.meter import matrix_rate
 from fledge.train.objective import Objective, PredictTokens
 from fledge.train.optimizer import Optimizer
 from fledge.train.parallel.ranks import ranks
@@ -44,6 +45,7 @@ DRIFT = 0.05  # of the steps left: the least change of speed that changes the pl
 CONTEXT = 256  # tokens of a row, where no shape says how many its positions are made for
 FEWEST_STEPS = 40  # below this nothing is learned
 COMPILED_FROM = 300.0  # seconds of training: torch's compiler takes about half a minute of them on a GPU
+PLAIN_SHARE = 0.42  # of the matrix rate, for what is not compiled: docs/decisions/0032-training-on-a-gpu.md
 WHOLE_RATE = 4096  # tokens of a step, below which Muon's rate is lower
 
 # Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022,
@@ -113,8 +115,8 @@ def this_machine(
 ) -> Machine:  # fmt: skip
     """The machine as it is: a GPU where there is one, bf16 where the hardware multiplies it faster than fp32.
 
-    On a single GPU torch's compiler takes part in what takes `seconds` of five minutes or more, or none knows how many, unless the same
-    bits are asked for. Raises `ValueError` for a device that is not here.
+    On a single GPU torch's compiler takes part in what takes `seconds` of five minutes or more, or none knows how many
+    (`worth_compiling`), unless the same bits are asked for. Raises `ValueError` for a device that is not here.
     """
     gpu = torch.cuda.is_available()
     if device == "auto":
@@ -128,6 +130,14 @@ def this_machine(
         raise ValueError(f"dtype {dtype!r} is unknown: use float32, bfloat16 or auto")
     worthwhile = device == "cpu" or (ranks() == 1 and not deterministic and (seconds is None or seconds >= COMPILED_FROM))
     return Machine(device, dtype, threads or torch.get_num_threads(), deterministic, seed, worthwhile and kernels.available(device))
+
+
+def worth_compiling(machine: Machine, arch: Arch, batch: Batch, steps: int) -> bool:
+    """Whether so many steps take a GPU so long that torch's compiler, where it takes part, spares more time than it costs."""
+    if not machine.device.startswith("cuda"):
+        return machine.kernels
+    flops = steps * batch.tokens * training_flops(arch, batch.context)
+    return machine.kernels and flops >= COMPILED_FROM * PLAIN_SHARE * matrix_rate(machine)
 
 
 def _cpu_has_bf16() -> bool:

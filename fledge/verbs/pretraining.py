@@ -416,7 +416,7 @@ def fingerprint(corpus: Corpus) -> str:
 def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machine: Machine, described: Data) -> Run:
     """The run for a number of steps or tokens; without an `arch` in the smallest default shape."""
     from fledge.presets import PRESETS
-    from fledge.train.plan import optimizer_for
+    from fledge.train.plan import optimizer_for, worth_compiling
     from fledge.train.run import Plan, Run, Save, Stable
 
     preset = {"masked-word": SMALLEST["masked-word"], "denoise": SMALLEST["denoise"]}.get(described.objective, SMALLEST["next-word"])
@@ -430,7 +430,7 @@ def fixed(corpus: Corpus, budget: Budget, arch: Arch | None, batch: Batch, machi
         Stable(min(100, max(1, steps // 20))),
         Plan(steps, tokens=budget.tokens),
         Save(),
-        machine,
+        replace(machine, kernels=worth_compiling(machine, arch, batch, steps)),
     )
 
 

@@ -90,14 +90,19 @@ def test_orthogonal_brings_singular_values_near_one(shape):
     assert values.max() < 1.3
 
 
-def test_clipping_bounds_the_whole_norm():
-    model = small()
-    ours = Optimizer(model, AdamW(clip=0.5))
-    fill_gradients(model, 0)
-    norm = float(ours.norm())
-    assert norm == pytest.approx(float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()), rel=1e-5)
-    ours.step(norm)
-    assert float(ours.norm()) == pytest.approx(0.5, rel=1e-4)
+@pytest.mark.parametrize("recipe", [AdamW(clip=0.5), Muon(clip=0.5)])
+def test_clipping_is_torchs_over_all_gradients_together(recipe):
+    one, other = small(), small()
+    ours, reference = Optimizer(one, recipe), Optimizer(other, replace(recipe, clip=0))
+    for step in range(3):
+        fill_gradients(one, step)
+        fill_gradients(other, step)
+        assert torch.nn.utils.clip_grad_norm_(other.parameters(), 0.5) > 0.5
+        ours.step(float(ours.norm()))
+        reference.step(0.5)
+    expected = reference.tensors()
+    assert all(torch.allclose(tensor, expected[name], rtol=1e-5, atol=1e-8) for name, tensor in ours.tensors().items())
+    torch.testing.assert_close(list(one.parameters()), list(other.parameters()), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", [AdamW(), Muon()])

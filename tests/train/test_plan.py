@@ -12,6 +12,7 @@ from fledge.train import plan
 from fledge.train.plan import (
     Difficulty,
     Speed,
+    default_arch,
     expected_bits,
     pace,
     probe,
@@ -20,6 +21,7 @@ from fledge.train.plan import (
     this_machine,
     training_bytes,
     training_flops,
+    worth_compiling,
 )
 from fledge.train.run import Batch, Machine, Plan
 
@@ -168,3 +170,13 @@ def test_a_gpu_compiles_what_takes_long(monkeypatch):
     assert not this_machine(seconds=None, deterministic=True).kernels
     monkeypatch.setattr("fledge.model.kernels.find_spec", lambda name: None)
     assert not this_machine(seconds=None).kernels
+
+
+def test_a_number_of_steps_is_compiled_where_it_takes_long(monkeypatch):
+    monkeypatch.setattr("fledge.train.plan.matrix_rate", lambda machine: 1e15)
+    arch, batch = default_arch(512, 8, 8192, 256), Batch(rows=128, context=256)
+    seconds = training_flops(arch, 256) * batch.tokens / (0.42 * 1e15)
+    gpu = Machine("cuda", "bfloat16", kernels=True)
+    assert [worth_compiling(gpu, arch, batch, round(took / seconds)) for took in (1, 280, 320)] == [False, False, True]
+    assert not worth_compiling(replace(gpu, kernels=False), arch, batch, 10**9)
+    assert worth_compiling(Machine(kernels=True), arch, batch, 1)

@@ -139,8 +139,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / √(mean(x²) + eps) · weight`, over the last dimension; a kernel gives it in the type that matrix products take."""
     kernels = _kernels(x, weight)
     if kernels is None or x.dtype != torch.float32:
-        return F.rms_norm(x, weight.shape, weight, eps)
+        return _rms_norm(x, weight, eps)
     return functions.RmsNorm.apply(kernels, x, weight, eps, working(x))
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """torch's, in the wider of both types, which it computes in anyway, but with a warning to the user."""
+    exact = torch.promote_types(x.dtype, weight.dtype)
+    return F.rms_norm(x.to(exact), weight.shape, weight.to(exact), eps).to(x.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -179,7 +185,7 @@ def turn_heads(x: Tensor, weight: Tensor | None, eps: float, angles: tuple[Tenso
     kernels = _kernels(x, weight)
     if kernels is not None:
         return functions.TurnHeads.apply(kernels, x, weight, *(angles or (None, None)), eps)
-    x = (x if weight is None else F.rms_norm(x, weight.shape, weight, eps)).transpose(1, 2)
+    x = (x if weight is None else _rms_norm(x, weight, eps)).transpose(1, 2)
     return x if angles is None else turn(x, *angles)
 
 
