@@ -94,7 +94,6 @@ def test_every_gradient_is_the_cpus(name, rows):
         assert apart(ours, expected) < 1e-3, compiled
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 @pytest.mark.parametrize("rows", [plain, packed])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_in_bf16_compiled_or_not_they_are_near(name, rows):
@@ -108,7 +107,6 @@ def test_in_bf16_compiled_or_not_they_are_near(name, rows):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_a_run_that_is_taken_up_again_gives_the_same_bits(tmp_path, dtype, optimizer):
     def run():
         made = a_run(optimizer, save_steps=3)

@@ -38,7 +38,6 @@ def test_it_survives(name: str, slow: bool, trial):
     assert not [wrong for kind, seed in chosen if (wrong := attempt(kind, seed))]
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # PyTorch's own norm, where no compiler has built ours
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "denoise"])
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])  # two of several workers only wait for each other

@@ -2,7 +2,6 @@
 
 import gc
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,8 +116,7 @@ def further(found: Trace, shallow: Trace, deeper: Trace, times: int) -> Trace:
 
 def traced_whole(arch: Arch, context: int, layout: Layout, recipe: AdamW | Muon, dtype: str, device: str = "cpu") -> Trace:
     """The same by tracing all layers."""
-    with alone_among(layout.ranks), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of norms: it is about speed
+    with alone_among(layout.ranks):
         model = shell(arch)
         if layout.ranks > 1:
             spread_out(model, mesh_of("cpu", layout.ranks, layout.tensor))
