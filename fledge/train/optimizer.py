@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -103,6 +104,42 @@ class Optimizer:
         for part in self.parts:
             part.step(excess)
 
+    def average(self, share: float) -> None:
+        """Move the mean of each weight by this share of what lies between it and the weight; the first begins there."""
+        for parameter, state in self._states():
+            if "mean" in state:
+                state["mean"].lerp_(parameter.detach(), share)
+            else:
+                state["mean"] = parameter.detach().clone()
+
+    def means(self) -> dict[str, Tensor]:
+        """What lies here of the mean of each weight that has one."""
+        return {self.names[parameter]: state["mean"] for parameter, state in self._states() if "mean" in state}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the weights are their means, where they have them."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, state in self._states():
+            if "mean" in state:
+                weight = parameter.clone()
+                parameter.copy_(state["mean"])
+                state["mean"].copy_(weight)
+
+    def _states(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Each trained parameter with its state."""
+        for part in self.parts:
+            for group in part.param_groups:
+                for parameter in group["params"]:
+                    yield parameter, part.state[parameter]
+
     def zero_grad(self) -> None:
         for part in self.parts:
             part.zero_grad()
@@ -160,7 +197,7 @@ class AdamW(torch.optim.Optimizer):
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
-        if not state:
+        if "step" not in state:
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         return state

@@ -62,8 +62,8 @@ class Result:
 class Snapshot:
     """A copy in CPU memory of where training stood after `step` steps, as it lies on this rank: nothing that follows changes it.
 
-    `weights` are those of the model, or of its adapter where it has one; `whole` are they of all ranks together, on rank 0 alone and
-    only where they are asked for.
+    `weights` are those of the model, or of its adapter where it has one; `whole` are they of all ranks together, or their means where
+    these are taken, on rank 0 alone and only where they are asked for.
     """
 
     step: int
@@ -81,7 +81,8 @@ class Snapshot:
             {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
             for tensors in (kept(state.model), state.optimizer.tensors())
         )
-        whole = spread.whole(weights) if with_whole else None
+        means = {name: mean.to("cpu", copy=True) for name, mean in state.optimizer.means().items()} if with_whole else {}
+        whole = spread.whole(weights | means) if with_whole else None
         return cls(state.step, state.model.arch, weights, optimizer, facts, spread, whole)
 
     @property
@@ -181,7 +182,10 @@ def train(
         def batch_at(step: int) -> list[Batch]:
             return batches.batch_at(step) if spread.size == 1 else batches.batch_at(step, *spread.data)
 
-        hooks = [diary.write, keeper.watch, keeper.replan, *after_step, keeper.validate_when_due, keeper.save_when_due, obey_signals]
+        hooks = [
+            diary.write, keeper.watch, keeper.replan, *after_step, keeper.average, keeper.validate_when_due, keeper.save_when_due,
+            obey_signals,
+        ]  # fmt: skip
         try:
             if keeper.resume(state):
                 diary.tell(f"This run is finished: {state.step:,} steps in {state.seconds:.0f} s. Give another --out to start anew.")
@@ -443,6 +447,12 @@ class Keeper:
         self.marks.append((state.step, now))
         return revised_total(plan, state.step, left, pace(self.marks))
 
+    def average(self, state: State) -> None:
+        """Take the weights into their means, in the last share of the steps."""
+        averaged = state.step - state.total + math.ceil(self.run.save.average * state.total)
+        if averaged > 0:
+            state.optimizer.average(1 / averaged)
+
     def validate_when_due(self, state: State) -> None:
         if self.evaluate is None:
             return
@@ -458,11 +468,12 @@ class Keeper:
         self.validate(state)
 
     def validate(self, state: State) -> None:
-        """Score the model; a new best is exported, then saved."""
+        """Score the model, or what its weights are on average; a new best is exported, then saved."""
         assert self.evaluate is not None
         start, spread = time.monotonic(), spread_of(state.model)
         spread.alive("validating")
-        scores = spread.agreed(self.evaluate(state.model))
+        with state.optimizer.averaged():
+            scores = spread.agreed(self.evaluate(state.model))
         self.validated = state.step
         self.diary.line(state, {"validation": scores})
         score = self.best_of(scores)

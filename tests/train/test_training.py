@@ -64,7 +64,7 @@ def assert_same_end(one: Path, other: Path):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_resumed_run_is_bit_equal(tmp_path, optimizer):
-    run = a_run(optimizer, steps=15, evaluate=4)
+    run = a_run(optimizer, steps=15, evaluate=4, average=0.6)
     go(run, tmp_path / "whole")
     for step in (3, 4, 11):
         with pytest.raises(Stopped, match=f"after step {step} of 15") as stopped:
@@ -78,9 +78,34 @@ def test_a_resumed_run_is_bit_equal(tmp_path, optimizer):
     )
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_mean_of_the_last_weights_is_validated_and_exported_and_does_not_change_training(tmp_path, optimizer):
+    run = a_run(optimizer, steps=12, evaluate=4, average=0.6)
+    plain, _ = go(replace(run, save=replace(run.save, average=0.0)), tmp_path / "plain")
+    weights, exported = [], []
+    model, _ = go(
+        run,
+        tmp_path / "averaged",
+        after_step=[lambda state: weights.append({name: p.detach().clone() for name, p in state.model.named_parameters()})],
+        export=lambda snapshot, scores: exported.append((snapshot.step, snapshot.model, scores)),
+        best_of=lambda scores: -len(exported),  # each is the best
+    )
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+    step, kept, scores = exported[-1]
+    assert step == 12
+    for name, parameter in kept.named_parameters():
+        torch.testing.assert_close(parameter, torch.stack([one[name] for one in weights[-8:]]).mean(0), rtol=1e-5, atol=1e-6)
+    before, after = (
+        [line["validation"]["loss"] for line in metrics(tmp_path / name) if "validation" in line] for name in ("plain", "averaged")
+    )
+    assert before[0] == after[0]
+    assert before[1:] != after[1:]
+    assert scores["loss"] == after[-1]
+
+
 def test_a_resumed_adapter_is_bit_equal_and_its_base_stays(tmp_path):
     lora = Lora(4, dropout=0.2)
-    run = replace(a_run(steps=12, evaluate=4), adapter=lora)
+    run = replace(a_run(steps=12, evaluate=4, average=0.6), adapter=lora)
 
     def start() -> Transformer:
         model = initialise(Transformer(run.arch), seed=run.machine.seed)
