@@ -75,7 +75,7 @@ WORDS, PROBE = "TF-IDF + logistic regression", "linear probe"
 RESULTS = "test.jsonl"
 """In the folder of the run: each test row with what every method said to it."""
 DECAY = 0.9  # of the steps, in which the rate falls to 0: from nearly the first on, for training may end before the last
-AVERAGE = 0.6  # of the steps, at the end, whose weights' mean is kept
+AVERAGED_FROM = 1.6  # epochs: the mean of the weights since then is kept
 EPOCHS = 4  # after which a pretrained model knows its rows by heart
 TOKENS = 1024  # of a step, at most, where texts are short
 WORST = 20  # mistakes that are shown
@@ -418,7 +418,7 @@ class ClassifierJob:
         plan = Plan(steps, most=steps if self.epochs is not None and not self.search else None)
         run = Run(
             arch, data, batch, finetuning_optimizer(self.parent.optimizer), Stable(min(50, per_epoch), DECAY), plan,
-            Save(evaluate=max(1, per_epoch // 2), patience=4, average=AVERAGE), machine,
+            Save(evaluate=max(1, per_epoch // 2), patience=4, average=round(AVERAGED_FROM * per_epoch)), machine,
         )  # fmt: skip
         return applied(adapting(run, self.lora, self.parent), settings)
 
