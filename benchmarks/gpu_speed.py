@@ -90,7 +90,7 @@ def told(task: Task, runs: list[dict[str, Any]]) -> None:
               if name in ON_GPU and "fledge" not in name and "failed" not in run}  # fmt: skip
     claim = f"training {task.name} at {task.parts} times {task.rows // task.parts} × {task.context} a step in bf16 on one GPU"
     write(
-        f"gpu_speed_{task.name.split()[-1].lower()}",
+        f"gpu_speed_{task.name.split()[-1].lower().replace('.', '_')}",
         claim + (", at 55 % of its bf16 matrix rate or more" if large else ", faster than nanoGPT and transformers"),
         f"{ours['tokens_per_second']:,} tokens/s, {ours['share_of_matrix_rate']:.0%} of the matrix rate"
         + "".join(f", {times} times {name}" for name, times in others.items()),

@@ -322,8 +322,8 @@ class Save:
     """When to keep what: a checkpoint every `seconds` (or `steps`), the last `keep` and the best of them.
 
     Validation comes every `evaluate` steps; at 0 as often as 5 % of the time allow. Training ends after `patience`
-    validations in a row without a better score; 0 never ends it. From step `average` on (0: never) what is validated and
-    exported is the mean of the weights after each of these steps (Izmailov et al., 2018, arXiv:1803.05407).
+    validations in a row without a better score; 0 never ends it. In the last `average` of the steps, a share from 0 to 1, what is
+    validated and exported is the mean of the weights after each of them (Izmailov et al., 2018, arXiv:1803.05407).
     """
 
     seconds: float = 120.0
@@ -331,10 +331,11 @@ class Save:
     keep: int = 2
     evaluate: int = 0
     patience: int = 0
-    average: int = 0
+    average: float = 0.0
 
     def __post_init__(self):
-        _at_least(self, 0, "seconds", "steps", "evaluate", "patience", "average")
+        _at_least(self, 0, "seconds", "steps", "evaluate", "patience")
+        _share(self, "average")
         _at_least(self, 1, "keep")
 
 

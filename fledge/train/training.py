@@ -448,9 +448,10 @@ class Keeper:
         return revised_total(plan, state.step, left, pace(self.marks))
 
     def average(self, state: State) -> None:
-        """Take the weights into their means, from the step on at which these begin."""
-        if 0 < self.run.save.average <= state.step:
-            state.optimizer.average(1 / (state.step - self.run.save.average + 1))
+        """Take the weights into their means, in the last share of the steps."""
+        averaged = state.step - state.total + math.ceil(self.run.save.average * state.total)
+        if averaged > 0:
+            state.optimizer.average(1 / averaged)
 
     def validate_when_due(self, state: State) -> None:
         if self.evaluate is None:

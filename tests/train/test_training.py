@@ -64,7 +64,7 @@ def assert_same_end(one: Path, other: Path):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_resumed_run_is_bit_equal(tmp_path, optimizer):
-    run = a_run(optimizer, steps=15, evaluate=4, average=7)
+    run = a_run(optimizer, steps=15, evaluate=4, average=0.6)
     go(run, tmp_path / "whole")
     for step in (3, 4, 11):
         with pytest.raises(Stopped, match=f"after step {step} of 15") as stopped:
@@ -80,8 +80,8 @@ def test_a_resumed_run_is_bit_equal(tmp_path, optimizer):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_mean_of_the_last_weights_is_validated_and_exported_and_does_not_change_training(tmp_path, optimizer):
-    run = a_run(optimizer, steps=12, evaluate=4, average=5)
-    plain, _ = go(replace(run, save=replace(run.save, average=0)), tmp_path / "plain")
+    run = a_run(optimizer, steps=12, evaluate=4, average=0.6)
+    plain, _ = go(replace(run, save=replace(run.save, average=0.0)), tmp_path / "plain")
     weights, exported = [], []
     model, _ = go(
         run,
@@ -105,7 +105,7 @@ def test_the_mean_of_the_last_weights_is_validated_and_exported_and_does_not_cha
 
 def test_a_resumed_adapter_is_bit_equal_and_its_base_stays(tmp_path):
     lora = Lora(4, dropout=0.2)
-    run = replace(a_run(steps=12, evaluate=4, average=5), adapter=lora)
+    run = replace(a_run(steps=12, evaluate=4, average=0.6), adapter=lora)
 
     def start() -> Transformer:
         model = initialise(Transformer(run.arch), seed=run.machine.seed)

@@ -30,7 +30,7 @@ def losses(family: str, optimizer: str, folder: Path, tensor: int, stop: int = E
     arch, found = FAMILIES[family], list[float]()
     run = Run(
         arch, DATA[family], Batch(Steps(arch).rows, 2, CONTEXT), OPTIMIZERS[optimizer], Stable(warmup=2), Plan(END),
-        Save(evaluate=2, average=2), Machine(threads=1, tensor=tensor, kernels=optimizer == "muon"),
+        Save(evaluate=2, average=0.6), Machine(threads=1, tensor=tensor, kernels=optimizer == "muon"),
     )  # fmt: skip
 
     def look(state: State) -> None:

@@ -75,7 +75,7 @@ WORDS, PROBE = "TF-IDF + logistic regression", "linear probe"
 RESULTS = "test.jsonl"
 """In the folder of the run: each test row with what every method said to it."""
 DECAY = 0.9  # of the steps, in which the rate falls to 0: from nearly the first on, for training may end before the last
-AVERAGED_FROM = 1.6  # epochs: the mean of the weights since then is kept
+AVERAGED, NOT_BEFORE = 0.6, 1.6  # the share of the steps, at the end, whose weights' mean is kept; epochs that come before it
 EPOCHS = 4  # after which a pretrained model knows its rows by heart
 TOKENS = 1024  # of a step, at most, where texts are short
 WORST = 20  # mistakes that are shown
@@ -418,7 +418,7 @@ class ClassifierJob:
         plan = Plan(steps, most=steps if self.epochs is not None and not self.search else None)
         run = Run(
             arch, data, batch, finetuning_optimizer(self.parent.optimizer), Stable(min(50, per_epoch), DECAY), plan,
-            Save(evaluate=max(1, per_epoch // 2), patience=4, average=round(AVERAGED_FROM * per_epoch)), machine,
+            Save(evaluate=max(1, per_epoch // 2), patience=4, average=AVERAGED), machine,
         )  # fmt: skip
         return applied(adapting(run, self.lora, self.parent), settings)
 
@@ -564,9 +564,11 @@ class Lesson:
         }
 
     def learn(self, run: Run, model: Transformer, out: Path, writer: ModelWriter, **more: Any) -> Result:
-        """Train a model in `out`, keeping the best by `badness`."""
+        """Train a model in `out`, keeping the best by `badness`; weights that have seen few epochs are not averaged."""
         from fledge.train.training import train
 
+        late = max(0.0, 1 - NOT_BEFORE * self.batches.steps_per_epoch / run.plan.steps)
+        run = replace(run, save=replace(run.save, average=min(run.save.average, late)))
         with watched("Classifier", out, run.plan.steps) as (bar, hooks):
             return train(
                 run, model, self.batches, self.objective, out, evaluate=self.validated, best_of=badness, export=writer.export,
