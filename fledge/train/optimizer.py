@@ -112,10 +112,6 @@ class Optimizer:
             else:
                 state["mean"] = parameter.detach().clone()
 
-    def means(self) -> dict[str, Tensor]:
-        """What lies here of the mean of each weight that has one."""
-        return {self.names[parameter]: state["mean"] for parameter, state in self._states() if "mean" in state}
-
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the weights are their means, where they have them."""

@@ -133,11 +133,10 @@ def this_machine(
 
 
 def worth_compiling(machine: Machine, arch: Arch, batch: Batch, steps: int) -> bool:
-    """Whether so many steps take a GPU so long that torch's compiler, where it takes part, spares more time than it costs."""
-    if not machine.device.startswith("cuda"):
-        return machine.kernels
+    """Whether compiled parts take part in so many steps: on a GPU, where torch's compiler spares more time than it costs."""
     flops = steps * batch.tokens * training_flops(arch, batch.context)
-    return machine.kernels and flops >= COMPILED_FROM * PLAIN_SHARE * matrix_rate(machine)
+    gpu = machine.device.startswith("cuda")
+    return machine.kernels and (not gpu or flops >= COMPILED_FROM * PLAIN_SHARE * matrix_rate(machine))
 
 
 def _cpu_has_bf16() -> bool:

@@ -81,8 +81,8 @@ class Snapshot:
             {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
             for tensors in (kept(state.model), state.optimizer.tensors())
         )
-        means = {name: mean.to("cpu", copy=True) for name, mean in state.optimizer.means().items()} if with_whole else {}
-        whole = spread.whole(weights | means) if with_whole else None
+        means = {name: optimizer.get(f"{name}/mean", weight) for name, weight in weights.items()}
+        whole = spread.whole(means) if with_whole else None
         return cls(state.step, state.model.arch, weights, optimizer, facts, spread, whole)
 
     @property
@@ -321,6 +321,7 @@ class Keeper:
     def __init__(self, diary: Diary, run: Run, evaluate, best_of, export):
         self.diary, self.run, self.evaluate, self.best_of, self.export = diary, run, evaluate, best_of, export
         self.best: dict | None = None  # {"step", "score", "scores"} of the best validation
+        self.averaged = 0  # steps whose weights are in their means
         self.stale = 0  # validations in a row without a better one
         self.validated = -1  # the step of the last validation
         self.unexported: Scores | None = {}  # the scores of what the next save exports
@@ -366,7 +367,7 @@ class Keeper:
         state.step, state.tokens, state.seconds, state.loss = found.step, facts["tokens"], facts["seconds"], facts["loss"]
         self.best, self.stale, self.validated, self.ended = facts["best"], facts["stale"], facts["validated"], facts["ended"]
         self.unexported, self.finished, self.validating, self.validation_cost = None, facts["finished"], *facts["validating"]
-        self.spikes = Spikes(self.run.guard, facts.get("losses", ()))  # a run begun by version 0.1.0 has none
+        self.spikes, self.averaged = Spikes(self.run.guard, facts.get("losses", ())), facts.get("averaged", 0)  # version 0.1.0 has neither
         self.marks = [(state.step, time.monotonic() - self.aside)]
 
     def watch(self, state: State) -> None:
@@ -449,9 +450,9 @@ class Keeper:
 
     def average(self, state: State) -> None:
         """Take the weights into their means, in the last share of the steps."""
-        averaged = state.step - state.total + math.ceil(self.run.save.average * state.total)
-        if averaged > 0:
-            state.optimizer.average(1 / averaged)
+        if state.step > state.total - math.ceil(self.run.save.average * state.total):
+            self.averaged += 1  # counted, for the plan may change meanwhile
+            state.optimizer.average(1 / self.averaged)
 
     def validate_when_due(self, state: State) -> None:
         if self.evaluate is None:
@@ -515,6 +516,7 @@ class Keeper:
             "tokens": state.tokens, "seconds": round(self.diary.seconds(), 3), "loss": state.loss, "best": self.best, "stale": self.stale,
             "validated": self.validated, "finished": self.finished, "ended": self.ended, "revisions": state.plan.revisions,
             "skips": state.plan.skips, "validating": [self.validating, self.validation_cost], "losses": self.spikes.losses,
+            "averaged": self.averaged,
         }  # fmt: skip
         snapshot = Snapshot.of(state, facts, with_whole=self.unexported is not None)
         self.saving, self.unexported = self.writer.submit(self.write, snapshot, self.unexported), None

@@ -103,6 +103,24 @@ def test_the_mean_of_the_last_weights_is_validated_and_exported_and_does_not_cha
     assert scores["loss"] == after[-1]
 
 
+def test_a_plan_that_gets_shorter_leaves_each_averaged_step_its_weight(tmp_path):
+    """Of 12 steps the last 6 would be averaged; at the sixth they become 8, of which the fifth and sixth would have been already."""
+    weights, exported = [], []
+
+    def look(state):
+        if state.step == 6:
+            state.plan = state.plan.revised(state.step, 8)
+        if state.step >= 6:
+            weights.append(state.model.embedding.weight.detach().clone())
+
+    go(
+        a_run(steps=12, evaluate=100, average=0.5), tmp_path, after_step=[look],
+        export=lambda snapshot, scores: exported.append(snapshot.model),
+    )  # fmt: skip
+    assert len(weights) == 3
+    torch.testing.assert_close(exported[-1].embedding.weight, torch.stack(weights).mean(0), rtol=1e-5, atol=1e-6)
+
+
 def test_a_resumed_adapter_is_bit_equal_and_its_base_stays(tmp_path):
     lora = Lora(4, dropout=0.2)
     run = replace(a_run(steps=12, evaluate=4, average=0.6), adapter=lora)
