@@ -207,9 +207,6 @@ def pretrain(
     out = Path(out)
     if sum(budget is not None for budget in (time, steps, tokens)) > 1:
         raise ValueError("--time, --steps and --tokens each say how long to train: give one of them")
-    for name, count in (("steps", steps), ("tokens", tokens)):
-        if count is not None and count < 1:
-            raise ValueError(f"--{name} {count} trains nothing: give at least 1")
     if arch is not None and from_ is not None:
         raise ValueError("--arch starts from random weights and --from continues a model: give one of them")
     if from_ is not None and (tokenizer is not None or vocab is not None):

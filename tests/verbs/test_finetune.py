@@ -52,6 +52,14 @@ def test_classify_says_what_it_found_ends_in_json_and_goes_on(base, messages, tm
     assert 'balance: "labels" -> "rows"' in other.err
 
 
+@pytest.mark.parametrize("verb", ["classify", "instruct", "pairs", "prefer"])
+def test_no_epoch_is_refused_before_anything_is_read(base, tmp_path, command, verb):
+    said = command("finetune", verb, tmp_path / "missing.csv", "--from", base, "--out", tmp_path / "c", "--epochs", 0)
+    assert said.code == 2
+    assert "--epochs 0 trains nothing: give at least 1" in said.err
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize("verb", ["classify", "instruct"])
 def test_a_run_keeps_its_data(base, tmp_path, command, verb):
     """The same command with a file that holds something else now neither goes on nor starts anew."""
