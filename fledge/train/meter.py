@@ -60,7 +60,7 @@ class Meter:
         if memory:
             facts |= {"memory": memory, "peak_memory": peak}
         left = (state.total - state.step) * state.tokens / state.step
-        return {**facts, "seconds_left": round(left / tokens_per_second, 1)}
+        return {**facts, "seconds_left": round(left / tokens_per_second, 3)}
 
 
 def memory_in_use(device: torch.device) -> tuple[int, int]:

@@ -56,6 +56,11 @@ class Screen:
     def type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
 
+    def interrupt(self) -> None:
+        """Ctrl-C as late as a person types it: Python's readline notices one only while it waits for a key, not while it shows one."""
+        time.sleep(0.3)
+        self.type("\x03")
+
     def until(self, pattern: str, seconds: float = 60) -> str:
         """What has come up to the end of the first match, which is waited for; without what only moves the cursor."""
         end = time.monotonic() + seconds
@@ -110,15 +115,15 @@ def test_a_conversation_in_a_terminal(talker, tmp_path):
         screen.until(PROMPT)
         screen.type("\x10" * 6)  # the history's keys, up to what was there before
         screen.until("asked yesterday")
-        screen.type("\x03")
+        screen.interrupt()
         screen.until("Ctrl-C again ends")
         screen.until(PROMPT)
         screen.type("begun")
         screen.until("begun")
-        screen.type("\x03")  # clears it
+        screen.interrupt()  # clears it
         screen.until("Ctrl-C again ends")
         screen.until(PROMPT)
-        screen.type("\x03")
+        screen.interrupt()
         assert screen.ends() == 0
     assert history.entries() == [
         "asked yesterday", "tell me", "/settings max_tokens 3", "two \nlines", "pasted\nlines", f"/save {saved}",
