@@ -1,7 +1,7 @@
 """Classifiers from a base that was pretrained here, beside TF-IDF + logistic regression on the same test rows.
 
-SMS spam; AG News (10,000 rows); TREC's six kinds of questions, five-fold, the folds' test rows taken together; SST-2, split anew so that no
-test phrase contains or is contained in a training phrase, and as it was given; IMDb, a subset. `--rows` takes so many rows of each.
+SMS spam; AG News (10,000 rows) and TREC's six kinds of questions, both five-fold, the folds' test rows taken together; SST-2, split anew so
+that no test phrase contains or is contained in a training phrase, and as it was given; IMDb, a subset. `--rows` takes so many rows of each.
 """
 
 import csv
@@ -50,13 +50,17 @@ def sms(most: int, seed: int) -> Iterator[Task]:
 
 
 def ag_news(most: int, seed: int) -> Iterator[Task]:
-    yield some([(text, label) for text, label in (line.rsplit("\t", 1) for line in opened("ag-news.tsv.gz"))], most, seed), []
+    rows = [(text, label) for text, label in (line.rsplit("\t", 1) for line in opened("ag-news.tsv.gz"))]
+    yield from folded(some(rows, most, seed), seed)
 
 
 def trec(most: int, seed: int) -> Iterator[Task]:
-    """Five folds, questions that are nearly equal in one."""
     rows = [(text, kind.split(":")[0]) for kind, text in (line.split(" ", 1) for line in opened("trec-train.txt", "latin-1"))]
-    rows = some(rows, most, seed)
+    yield from folded(some(rows, most, seed), seed)
+
+
+def folded(rows: Rows, seed: int) -> Iterator[Task]:
+    """Five folds, texts that are nearly equal in one; each is tested on once."""
     names = tuple(sorted({label for _, label in rows}))
     labels = tuple((names.index(label),) for _, label in rows)
     whole = Labelled(tuple(text for text, _ in rows), labels, names, tuple(map(str, range(len(rows)))), Columns("text", "label"))

@@ -46,6 +46,8 @@ CONTEXT = 256  # tokens of a row, where no shape says how many its positions are
 FEWEST_STEPS = 40  # below this nothing is learned
 COMPILED_FROM = 300.0  # seconds of training: torch's compiler takes about half a minute of them on a GPU
 PLAIN_SHARE = 0.42  # of the matrix rate, for what is not compiled: docs/decisions/0032-training-on-a-gpu.md
+FEW_STEPS = 400  # of fine-tuning, up to which its rates need not fall: docs/decisions/0026
+GENTLE = 0.1  # of the rates of fine-tuning, where preferences and rewards move a model that can answer already
 WHOLE_RATE = 4096  # tokens of a step, below which Muon's rate is lower
 
 # Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022,
@@ -300,15 +302,29 @@ def optimizer_for(arch: Arch, tokens: int = WHOLE_RATE) -> Muon:
     return Muon(rate=round(rate * scale, 5), weight_decay=0.0, adamw_rate=round(other * scale, 5))
 
 
-def finetuning_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
-    """Two thirds of the rates that a model of ours was pretrained with; else 5e-5 (Devlin et al., 2019, arXiv:1810.04805)."""
+def finetuning_optimizer(pretrained: AdamW | Muon | None, steps: int = FEW_STEPS) -> AdamW | Muon:
+    """Two thirds of the rates that a model of ours was pretrained with; else 5e-5 (Devlin et al., 2019, arXiv:1810.04805).
+
+    For more `steps` than 400 ours fall with their root, so that many rows take the weights no farther from what they knew than few do
+    (docs/decisions/0026).
+    """
+    share = min(1, FEW_STEPS / steps) ** 0.5 / 1.5
     match pretrained:
         case Muon(rate=rate, adamw_rate=other):
-            return Muon(rate=rate / 1.5, adamw_rate=other / 1.5, weight_decay=0.0)
+            return at_rate(Muon(rate=rate, adamw_rate=other, weight_decay=0.0), share)
         case AdamW(rate=rate):
-            return AdamW(rate=rate / 1.5)
+            return at_rate(AdamW(rate=rate), share)
         case None:
             return AdamW(rate=5e-5, weight_decay=0.01)
+
+
+def at_rate(recipe: AdamW | Muon, factor: float) -> AdamW | Muon:
+    """The same at a multiple of its rates."""
+    match recipe:
+        case Muon(rate=rate, adamw_rate=other):
+            return replace(recipe, rate=factor * rate, adamw_rate=factor * other)
+        case AdamW(rate=rate):
+            return replace(recipe, rate=factor * rate)
 
 
 def adapter_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
@@ -321,15 +337,6 @@ def adapter_optimizer(pretrained: AdamW | Muon | None) -> AdamW | Muon:
             return replace(recipe, rate=2 * rate)
         case AdamW(rate=rate):
             return AdamW(rate=5 * rate, weight_decay=0.0)
-
-
-def gentle(recipe: AdamW | Muon) -> AdamW | Muon:
-    """The same at a tenth of its rates: preferences and rewards move a model that can answer already."""
-    match recipe:
-        case Muon(rate=rate, adamw_rate=other):
-            return replace(recipe, rate=0.1 * rate, adamw_rate=0.1 * other)
-        case AdamW(rate=rate):
-            return replace(recipe, rate=0.1 * rate)
 
 
 def training_bytes(arch: Arch, batch: Batch) -> int:

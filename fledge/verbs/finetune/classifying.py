@@ -417,7 +417,7 @@ class ClassifierJob:
         steps = (self.epochs or EPOCHS) * per_epoch
         plan = Plan(steps, most=steps if self.epochs is not None and not self.search else None)
         run = Run(
-            arch, data, batch, finetuning_optimizer(self.parent.optimizer), Stable(min(50, per_epoch), DECAY), plan,
+            arch, data, batch, finetuning_optimizer(self.parent.optimizer, steps), Stable(min(50, per_epoch), DECAY), plan,
             Save(evaluate=max(1, per_epoch // 2), patience=4, average=AVERAGED), machine,
         )  # fmt: skip
         return applied(adapting(run, self.lora, self.parent), settings)

@@ -247,7 +247,7 @@ class PreferJob:
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
         """The run: 8 pairs a step, at a part of the rates of fine-tuning; answers of up to 512 tokens with what they answer."""
-        from fledge.train.plan import finetuning_optimizer, gentle
+        from fledge.train.plan import GENTLE, at_rate, finetuning_optimizer
         from fledge.train.run import Batch, Data, Plan, Run, Save, Stable
 
         per_epoch = max(1, len(self.training) // 8)
@@ -257,7 +257,7 @@ class PreferJob:
             Save(evaluate=max(1, per_epoch // 3), patience=3), machine, goal=self.goal,
         )  # fmt: skip
         run = adapting(run, self.lora, self.parent, self.form)
-        return applied(replace(run, optimizer=gentle(run.optimizer)), settings)
+        return applied(replace(run, optimizer=at_rate(run.optimizer, GENTLE)), settings)
 
     def batches(self, pairs: Sequence[Preferred], run: Run) -> Comparisons:
         """The pairs as batches; the reference is not in them yet."""

@@ -247,7 +247,7 @@ class RewardJob:
 
     def planned(self, machine: Machine, settings: dict[str, str]) -> Run:
         """The run: 4 questions a step, at a part of the rates of fine-tuning."""
-        from fledge.train.plan import finetuning_optimizer, gentle
+        from fledge.train.plan import GENTLE, at_rate, finetuning_optimizer
         from fledge.train.run import Batch, Constant, Data, Plan, Run, Save
 
         rows = int(settings.get("batch.rows", QUESTIONS))
@@ -258,4 +258,4 @@ class RewardJob:
             Save(evaluate=max(1, self.epochs * per_epoch // 10)), machine, goal=self.goal,
         )  # fmt: skip
         run = adapting(run, self.lora, self.parent, self.form)
-        return applied(replace(run, optimizer=gentle(run.optimizer)), settings)
+        return applied(replace(run, optimizer=at_rate(run.optimizer, GENTLE)), settings)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fledge.verbs import terminal
 
 if TYPE_CHECKING:
-    from fledge.train.run import AdamW, Muon, Run
+    from fledge.train.run import Run
     from fledge.train.training import Result
 
 FACTORS = (1 / 3, 1.0, 3.0)
@@ -68,18 +68,10 @@ def searched(
 
 def tried(run: Run, factor: float, steps: int) -> Run:
     """The run at a multiple of its learning rate for so many steps."""
+    from fledge.train.plan import at_rate
     from fledge.train.run import Plan, Stable
 
     schedule = run.schedule
     if isinstance(schedule, Stable):
         schedule = replace(schedule, warmup=min(schedule.warmup, steps // 5))
-    return replace(run, optimizer=hotter(run.optimizer, factor), schedule=schedule, plan=Plan(steps))
-
-
-def hotter(optimizer: AdamW | Muon, factor: float) -> AdamW | Muon:
-    """The optimizer at a multiple of its rates."""
-    from fledge.train.run import Muon
-
-    if isinstance(optimizer, Muon):
-        return replace(optimizer, rate=factor * optimizer.rate, adamw_rate=factor * optimizer.adamw_rate)
-    return replace(optimizer, rate=factor * optimizer.rate)
+    return replace(run, optimizer=at_rate(run.optimizer, factor), schedule=schedule, plan=Plan(steps))
