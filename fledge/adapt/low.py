@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
-from torch.nn import functional as F
 
 from fledge.adapt.settings import Frozen, Lora, matches
 from fledge.arch import Classes
 from fledge.arch.record import did_you_mean
-from fledge.model import Transformer
+from fledge.model import Transformer, kernels
 from fledge.model.embedding import Embedding, Rows
 from fledge.model.head import Untied
 from fledge.model.quantised import Quantised
@@ -79,7 +78,7 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.low
-        read = F.dropout(x, low.dropout, self.training) if low.dropout else x
+        read = kernels.dropout(x, low.dropout) if self.training else x
         made = Beside.apply(self.inner(x), read, low.a, low.b[self.rows], low.scale)
         if low.magnitude is None:
             return made

@@ -49,8 +49,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, dropout: float = 0.0, si
         return torch.cat([_alone(*row, dropout, sinks) for row in rows])
     if sinks is not None or view.spec.soft_cap is not None:
         return attend_plainly(q, k, v, view, dropout, sinks)
-    if dropout == 0.0 and kernels.fit(q) and (ranges := view.ranges) is not None:
-        return kernels.attend(q, k, v, ranges)
+    if kernels.fit(q) and (ranges := view.ranges) is not None:
+        return kernels.attend(q, k, v, ranges, dropout)
     grouped = q.shape[1] != k.shape[1]
     if view.blocks is not None:
         from torch.nn.attention.flex_attention import flex_attention

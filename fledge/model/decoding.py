@@ -15,6 +15,7 @@ from fledge.arch import Activation, Rope
 from fledge.model import kernels
 from fledge.model.attention import Attention
 from fledge.model.cache import Cache, Reading, Ring
+from fledge.model.dropout import Dropout
 from fledge.model.kernels import structures
 from fledge.model.kernels.functions import call
 from fledge.model.kernels.pages import settle
@@ -28,7 +29,7 @@ from fledge.model.trunk import Block, Residual, Trunk
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
 
-LEAVES = {nn.Linear, Quantised, nn.Identity, nn.Dropout, LayerNorm, RmsNorm, OffsetRmsNorm}
+LEAVES = {nn.Linear, Quantised, nn.Identity, Dropout, LayerNorm, RmsNorm, OffsetRmsNorm}
 
 _plans: "WeakKeyDictionary[Cache, tuple[Trunk, Step | None]]" = WeakKeyDictionary()
 

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from fledge import arch
 from fledge.model import kernels
+from fledge.model.dropout import Dropout
 from fledge.model.embedding import Embedding, Rows
 from fledge.model.mlp import ACTIVATIONS, matrix
 from fledge.model.norm import norm
@@ -108,7 +109,7 @@ class Classes(nn.Module):
     def __init__(self, spec: arch.Classes, width: int, dropout: float):
         super().__init__()
         self.transform = transform(spec.transform, width, width)
-        self.dropout = nn.Dropout(dropout if spec.transform is not None else 0.0)
+        self.dropout = Dropout(dropout if spec.transform is not None else 0.0)
         self.weight = matrix(len(spec.labels), width)
         self.bias = nn.Parameter(torch.zeros(len(spec.labels))) if spec.bias else None
 

@@ -8,6 +8,7 @@ from fledge import arch
 from fledge.model import kernels
 from fledge.model.attention import Attention
 from fledge.model.cache import Memory, Reading
+from fledge.model.dropout import Dropout
 from fledge.model.experts import Experts
 from fledge.model.mlp import Mlp
 from fledge.model.norm import norm
@@ -24,7 +25,7 @@ class Residual(nn.Module):
         self.norm_in = norm(block.norm_in, width)
         self.norm_out = norm(block.norm_out, width)
         self.norm_sum = norm(block.norm_sum, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, *rest) -> Tensor:
         return self.norm_sum(x + self.dropout(self.norm_out(self.inner(self.norm_in(x), *rest))))
@@ -65,7 +66,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.positions = positions(stack.positions, embedding, stack.pattern[0].attention.heads)
         self.norm_embedding = norm(stack.norm_embedding, embedding)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.projection = nn.Linear(embedding, stack.width) if embedding != stack.width else nn.Identity()
         self.blocks = nn.ModuleList(Block(block, stack.width, dropout) for block in stack.blocks)
         self.norm_final = norm(stack.norm_final, stack.width)

@@ -10,6 +10,7 @@ import torch
 
 from fledge.arch import Yarn
 from fledge.model import Transformer, initialise, kernels
+from fledge.model.kernels import functions
 from fledge.model.kernels.checks import disagreements
 from fledge.model.kernels.library import library
 from fledge.presets import gpt2, qwen3, shapes
@@ -27,6 +28,51 @@ SIZES: dict[str, Any] = {"vocabulary": VOCABULARY, "context": CONTEXT}
 @pytest.mark.parametrize("seed", range(60))
 def test_kernels_are_the_plain_lines(seed):
     assert disagreements(KERNELS, seed) == []
+
+
+@compiled
+def test_what_is_dropped_is_drawn_evenly():
+    many = 1 << 20
+
+    def kept(share: float, seed: int, threads: int = 1) -> torch.Tensor:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            made = functions.drop(KERNELS, torch.ones(many), share, seed)
+        finally:
+            torch.set_num_threads(before)
+        assert made.unique().tolist() == pytest.approx([0.0, 1 / (1 - share)], rel=1e-6)
+        return (made != 0).double()
+
+    for share in (0.1, 0.5, 0.9):
+        a, b = kept(share, 2**61), kept(share, 2**61 + 1)
+        assert torch.equal(a, kept(share, 2**61, threads=2))
+        spread = (share * (1 - share)) ** 0.5
+        for draws in (a, b):
+            assert abs(draws.mean() - (1 - share)) < 5 * spread / many**0.5
+        others = [b, *(a.roll(step) for step in (1, 2, 16, 64, 256, 320, 4096))]  # another seed, and neighbours of all kinds
+        for other in others:
+            assert abs(((a - a.mean()) * (other - other.mean())).mean()) < 5 * spread**2 / many**0.5
+
+
+@compiled
+def test_drop_out_is_torchs_in_the_mean_and_goes_on_from_its_generator():
+    q, k, v = torch.randn(3, 2, 3, 70, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    ranges = torch.zeros(1, 70, dtype=torch.int64), torch.arange(1, 71)[None]
+    with kernels.used():
+        torch.manual_seed(5)
+        state = torch.get_rng_state()
+        first, second = (kernels.attend(q, k, v, ranges, 0.5) for _ in range(2))
+        torch.set_rng_state(state)
+        assert torch.equal(first, kernels.attend(q, k, v, ranges, 0.5))
+        assert not torch.equal(first, second)
+        whole = kernels.attend(q, k, v, ranges)
+        mean = torch.stack([kernels.attend(q, k, v, ranges, 0.5) for _ in range(2000)]).mean(0)
+        assert (mean - whole).abs().mean() < 0.02
+        x = torch.ones(1000)
+        mean = torch.stack([kernels.dropout(x, 0.3) for _ in range(2000)]).mean(0)
+        assert (mean - 1).abs().max() < 0.1
+        assert torch.equal(kernels.dropout(x, 0.0), x)
 
 
 @compiled

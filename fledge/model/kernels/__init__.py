@@ -29,6 +29,7 @@ __all__ = [
     "compiled",
     "compiling",
     "cross_entropy",
+    "dropout",
     "fusible_cross_entropy",
     "gated_silu",
     "gelu",
@@ -189,11 +190,22 @@ def turn_heads(x: Tensor, weight: Tensor | None, eps: float, angles: tuple[Tenso
     return x if angles is None else turn(x, *angles)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, ranges: Ranges) -> Tensor:
-    """Attention where each query sees the keys of a range, for arrays that `fit`."""
+def attend(q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, dropped: float = 0.0) -> Tensor:
+    """Attention where each query sees the keys of a range, for arrays that `fit`; a share of the weights is `dropped`."""
     kernels = _kernels(q)
     assert kernels is not None
-    return functions.Attend.apply(kernels, q, k, v, ranges, q.shape[-1] ** -0.5)
+    return functions.Attend.apply(kernels, q, k, v, ranges, q.shape[-1] ** -0.5, dropped, _seed() if dropped else 0)
+
+
+def dropout(x: Tensor, share: float) -> Tensor:
+    """A share of the numbers zero, the others larger by as much (Srivastava et al., 2014); a kernel draws one seed for all of them."""
+    kernels = _kernels(x) if share else None
+    return F.dropout(x, share) if kernels is None else functions.Dropout.apply(kernels, x, share, _seed())
+
+
+def _seed() -> int:
+    """Of what a kernel draws, from torch's own generator: a checkpoint that has its state has all."""
+    return int(torch.randint(2**62, ()))
 
 
 def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:

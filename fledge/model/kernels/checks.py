@@ -98,6 +98,26 @@ def cases(kernels: CDLL, draw: torch.Generator, kind: torch.dtype) -> Iterator[C
         (normal(batch, kv_heads * group, length, size), normal(batch, kv_heads, length, size), normal(batch, kv_heads, length, size)),
     )
 
+    q, k, v = (normal(batch, heads, length, length) for heads in (kv_heads * group, kv_heads, kv_heads))
+    every = torch.eye(length, dtype=kind).expand_as(v)  # values that show the weights
+
+    def dropping(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functions.Attend.apply(kernels, q, k, v, (first, last), length**-0.5, 0.25, 7)
+
+    shown = dropping(q, k, every)
+    kept = (shown != 0).double() / 0.75
+
+    def dropping_plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = (part.repeat_interleave(group, 1) for part in (k, v))
+        scores = (q @ k.mT * length**-0.5).masked_fill(~seen, -torch.inf)
+        return scores.softmax(-1) * kept @ v
+
+    yield "attend with drop-out", dropping, dropping_plainly, (q, k, v)
+
+    x = normal(number(1, 9), width)
+    stays = (functions.drop(kernels, torch.ones_like(x), 0.25, 7) != 0).double() / 0.75
+    yield "drop", lambda x: functions.Dropout.apply(kernels, x, 0.25, 7), lambda x: x * stays, (x,)
+
     gate, up = 3 * normal(number(1, 9), width), normal(1, width)
     yield "gated_silu", lambda g, u: functions.GatedSilu.apply(kernels, g, u), lambda g, u: F.silu(g) * u, (gate, up.expand_as(gate))
 

@@ -236,6 +236,35 @@ void softmax_backward(T *grad, const T *weights, int64_t rows, int64_t keys, flo
     }
 }
 
+// A bijection of 32 bits that leaves no trace of their order (Wellons, 2018, lowbias32).
+inline uint32_t mixed(uint32_t x) {
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+// A share of the numbers becomes zero, the others grow by 1 / (1 - share); which ones follows from the seed and a number's place alone.
+// `x` and `out` may be the same.
+template <class T>
+void drop(const T *x, T *out, int64_t count, int64_t seed, float share) {
+    const int64_t block = 4096;
+    uint64_t z = uint64_t(seed) + 0x9e3779b97f4a7c15u;  // splitmix64 (Steele et al., 2014), so that seeds in a row have nothing in common
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    uint32_t least = uint32_t(double(share) * 4294967296.0);
+    float scale = 1.0f / (1.0f - share);
+#pragma omp parallel for schedule(static)
+    for (int64_t begin = 0; begin < count; begin += block) {
+        uint32_t size = uint32_t(begin + block < count ? block : count - begin);
+        uint32_t first = uint32_t(z) + uint32_t(begin), second = uint32_t(z >> 32) + uint32_t(begin >> 32);
+        for (uint32_t i = 0; i < size; i++) {
+            float kept = get(x[begin + i]) * scale;
+            put(out[begin + i], mixed(mixed(first + i) ^ second) < least ? 0.0f : kept);
+        }
+    }
+}
+
 // silu(gate) * up.
 template <class T>
 void gated_silu(const T *gate, const T *up, T *out, int64_t count) {
@@ -359,6 +388,7 @@ float cross_entropy(T *scores, const int64_t *labels, int64_t rows, int64_t word
     extern "C" void softmax_backward_##name(T *g, const T *weights, int64_t rows, int64_t keys, float scale) {                            \
         softmax_backward(g, weights, rows, keys, scale);                                                                                  \
     }                                                                                                                                     \
+    extern "C" void drop_##name(const T *x, T *out, int64_t count, int64_t seed, float share) { drop(x, out, count, seed, share); }       \
     extern "C" void gated_silu_##name(const T *gate, const T *up, T *out, int64_t count) { gated_silu(gate, up, out, count); }            \
     extern "C" void gated_silu_backward_##name(const T *g, const T *gate, const T *up, T *ggate, T *gup, int64_t count) {                 \
         gated_silu_backward(g, gate, up, ggate, gup, count);                                                                              \

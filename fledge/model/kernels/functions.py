@@ -27,6 +27,29 @@ def _argument(value: Any) -> Any:
     return c_float(value) if isinstance(value, float) else c_void_p(None) if value is None else value
 
 
+def drop(kernels: CDLL, x: Tensor, share: float, seed: int) -> Tensor:
+    """Zero for a share of the numbers, `x / (1 - share)` for the others; which ones follows from the seed and a number's place alone."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    call(kernels, "drop", x.dtype, x, out, x.numel(), seed, float(share))
+    return out
+
+
+class Dropout(Function):
+    """`drop` with a gradient, which keeps no mask: it is made again."""
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, x: Tensor, share: float, seed: int) -> Tensor:
+        ctx.again = kernels, share, seed
+        return drop(kernels, x, share, seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        kernels, share, seed = ctx.again
+        return None, drop(kernels, grad_outputs[0], share, seed), None, None
+
+
 class RmsNorm(Function):
     """`x / √(mean(x²) + eps) · weight` of x (..., width) in fp32, as `dtype`."""
 
@@ -111,11 +134,14 @@ class Attend(Function):
     """Attention of q (batch, heads, query, size) to k and v (batch, kv_heads, key, size); each query sees a range of keys.
 
     `ranges` are the first key and the one after the last, each (1 or batch, query). Queries go block by block, and a block's scores
-    reach no further than what it sees; heads that share keys are one matrix.
+    reach no further than what it sees; heads that share keys are one matrix. A share of the weights is `dropped`, those that the seed
+    says.
     """
 
     @staticmethod
-    def forward(ctx, kernels: CDLL, q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, scale: float) -> Tensor:
+    def forward(
+        ctx, kernels: CDLL, q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, scale: float, dropped: float = 0.0, seed: int = 0
+    ) -> Tensor:
         batch, kv_heads, keys, size = k.shape
         group, queries = q.shape[1] // kv_heads, q.shape[2]
         q, k, v = q.reshape(-1, group, queries, size), k.reshape(-1, keys, size), v.reshape(-1, keys, size)
@@ -127,10 +153,12 @@ class Attend(Function):
             weights = q[:, :, begin:end].reshape(len(q), -1, size) @ k[:, low:high].mT
             bounds = [(bound[:, begin:end] - low).contiguous() for bound in ranges]
             call(kernels, "softmax", q.dtype, weights, *bounds, len(q), share, group, end - begin, high - low, scale)
-            out[:, :, begin:end] = (weights @ v[:, low:high]).view(len(q), group, -1, size)
+            kept = weights if dropped == 0.0 else drop(kernels, weights, dropped, seed + begin)
+            out[:, :, begin:end] = (kept @ v[:, low:high]).view(len(q), group, -1, size)
             blocks.append((begin, end, low, high, weights))
         ctx.save_for_backward(q, k, v, *(block[-1] for block in blocks))
         ctx.kernels, ctx.scale, ctx.places, ctx.shape = kernels, scale, [block[:-1] for block in blocks], (batch, kv_heads)
+        ctx.dropped, ctx.seed = dropped, seed
         return out.view(batch, kv_heads * group, queries, size)
 
     @staticmethod
@@ -142,14 +170,25 @@ class Attend(Function):
         grad_k, grad_v = (torch.zeros_like(part, dtype=torch.float32) for part in (k, v))
         for (begin, end, low, high), weights in zip(ctx.places, blocks, strict=True):
             queries, out = (part[:, :, begin:end].reshape(len(q), -1, q.shape[-1]) for part in (q, grad))
-            grad_v[:, low:high] += weights.mT @ out
+            kept = weights if ctx.dropped == 0.0 else drop(ctx.kernels, weights, ctx.dropped, ctx.seed + begin)
+            grad_v[:, low:high] += kept.mT @ out
             scores = out @ v[:, low:high].mT
+            scores = scores if ctx.dropped == 0.0 else drop(ctx.kernels, scores, ctx.dropped, ctx.seed + begin)
             call(ctx.kernels, "softmax_backward", scores.dtype, scores, weights, scores.shape[0] * scores.shape[1], high - low, ctx.scale)
             grad_q[:, :, begin:end] = (scores @ k[:, low:high]).view(len(q), q.shape[1], -1, q.shape[-1])
             grad_k[:, low:high] += scores.mT @ queries
         batch, kv_heads = ctx.shape
         keys = (batch, kv_heads, *k.shape[1:])
-        return None, grad_q.view(batch, -1, *q.shape[2:]), grad_k.to(k.dtype).view(keys), grad_v.to(v.dtype).view(keys), None, None
+        return (
+            None,
+            grad_q.view(batch, -1, *q.shape[2:]),
+            grad_k.to(k.dtype).view(keys),
+            grad_v.to(v.dtype).view(keys),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class GatedSilu(Function):
