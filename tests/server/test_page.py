@@ -354,6 +354,7 @@ def test_a_walk_with_keys_alone(browser, server):
     page.keyboard.type("Once")
     press("Control+Enter")
     expect(page.locator(".token").nth(1)).to_be_visible()
+    expect(page.locator("#complete-go")).to_be_visible()  # the answer has ended, so that nothing is drawn anew under the keys
     for _ in range(20):
         press("Tab")
         if "token" in (focused.get_attribute("class") or ""):
