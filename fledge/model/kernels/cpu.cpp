@@ -244,7 +244,6 @@ inline uint32_t mixed(uint32_t x) {
 }
 
 // A share of the numbers becomes zero, the others grow by 1 / (1 - share); which ones follows from the seed and a number's place alone.
-// `x` and `out` may be the same.
 template <class T>
 void drop(const T *x, T *out, int64_t count, int64_t seed, float share) {
     const int64_t block = 4096;
