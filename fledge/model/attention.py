@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from fledge import arch
 from fledge.model import kernels
 from fledge.model.cache import LayerCache, Memory
+from fledge.model.linear import Linear
 from fledge.model.norm import norm
 from fledge.model.view import View
 
@@ -74,10 +75,10 @@ class Attention(nn.Module):
         super().__init__()
         self.spec, self.dropout = spec, dropout
         q, kv = spec.heads * spec.head_size, spec.kv_heads * spec.head_size
-        self.q = nn.Linear(width, q, spec.bias)
-        self.k = nn.Linear(width, kv, spec.bias)
-        self.v = nn.Linear(width, kv, spec.bias)
-        self.o = nn.Linear(q, width, spec.bias_out)
+        self.q = Linear(width, q, spec.bias)
+        self.k = Linear(width, kv, spec.bias)
+        self.v = Linear(width, kv, spec.bias)
+        self.o = Linear(q, width, spec.bias_out)
         each = spec.norms_over == "head"
         self.q_norm = norm(spec.q_norm, spec.head_size if each else q)
         self.k_norm = norm(spec.k_norm, spec.head_size if each else kv)

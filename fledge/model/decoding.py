@@ -20,6 +20,7 @@ from fledge.model.kernels import structures
 from fledge.model.kernels.functions import call
 from fledge.model.kernels.pages import settle
 from fledge.model.kernels.structures import address
+from fledge.model.linear import Linear
 from fledge.model.mlp import Mlp
 from fledge.model.norm import LayerNorm, OffsetRmsNorm, RmsNorm
 from fledge.model.positions import DistanceBias, turning
@@ -29,7 +30,7 @@ from fledge.model.trunk import Block, Residual, Trunk
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
 
-LEAVES = {nn.Linear, Quantised, nn.Identity, Dropout, LayerNorm, RmsNorm, OffsetRmsNorm}
+LEAVES = {Linear, Quantised, nn.Identity, Dropout, LayerNorm, RmsNorm, OffsetRmsNorm}
 
 _plans: "WeakKeyDictionary[Cache, tuple[Trunk, Step | None]]" = WeakKeyDictionary()
 

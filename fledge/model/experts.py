@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fledge import arch
+from fledge.model import kernels
+from fledge.model.linear import Linear
 from fledge.model.mlp import gated, matrix
 
 FEW = 64  # tokens
@@ -21,7 +22,7 @@ class Experts(nn.Module):
         super().__init__()
         inner, experts, bias = spec.expert.width, spec.experts, spec.expert.bias
         self.spec = spec
-        self.router = nn.Linear(width, experts, spec.router_bias)
+        self.router = Linear(width, experts, spec.router_bias)
         self.gate = matrix(experts, inner, width) if spec.expert.gated else None
         self.up = matrix(experts, inner, width)
         self.down = matrix(experts, width, inner)
@@ -48,8 +49,10 @@ class Experts(nn.Module):
         def bias(part: Tensor | None) -> Tensor | None:
             return None if part is None else part[e]
 
-        gate = None if self.gate is None else F.linear(x, self.gate[e], bias(self.gate_bias))
-        return F.linear(gated(gate, F.linear(x, self.up[e], bias(self.up_bias)), self.spec.expert), self.down[e], bias(self.down_bias))
+        gate = None if self.gate is None else kernels.affine(x, self.gate[e], bias(self.gate_bias))
+        return kernels.affine(
+            gated(gate, kernels.affine(x, self.up[e], bias(self.up_bias)), self.spec.expert), self.down[e], bias(self.down_bias)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)

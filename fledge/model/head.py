@@ -8,6 +8,7 @@ from fledge import arch
 from fledge.model import kernels
 from fledge.model.dropout import Dropout
 from fledge.model.embedding import Embedding, Rows
+from fledge.model.linear import Linear
 from fledge.model.mlp import ACTIVATIONS, matrix
 from fledge.model.norm import norm
 from fledge.model.view import PADDING
@@ -19,7 +20,7 @@ class Transform(nn.Module):
     def __init__(self, spec: arch.Transform, width: int, out: int):
         super().__init__()
         self.activation = ACTIVATIONS[spec.activation]
-        self.dense = nn.Linear(width, out, spec.bias)
+        self.dense = Linear(width, out, spec.bias)
         self.norm = norm(spec.norm, out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ class Replaced(nn.Module):
     def __init__(self, spec: arch.Replaced, width: int):
         super().__init__()
         self.transform = transform(spec.transform, width, width)
-        self.score = nn.Linear(width, 1)
+        self.score = Linear(width, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.score(self.transform(hidden))[..., 0]

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from fledge import arch
 from fledge.model import kernels
+from fledge.model.linear import Linear
 
 ACTIVATIONS = {
     "gelu": kernels.gelu,
@@ -54,9 +55,9 @@ class Mlp(nn.Module):
     def __init__(self, spec: arch.Mlp, width: int):
         super().__init__()
         self.spec = spec
-        self.gate = nn.Linear(width, spec.width, spec.bias) if spec.gated else None
-        self.up = nn.Linear(width, spec.width, spec.bias)
-        self.down = nn.Linear(spec.width, width, spec.bias)
+        self.gate = Linear(width, spec.width, spec.bias) if spec.gated else None
+        self.up = Linear(width, spec.width, spec.bias)
+        self.down = Linear(spec.width, width, spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(kernels.working(x))

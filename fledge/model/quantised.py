@@ -8,6 +8,7 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
 from fledge.model import kernels
+from fledge.model.linear import Linear
 
 GROUP = 32  # inputs that share a scale in 4 bits
 Bits = Literal["int8", "int4"]
@@ -91,8 +92,8 @@ def hold(model: nn.Module, kind: Bits, *beside: nn.Module) -> None:
     """Hold every linear map inside the blocks of a model in 8 or 4 bits, but no experts and no routers; what is `beside` it and shares its
     maps shares them still."""
     for name, linear in list(model.named_modules()):
-        if ".blocks." in name and type(linear) is nn.Linear and not name.endswith(".router"):
+        if ".blocks." in name and type(linear) is Linear and not name.endswith(".router"):
             held = Quantised(linear, kind)
             for other in (model, *beside):
                 part = other.get_submodule(name)
-                other.set_submodule(name if type(part) is nn.Linear else f"{name}.inner", held)
+                other.set_submodule(name if type(part) is Linear else f"{name}.inner", held)

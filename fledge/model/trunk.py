@@ -10,6 +10,7 @@ from fledge.model.attention import Attention
 from fledge.model.cache import Memory, Reading
 from fledge.model.dropout import Dropout
 from fledge.model.experts import Experts
+from fledge.model.linear import Linear
 from fledge.model.mlp import Mlp
 from fledge.model.norm import norm
 from fledge.model.positions import positions
@@ -67,7 +68,7 @@ class Trunk(nn.Module):
         self.positions = positions(stack.positions, embedding, stack.pattern[0].attention.heads)
         self.norm_embedding = norm(stack.norm_embedding, embedding)
         self.dropout = Dropout(dropout)
-        self.projection = nn.Linear(embedding, stack.width) if embedding != stack.width else nn.Identity()
+        self.projection = Linear(embedding, stack.width) if embedding != stack.width else nn.Identity()
         self.blocks = nn.ModuleList(Block(block, stack.width, dropout) for block in stack.blocks)
         self.norm_final = norm(stack.norm_final, stack.width)
         self._specs = stack.blocks

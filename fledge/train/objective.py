@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fledge.arch import Choice, Stack
 from fledge.data.batches import IGNORED, Batch, Compared, Source
-from fledge.model import Transformer
+from fledge.model import Transformer, kernels
 from fledge.model.head import Words, cross_entropy
 from fledge.model.transformer import refuse_beyond
 from fledge.train.run import Distillation, Preference, Reward
@@ -321,28 +321,27 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         loss = hidden.new_zeros((), dtype=exact)
         hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
-        weight_gradient = torch.zeros_like(weight, dtype=exact) if wants_weight else None
+        weight_gradient = None
         bias_gradient = torch.zeros_like(bias, dtype=exact) if bias is not None and wants_bias else None
         change_gradient = None if change is None else torch.zeros_like(change, dtype=exact)
         with torch.autocast(kind, enabled=False):
-            projection, added = weight.to(working), None if change is None else change.to(working)
+            projection = weight if kernels.tiles(hidden[:0].to(working), weight) is not None else weight.to(working)
+            added = None if change is None else change.to(working)
             for part in range(0, len(labels), chunk):
                 piece, label = hidden[part : part + chunk].to(working), labels[part : part + chunk]
                 piece = F.pad(piece, (0, 0, 0, -len(label) % MULTIPLE))
-                gradient = piece @ projection.T
-                if bias is not None:
-                    gradient += bias
+                gradient = kernels.affine(piece, projection, None if bias is None else bias.to(projection.dtype))
                 if added is not None and tokens is not None:
                     gradient.index_add_(1, tokens, piece @ added.T)
                 loss += scored(gradient[: len(label)], label, smoothing)
                 gradient[len(label) :] = 0
                 if hidden_gradient is not None:
-                    back = gradient @ projection if added is None else gradient @ projection + gradient[:, tokens] @ added
+                    back = kernels.affine_by_inputs(gradient, projection)
+                    if added is not None:
+                        back += gradient[:, tokens] @ added
                     hidden_gradient[part : part + chunk] = back[: len(label)]
-                if weight_gradient is not None and working == exact:
-                    weight_gradient.addmm_(gradient.T, piece)
-                elif weight_gradient is not None:
-                    weight_gradient += gradient.T @ piece
+                if wants_weight:
+                    weight_gradient = kernels.affine_by_weight(gradient, piece, projection, weight_gradient)
                 if bias_gradient is not None:
                     bias_gradient += gradient.sum(0, dtype=exact)
                 if change_gradient is not None:

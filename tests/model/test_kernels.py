@@ -1,6 +1,8 @@
 """The kernels are judged by the plain lines; a machine without a compiler, or with a wrong one, computes plainly."""
 
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +14,7 @@ from fledge.arch import Yarn
 from fledge.model import Transformer, initialise, kernels
 from fledge.model.kernels import functions
 from fledge.model.kernels.checks import disagreements
-from fledge.model.kernels.library import library
+from fledge.model.kernels.library import HERE, library
 from fledge.presets import gpt2, qwen3, shapes
 from fledge.train.objective import PredictTokens
 from tests.train.toy import CONTEXT, VOCABULARY, rows
@@ -73,6 +75,58 @@ def test_drop_out_is_torchs_in_the_mean_and_goes_on_from_its_generator():
         mean = torch.stack([kernels.dropout(x, 0.3) for _ in range(2000)]).mean(0)
         assert (mean - 1).abs().max() < 0.1
         assert torch.equal(kernels.dropout(x, 0.0), x)
+
+
+tile_unit = pytest.mark.skipif(KERNELS is None or not KERNELS.tiles_lent(), reason="no tile unit (AMX) here")
+
+
+@tile_unit
+def test_products_on_tiles_do_not_depend_on_threads_or_on_other_rows():
+    draw = torch.Generator().manual_seed(0)
+    x, grad, weight, bias = (torch.randn(shape, generator=draw) for shape in ((300, 1100), (300, 530), (530, 1100), (530,)))
+    x, grad = x.bfloat16(), grad.bfloat16()
+
+    def products(threads: int, rows: slice = slice(None)) -> list[torch.Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            made = functions.Linear.apply(KERNELS, x[rows], weight, bias, False)
+            return [made, functions.by_inputs(KERNELS, grad[rows], weight), functions.by_weight(KERNELS, grad, x)]
+        finally:
+            torch.set_num_threads(before)
+
+    alone, together = products(1), products(2)
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert all(torch.equal(a[7:8], b) for a, b in zip(alone[:2], products(2, slice(7, 8))[:2], strict=True))
+    total = alone[2].clone()
+    functions.by_weight(KERNELS, grad, x, total)
+    torch.testing.assert_close(total, 2 * alone[2])
+    x[5, 3] = torch.nan
+    assert products(2)[0].isnan().any(1).nonzero().flatten().tolist() == [5]
+
+
+@tile_unit
+def test_a_step_on_tiles_is_the_plain_one_to_the_precision_of_bf16():
+    """A narrow model leaves most of its products to torch; both are compared with the step in fp32, as torch's own is."""
+    for width in (64, 512):
+        shape, batch = gpt2(width, 2, 2, **SIZES), rows(5, 1)
+        found = []
+        for wanted, kind in ((False, torch.float32), (False, torch.bfloat16), (True, torch.bfloat16)):
+            model = initialise(Transformer(shape), seed=3).eval()
+            with kernels.used(wanted), torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+                loss = PredictTokens()(model, batch)
+            loss.backward()
+            found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        exact, torchs, ours = found
+        assert (ours - exact).norm() < 1.2 * (torchs - exact).norm()
+
+
+@compiled
+def test_without_a_tile_unit_the_products_are_torchs(tmp_path):
+    built = tmp_path / "products.so"
+    compiler = shutil.which("c++") or "g++"
+    subprocess.run([compiler, "-std=c++17", "-fPIC", "-shared", str(HERE / "products.cpp"), "-o", str(built)], check=True)
+    assert ctypes.CDLL(str(built)).tiles_lent() == 0  # as it is built for a processor without one
 
 
 @compiled

@@ -24,6 +24,9 @@ from fledge.model.kernels.structures import Matrix
 
 __all__ = [
     "Ranges",
+    "affine",
+    "affine_by_inputs",
+    "affine_by_weight",
     "attend",
     "available",
     "compiled",
@@ -37,12 +40,14 @@ __all__ = [
     "linear",
     "rms_norm",
     "stepping",
+    "tiles",
     "turn",
     "turn_heads",
     "used",
     "working",
 ]
 
+NARROW = 512  # inputs or outputs below which a map is faster by a copy in bf16 (docs/decisions/0021)
 FEW = 64  # rows up to which a matrix is multiplied row by row as it comes from memory
 
 _in_use: CDLL | None = None
@@ -131,9 +136,44 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, scales: Tensor | None
         functions.call(kernels, "linear", x.dtype, byref(Matrix.of(weight, bias, scales)), rows, x.contiguous(), out)
         return out
     if scales is None:
-        return F.linear(x, weight, bias)
+        return affine(x, weight, bias)
     made = F.linear(x, weight.to(x.dtype)) * scales.to(x.dtype)  # whole numbers up to 127 are exact in each type
     return made if bias is None else made + bias
+
+
+@cache
+def _lent(kernels: CDLL) -> bool:
+    """Whether this process has the processor's tile unit."""
+    return bool(kernels.tiles_lent())
+
+
+def tiles(x: Tensor, weight: Tensor) -> CDLL | None:
+    """The kernels, where they multiply x in bf16 by a weight in fp32, of which they make no copy, on the processor's tile unit."""
+    if _in_use is None or x.dtype != torch.bfloat16 or weight.dtype != torch.float32:
+        return None
+    return _in_use if x.device.type == "cpu" and weight.is_contiguous() and _lent(_in_use) else None
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x Wᵀ + b` of x (..., inputs), in its type or autocast's."""
+    kernels = tiles(x, weight)
+    return F.linear(x, weight, bias) if kernels is None else functions.Linear.apply(kernels, x, weight, bias, min(weight.shape) < NARROW)
+
+
+def affine_by_inputs(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of `affine` by x, of its own grad (rows, outputs)."""
+    kernels = tiles(grad, weight)
+    return grad @ weight if kernels is None else functions.by_inputs(kernels, grad, weight)
+
+
+def affine_by_weight(grad: Tensor, x: Tensor, weight: Tensor, total: Tensor | None = None) -> Tensor:
+    """The gradient of `affine` by the weight, of its own grad (rows, outputs), in fp32 at least; added to a total where there is one."""
+    if (kernels := tiles(grad, weight)) is not None:
+        return functions.by_weight(kernels, grad, x, total)
+    if total is not None and grad.dtype == total.dtype:
+        return total.addmm_(grad.T, x)
+    made = grad.T @ x
+    return made.to(torch.promote_types(made.dtype, torch.float32)) if total is None else total.add_(made)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

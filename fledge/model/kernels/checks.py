@@ -49,6 +49,18 @@ def cases(kernels: CDLL, draw: torch.Generator, kind: torch.dtype) -> Iterator[C
     def normal(*shape: int, dtype: torch.dtype = kind) -> Tensor:
         return torch.randn(shape, generator=draw).to(dtype)
 
+    if kind == torch.bfloat16 and kernels.tiles_lent():
+        small = [number(1, 70), number(1, 70), number(1025, 1200)]  # which of them is long turns with the seed
+        rows, inputs, outputs = (small[int(i)] for i in torch.randperm(3, generator=draw))
+        weight, bias = normal(outputs, inputs).float(), normal(outputs, dtype=torch.float32)
+        for shifted in (bias, None):
+            yield (
+                "linear",
+                lambda x, w, b: functions.Linear.apply(kernels, x, w, b, False),
+                F.linear,
+                (normal(rows, inputs), weight, shifted),
+            )
+
     width = number(1, 70)
     x, weight = normal(number(1, 9), width, dtype=torch.float32), normal(width, dtype=torch.float32)
     yield (

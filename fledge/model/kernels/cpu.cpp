@@ -264,6 +264,22 @@ void drop(const T *x, T *out, int64_t count, int64_t seed, float share) {
     }
 }
 
+// The sum of rows; each of its numbers is added up in their order.
+template <class T>
+void sum_rows(const T *x, float *sum, int64_t rows, int64_t width) {
+    const int64_t block = 256;
+#pragma omp parallel for schedule(static)
+    for (int64_t begin = 0; begin < width; begin += block) {
+        int64_t size = begin + block < width ? block : width - begin;
+        float totals[block] = {};
+        for (int64_t row = 0; row < rows; row++) {
+            const T *in = x + row * width + begin;
+            for (int64_t i = 0; i < size; i++) totals[i] += get(in[i]);
+        }
+        std::memcpy(sum + begin, totals, size * sizeof(float));
+    }
+}
+
 // silu(gate) * up.
 template <class T>
 void gated_silu(const T *gate, const T *up, T *out, int64_t count) {
@@ -388,6 +404,7 @@ float cross_entropy(T *scores, const int64_t *labels, int64_t rows, int64_t word
         softmax_backward(g, weights, rows, keys, scale);                                                                                  \
     }                                                                                                                                     \
     extern "C" void drop_##name(const T *x, T *out, int64_t count, int64_t seed, float share) { drop(x, out, count, seed, share); }       \
+    extern "C" void sum_rows_##name(const T *x, float *sum, int64_t rows, int64_t width) { sum_rows(x, sum, rows, width); }               \
     extern "C" void gated_silu_##name(const T *gate, const T *up, T *out, int64_t count) { gated_silu(gate, up, out, count); }            \
     extern "C" void gated_silu_backward_##name(const T *g, const T *gate, const T *up, T *ggate, T *gup, int64_t count) {                 \
         gated_silu_backward(g, gate, up, ggate, gup, count);                                                                              \

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
+from torch.nn import functional as F
 
-BLOCK = 64  # queries whose scores are made at once
+BLOCK = 128  # queries whose scores are made at once
 
 Ranges = tuple[Tensor, Tensor]
 
@@ -48,6 +49,67 @@ class Dropout(Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         kernels, share, seed = ctx.again
         return None, drop(kernels, grad_outputs[0], share, seed), None, None
+
+
+def by_inputs(kernels: CDLL, grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of `x Wᵀ` by x, (..., inputs), of its own (..., outputs); both in bf16 and the weight in fp32, for the tile unit."""
+    outputs, inputs = weight.shape
+    grad = grad.contiguous()
+    out = grad.new_empty(*grad.shape[:-1], inputs)
+    call(kernels, "map_by_inputs", grad.dtype, grad, weight, out, grad.numel() // outputs, inputs, outputs)
+    return out
+
+
+def by_weight(kernels: CDLL, grad: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
+    """The gradient of `x Wᵀ` by the weight, in fp32, added to a total where there is one."""
+    inputs, outputs = x.shape[-1], grad.shape[-1]
+    out = x.new_empty(outputs, inputs, dtype=torch.float32) if total is None else total
+    rows = x.numel() // inputs
+    call(kernels, "map_by_weight", x.dtype, grad.contiguous(), x, out, rows, inputs, outputs, int(total is not None))
+    return out
+
+
+def sum_rows(kernels: CDLL, x: Tensor) -> Tensor:
+    """The sum of x (..., width) over all but its last dimension, (width,) in fp32."""
+    total = x.new_empty(x.shape[-1], dtype=torch.float32)
+    call(kernels, "sum_rows", x.dtype, x, total, x.numel() // len(total), len(total))
+    return total
+
+
+class Linear(Function):
+    """`x Wᵀ + b` of x (..., inputs) in bf16, weight and bias in fp32, by the tile unit; there may be no bias.
+
+    Of a `narrow` weight PyTorch multiplies faster by a copy in bf16, and only the gradient of the weight is left to us.
+    """
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, x: Tensor, weight: Tensor, bias: Tensor | None, narrow: bool) -> Tensor:
+        outputs, inputs = weight.shape
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.kernels, ctx.narrow = kernels, narrow
+        if narrow:
+            return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        out = x.new_empty(*x.shape[:-1], outputs)
+        call(kernels, "map", x.dtype, x, weight, bias, out, x.numel() // inputs, inputs, outputs)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        x, weight = ctx.saved_tensors
+        grad = grad_outputs[0].contiguous()
+        _, wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        grad_x = None
+        if wants_x:
+            grad_x = grad @ weight.to(grad.dtype) if ctx.narrow else by_inputs(ctx.kernels, grad, weight)
+        return (
+            None,
+            grad_x,
+            by_weight(ctx.kernels, grad, x) if wants_weight else None,
+            sum_rows(ctx.kernels, grad) if wants_bias else None,
+            None,
+        )
 
 
 class RmsNorm(Function):

@@ -18,6 +18,7 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-e
 SOURCES = {
     "cpu.cpp": ("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),  # sums in any order, so that they vectorise
     "decode.cpp": ("-ffp-contract=off", "-Wno-psabi"),  # sums in the order that stands there
+    "products.cpp": (),
 }
 HEADERS = ("numbers.h",)
 SECONDS = 120  # to compile; it takes about 5

@@ -55,6 +55,13 @@ def chunk(length: int, place: int, of: int) -> slice:
     return slice(min(place * size, length), min((place + 1) * size, length))
 
 
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """The norm of all of them together; on a CPU by inner products, which take less than half the time of torch's norms there."""
+    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
+        return torch.nn.utils.get_total_norm(tensors)
+    return torch.stack([torch.dot(flat, flat) for flat in (tensor.flatten() for tensor in tensors)]).sum().sqrt()
+
+
 class Alone:
     """A model that is whole in this one process: nothing is cut, and nobody has to be asked."""
 
@@ -120,7 +127,7 @@ class Alone:
 
     def norm(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """The norm of all gradients together, everywhere."""
-        return torch.nn.utils.get_total_norm(gradients.values())
+        return total_norm(list(gradients.values()))
 
     def on_owners(self, parts: Mapping[str, Tensor], change: Change) -> dict[str, Tensor]:
         """Tensors that lie like the parameters of their names, changed as whole ones."""
@@ -218,7 +225,7 @@ class Spread(Alone):
     def norm(self, gradients: Mapping[str, Tensor]) -> Tensor:
         counted = [g for name, g in gradients.items() if g.numel() and (self.cuts[name].tensor is not None or self.tensor[0] == 0)]
         device = next(iter(gradients.values())).device
-        squares = torch.nn.utils.get_total_norm(counted).to(device).square() if counted else torch.zeros((), device=device)
+        squares = total_norm(counted).to(device).square() if counted else torch.zeros((), device=device)
         torch.distributed.all_reduce(squares)
         return squares.sqrt()
 

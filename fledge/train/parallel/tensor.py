@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
 from fledge import arch
+from fledge.model import kernels
 from fledge.model.attention import Attention
 from fledge.model.cache import LayerCache, Memory
 from fledge.model.embedding import Embedding
@@ -144,7 +145,7 @@ class SplitRows(nn.Linear):
     team: Team
 
     def forward(self, x: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]  (the argument's name)
-        whole = summed(F.linear(x, self.weight), self.team)
+        whole = summed(kernels.affine(x, self.weight, None), self.team)
         return whole if self.bias is None else whole + self.bias.to(whole.dtype)
 
 
