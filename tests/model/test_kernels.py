@@ -106,6 +106,20 @@ def test_products_on_tiles_do_not_depend_on_threads_or_on_other_rows():
 
 
 @tile_unit
+@pytest.mark.parametrize("narrow", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_what_a_map_makes_can_be_changed_in_place(narrow, biased):
+    """As adapters do."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=draw, requires_grad=True) for shape in ((2, 5, 64), (32, 64), (32,)))
+    made = functions.Linear.apply(KERNELS, x.bfloat16(), weight, bias if biased else None, narrow)
+    plain = torch.nn.functional.linear(x, weight, bias if biased else None)
+    torch.testing.assert_close(made.float(), plain, rtol=0.02, atol=0.1)
+    made.mul_(2).sum().backward()
+    torch.testing.assert_close(weight.grad, 2 * x.detach().bfloat16().float().sum((0, 1)).expand(32, -1), rtol=0.02, atol=0.1)
+
+
+@tile_unit
 def test_a_step_on_tiles_is_the_plain_one_to_the_precision_of_bf16():
     """A narrow model leaves most of its products to torch; both are compared with the step in fp32, as torch's own is."""
     for width in (64, 512):

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
-from torch.nn import functional as F
 
 BLOCK = 128  # queries whose scores are made at once
 
@@ -88,10 +87,13 @@ class Linear(Function):
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.kernels, ctx.narrow = kernels, narrow
-        if narrow:
-            return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        out = x.new_empty(*x.shape[:-1], outputs)
-        call(kernels, "map", x.dtype, x, weight, bias, out, x.numel() // inputs, inputs, outputs)
+        out = x.new_empty(*x.shape[:-1], outputs)  # no view of another, which could not be changed in place
+        if not narrow:
+            call(kernels, "map", x.dtype, x, weight, bias, out, x.numel() // inputs, inputs, outputs)
+        elif bias is None:
+            torch.mm(x.view(-1, inputs), weight.to(x.dtype).T, out=out.view(-1, outputs))
+        else:
+            torch.addmm(bias.to(x.dtype), x.view(-1, inputs), weight.to(x.dtype).T, out=out.view(-1, outputs))
         return out
 
     @staticmethod
