@@ -101,6 +101,8 @@ def test_products_on_tiles_do_not_depend_on_threads_or_on_other_rows():
     total = alone[2].clone()
     functions.by_weight(KERNELS, grad, x, total)
     torch.testing.assert_close(total, 2 * alone[2])
+    assert not functions.by_weight(KERNELS, grad[:0], x[:0]).any()
+    assert functions.Linear.apply(KERNELS, x[:0], weight, bias, False).shape == (0, 530)
     x[5, 3] = torch.nan
     assert products(2)[0].isnan().any(1).nonzero().flatten().tolist() == [5]
 

@@ -214,6 +214,8 @@ template <class L, class R, class T>
 void product(Side<L> left, Side<R> right, const float *bias, T *out, bool add = false) {
     constexpr bool exact = sizeof(T) == sizeof(float);
     int64_t rows = left.outer, columns = right.outer, inner = left.inner, threads = omp_get_max_threads();
+    if (!inner && !add) std::memset(out, 0, rows * columns * sizeof(T));
+    if (!rows || !columns || !inner) return;
     int64_t deepest = part(inner, DEEPEST, DEPTH), highest = part(rows, HIGHEST, PANEL, threads);
     bool whole = deepest >= inner;
     int64_t most = whole || exact ? SHARED / deepest : std::min(SHARED / deepest, std::max(HIGHEST, SHARED / rows));
