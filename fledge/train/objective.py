@@ -346,6 +346,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                     bias_gradient += gradient.sum(0, dtype=exact)
                 if change_gradient is not None:
                     change_gradient += gradient[:, tokens].T @ piece
+        if wants_weight and weight_gradient is None:  # there are no labels
+            weight_gradient = torch.zeros_like(weight, dtype=exact)
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient, change_gradient)
         ctx.weight_dtype = weight.dtype
         return loss

@@ -260,3 +260,11 @@ def test_it_learns_to_unmask_sums():
     asked[:, 5] = tokenizer.mask or 0
     with torch.no_grad():
         assert (model.eval()(asked)[:, 5].argmax(-1) == answers).float().mean() > 0.9
+
+
+def test_without_labels_the_loss_is_zero_and_so_are_its_gradients():
+    hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(5, 8, requires_grad=True)
+    loss = ChunkedCrossEntropy.apply(hidden, weight, None, torch.zeros(0, dtype=torch.int64), 4)
+    (gradient,) = torch.autograd.grad(loss, weight)
+    assert loss == 0
+    assert torch.equal(gradient, torch.zeros(5, 8))
