@@ -192,6 +192,15 @@ def classified_page(done: Classified, out: Path) -> Page:
             ["learning rate", "epochs", *done.search[0].validation],
             [(f"× {one.factor:.3g}", one.epochs, *one.validation.values()) for one in done.search],
         )
+    if done.repeats:
+        page.table(
+            "Runs from one start, in other orders, whose weights were averaged",
+            ["run", "steps", *done.validation],
+            [
+                *((number, one.steps, *one.validation.values()) for number, one in enumerate(done.repeats, 1)),
+                ("what stays", sum(one.steps for one in done.repeats), *done.validation.values()),
+            ],
+        )
     curves(page, out / "run")
     return page
 

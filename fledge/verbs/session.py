@@ -197,7 +197,7 @@ def texts_of(given: str | Path | Sequence[str | Path]) -> list[str]:
 
 def asked_of(arguments: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, Any]:
     """What was typed, as JSON: a run goes on only with the same. Raises `ValueError` for a length of training that is none."""
-    for name in ("steps", "tokens", "epochs"):
+    for name in ("steps", "tokens", "epochs", "runs"):
         if (count := arguments.get(name)) is not None and count < 1:
             raise ValueError(f"--{name} {count} trains nothing: give at least 1")
 

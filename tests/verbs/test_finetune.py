@@ -166,6 +166,47 @@ def test_a_search_tries_rates_and_keeps_the_best(base, messages, tmp_path, comma
     assert again.json["validation"] == said.json["validation"]
 
 
+def test_runs_in_other_orders_are_averaged(base, messages, tmp_path, command):
+    """The folder holds the mean of what each run came to; called again it is the same, and a run that was lost is trained again."""
+    words = ["finetune", "classify", messages, "--from", base, "--epochs", 6, "--set", "optimizer.rate=1e-2", "--json"]
+    alone = command(*words, "--out", tmp_path / "one")
+    assert alone.json["repeats"] == []
+    said = command(*words, "--out", tmp_path / "a", "--runs", 3)
+    assert said.code == 0, said.err
+    first, *others = said.json["repeats"]
+    assert first["validation"] == alone.json["validation"]
+    assert said.json["steps"] == 3 * alone.json["steps"]
+    members = [trunk(tmp_path / "one"), *(trunk(one["folder"]) for one in others)]
+    mean = {name: sum(one[name] for one in members) / 3 for name in members[0]}
+    kept = trunk(tmp_path / "a")
+    assert all(any(not torch.equal(members[0][name], one[name]) for name in one) for one in members[1:])
+    for name, value in mean.items():
+        torch.testing.assert_close(kept[name], value, msg=name)
+    assert "Runs from one start" in (tmp_path / "a" / "run" / "report.html").read_text()
+    shutil.rmtree(others[1]["folder"])
+    again = command(*words, "--out", tmp_path / "a", "--runs", 3)
+    assert {name: value for name, value in again.json.items() if name not in ("seconds", "calibration")} == {
+        name: value for name, value in said.json.items() if name not in ("seconds", "calibration")
+    }
+
+
+def test_the_time_that_is_left_is_for_more_runs(base, messages, tmp_path, command):
+    said = command("finetune", "classify", messages, "--from", base, "--out", tmp_path / "a", "--time", "20s", "--json")
+    assert said.code == 0, said.err
+    assert 2 <= len(said.json["repeats"]) <= 4
+    assert said.json["seconds"] < 20
+
+
+@pytest.mark.parametrize("more", [["--from", "BASE", "--search", "--time", "20s"], ["--arch", "gpt2"]])
+def test_what_cannot_be_averaged_is_refused(base, messages, tmp_path, command, more):
+    said = command(
+        "finetune", "classify", messages, "--out", tmp_path / "c", "--runs", 2, *(base if word == "BASE" else word for word in more)
+    )
+    assert said.code == 2
+    assert "leave out --runs" in said.err
+    assert not (tmp_path / "c").exists()
+
+
 def test_random_weights_need_a_preset(messages, tmp_path, command):
     words = ["finetune", "classify", messages, "--out", tmp_path / "c"]
     nothing = command(*words)

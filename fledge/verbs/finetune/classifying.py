@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import json
 import os
 import re
+import statistics
 import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from fledge.arch.record import did_you_mean, to_json
 from fledge.train.tracking import wanted
 from fledge.verbs import terminal
 from fledge.verbs.finetune.adapting import Rank, adapting, refuse_adapter_of_nothing, trainee, writer_for
+from fledge.verbs.finetune.repeating import Repeat, mean_of, place_of, repeated, reserve_of
 from fledge.verbs.finetune.searching import Trial, searched
 from fledge.verbs.machine import look
 from fledge.verbs.model import Dtype
@@ -131,6 +133,7 @@ class Classified:
     costs: tuple[Threshold, ...]
     mistakes: tuple[Mistake, ...]
     search: tuple[Trial, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
 
     @property
     def score(self) -> ClassifierScore:
@@ -164,6 +167,7 @@ def classify(
     cost: Costs | None = None,
     epochs: int | None = None,
     time: Duration | None = None,
+    runs: int | None = None,
     search: bool = False,
     set: Settings | None = None,
     seed: int = 0,
@@ -195,6 +199,8 @@ def classify(
         epochs: how often each row is seen at most: 4, but from random weights as often as --time allows; training ends earlier when
             validation gets no better.
         time: how long it may take at most, such as 5m.
+        runs: how many runs from the same start, each in another order of the rows, are averaged into one model; by default as many of a
+            pretrained model as --time has room for, at most 4.
         search: within that time, try several learning rates and numbers of epochs first.
         set: any field of the run, such as optimizer.rate=1e-4 or batch.context=128; may be given several times.
         seed: of the split, the new head and the order of rows.
@@ -214,6 +220,9 @@ def classify(
         raise ValueError(f"--train {train!r} is unknown: give all, head, or last-N such as last-2")
     if search and (seconds is None or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         raise ValueError("--search divides the time of one process: give it --time, such as 10m, and no torchrun")
+    if runs is not None and (search or from_ is None):
+        other = "--search spends its time on one of them" if search else "what random weights become lies too far apart"
+        raise ValueError(f"--runs {runs} averages what several runs make of a pretrained model, but {other}: leave out --runs")
     refuse_unknown(balance, Balance, "--balance")
     refuse_unknown(long, Literal["windows", "cut"], "--long")
     refuse_adapter_of_nothing(lora, from_)
@@ -236,7 +245,8 @@ def classify(
     parent = open_parent(from_) if from_ is not None else fresh_parent(str(arch), settings, seed)
     if epochs is None and (from_ is not None or seconds is None):
         epochs = EPOCHS
-    job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs, search, lora)
+    alone = search or from_ is None or (runs is None and int(os.environ.get("WORLD_SIZE", "1")) > 1)  # whose clocks are several
+    job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs, search, lora, 1 if alone else runs)
     return job.run(out, machine, settings, asked, started, trackers)
 
 
@@ -303,6 +313,7 @@ class ClassifierJob:
     costs: Mapping[str, float] = field(default_factory=dict)
     search: bool = False
     lora: int | None = None
+    runs: int | None = 1  # that are averaged; as many as there is time for where it is None
 
     def __post_init__(self):
         """A tokenizer that puts nothing between two texts learns to, where there are pairs."""
@@ -319,32 +330,42 @@ class ClassifierJob:
         from fledge.train.loop import on_machine
         from fledge.train.parallel import ranks
 
-        _, validation, test = self.parts
+        test = self.parts[2]
         begun = begun_run(out, asked)
         run = begun or self.planned(machine, settings)
         refuse_other_data(out, run, self.fingerprint)
         lesson = Lesson(self, run)
         for line in lesson.said():
             terminal.say(f"  {line}")
-        rivals = self.rivals(lesson.trunk, run)
-        model = lesson.model(alone=not self.search)
+        rivals = self.rivals(lesson.trunk(), run)
+        model = lesson.model()
         if begun is None and self.seconds is not None:
-            run = within(self.seconds, AFTER * self.seconds, started, run, model, lesson.objective, lesson.batches.batch_at)
+            reserve = reserve_of(self.seconds, 1, self.runs)
+            run = within(self.seconds, reserve, started, run, model, lesson.objective, lesson.batches.batch_at)
         trials = []
         if self.search:
             plain = run if begun is None else self.planned(machine, settings)
             chosen, trials = searched(plain, out, lesson.batches.steps_per_epoch, lesson.tried, badness)
             run = begun or chosen
-        writer = self.writer(out, run)
-        result = lesson.learn(run, model, out, writer, asked=asked, started=started, track=track)
+        writer, ready = self.writer(out, run), clock.monotonic() - started
+        first = lesson.learn(run, model, out, writer, asked=asked, started=started, track=track)
+        del model  # the others need its memory
+        results = repeated(run, out, first, ready, lesson.repeated, self.runs)
         ranks.only_first()
-        kept = writer
-        if trials and badness(trials[0].validation) < badness(result.validation):
-            kept, result = self.writer(Path(trials[0].folder), run), replace(result, validation=trials[0].validation)
+        repeats = [Repeat(str(place_of(out, number)), one.steps, one.validation) for number, one in enumerate(results, 1)]
+        kept, validation = writer, first.validation
+        if trials and badness(trials[0].validation) < badness(validation):
+            kept, validation = self.writer(Path(trials[0].folder), run), trials[0].validation
             terminal.say(f"  the best of the search stays: rate × {trials[0].factor:.3g}, {trials[0].epochs:.1f} epochs")
         best, cooled = kept.best(machine.device), kept.standing().get("temperature", 1.0)
+        if len(repeats) > 1:
+            if kept.standing().get("runs") == len(repeats):
+                validation = kept.standing()["scores"]["validation"]
+            else:
+                best, validation = self.averaged(best, repeats, lesson)
+            writer.facts["runs"] = len(repeats)
         with on_machine(machine):
-            known, scores = (cooled * self.scores(best, part, run.batch.context) for part in (validation, test))
+            known, scores = (cooled * self.scores(best, part, run.batch.context) for part in self.parts[1:])
         found = self.measured(known, scores, rivals)
         cool(best, found.calibration.temperature / cooled)
         with on_machine(machine):
@@ -354,19 +375,39 @@ class ClassifierJob:
         writer.save(
             best,
             {
-                "validation": result.validation,
+                "validation": validation,
                 "test": {"accuracy": to_json(score.accuracy), "macro_f1": to_json(score.macro_f1)},
                 "verdict": found.verdict,
             },
         )
         done = Classified(
-            str(out), result.steps, result.tokens, result.seconds, result.validation, test.names, test.choice, self.balance,
-            found.methods, found.difference, found.chance, found.verdict, found.calibration, found.thresholds, found.costs, mistakes,
-            tuple(trials),
+            str(out), sum(one.steps for one in results), sum(one.tokens for one in results), results[-1].seconds, validation, test.names,
+            test.choice, self.balance, found.methods, found.difference, found.chance, found.verdict, found.calibration, found.thresholds,
+            found.costs, mistakes, tuple(trials), tuple(repeats) if len(repeats) > 1 else (),
         )  # fmt: skip
         self.told(out / "run" / RESULTS, found.said)
         classified_page(done, out).write(out / "run" / "report.html")
         return done
+
+    def averaged(self, first: Transformer, repeats: Sequence[Repeat], lesson: Lesson) -> tuple[Transformer, dict[str, float]]:
+        """The mean of the runs' weights, or the best of them where its macro-F1 is below theirs on average."""
+        from fledge.train.loop import on_machine
+
+        machine = lesson.run.machine
+
+        def opened(repeat: Repeat) -> Transformer:
+            return self.writer(Path(repeat.folder), lesson.run).best(machine.device)
+
+        mean = mean_of(itertools.chain([first], map(opened, repeats[1:])))
+        with on_machine(machine):
+            validation = lesson.validated(mean)
+        score = ", ".join(f"{name} {value:.3f}" for name, value in validation.items())
+        terminal.say(f"  the mean of the weights of {len(repeats)} runs: {score}")
+        if validation["macro_f1"] >= statistics.fmean(repeat.validation["macro_f1"] for repeat in repeats):
+            return mean, validation
+        best = min(repeats, key=lambda repeat: badness(repeat.validation))
+        terminal.say(f"  which is less than theirs on average: {best.folder} stays")
+        return opened(best), best.validation
 
     def told(self, path: Path, said: Mapping[str, Said]) -> None:
         """Write down each test row's place and labels, and what every method said to it."""
@@ -534,7 +575,6 @@ class Lesson:
         self.objective = Classify(weights, training.choice)
         checked = LabelledTexts(job.frames(self.validation, batch.context), self.truth, 2 * batch.rows)
         self.checked = list(checked.in_order())
-        self.trunk = job.parent.with_arch(replace(run.arch, head=job.parent.arch.head)).network
 
     def said(self) -> list[str]:
         """Sentences to print: what becomes of long texts."""
@@ -543,11 +583,15 @@ class Lesson:
         many = f"{frames.beyond:,} of {len(training.texts):,} texts"
         return [f"{many} are longer than {frames.context} tokens and {become} (--set batch.context=...)"] * bool(frames.beyond)
 
-    def model(self, alone: bool) -> Transformer:
-        """The trunk, or a copy of it where this is not `alone` to learn, under a new head; frozen what does not learn, an adapter on it."""
+    def trunk(self) -> Transformer:
+        """A copy of the model that is started from."""
+        return self.job.parent.with_arch(replace(self.run.arch, head=self.job.parent.arch.head)).network
+
+    def model(self) -> Transformer:
+        """Such a copy under a new head, always the same; frozen what does not learn, an adapter on it."""
         from fledge.model import with_new_head
 
-        model = with_new_head(self.trunk if alone else copy.deepcopy(self.trunk), self.run.arch.head, self.run.machine.seed)
+        model = with_new_head(self.trunk(), self.run.arch.head, self.run.machine.seed)
         leave_learning(model, self.job.train)
         return trainee(model, self.run, self.job.parent)
 
@@ -577,7 +621,11 @@ class Lesson:
 
     def tried(self, run: Run, out: Path) -> Result:
         """One run of a search, of a model of its own."""
-        return self.learn(run, self.model(alone=False), out, self.job.writer(out, run))
+        return self.learn(run, self.model(), out, self.job.writer(out, run))
+
+    def repeated(self, run: Run, out: Path, started: float) -> Result:
+        """One run of several, of a model of its own; its command began at `started`."""
+        return self.learn(run, self.model(), out, self.job.writer(out, run), started=started)
 
 
 @dataclass(frozen=True)
