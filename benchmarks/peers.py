@@ -110,6 +110,9 @@ OURS = {
     "fledge, fp32": worker("own.py", lambda: sys.executable, dtype="float32", kernels=True),
     "fledge, fp32, without the compiled kernels": worker("own.py", lambda: sys.executable, dtype="float32", kernels=False),
 }
+SPARING = {
+    "fledge, bf16, activations computed again": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True, recompute=True)
+}
 ADAPTERS = {
     "fledge, adapter, bf16": worker("own.py", lambda: sys.executable, dtype="bfloat16", kernels=True),
     "transformers + peft, bf16": worker("trainer.py", python, compiled=False),
@@ -131,7 +134,7 @@ def measured(
     contestant: str, task: Task, steps: int, scratch: Path, threads: int, settle: int = 3, patience: float | None = None
 ) -> Took:  # fmt: skip
     """One run of `steps` steps; the first `settle` are left out. Ends the benchmark where it fails or takes longer than `patience`."""
-    contestants = PEERS | OURS | ADAPTERS if task.device == "cpu" else ON_GPU  # where "fledge, bf16" is without kernels
+    contestants = PEERS | OURS | SPARING | ADAPTERS if task.device == "cpu" else ON_GPU  # where "fledge, bf16" is without kernels
     command, place = contestants[contestant](task, steps, scratch)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

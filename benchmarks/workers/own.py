@@ -17,6 +17,7 @@ from fledge.presets import gpt2, qwen3
 from fledge.train.loop import State, on_machine, run_steps
 from fledge.train.objective import PredictTokens
 from fledge.train.optimizer import Optimizer
+from fledge.train.parallel.engine import put_on
 from fledge.train.plan import this_machine
 from fledge.train.run import AdamW, Constant, Plan
 
@@ -49,13 +50,16 @@ def clock(state: State) -> None:
     began = time.perf_counter()
 
 
-machine = replace(this_machine(task["device"]), dtype=task["dtype"], kernels=task["kernels"])
+machine = replace(
+    this_machine(task["device"]), dtype=task["dtype"], kernels=task["kernels"], recompute=task.get("recompute", False)
+)  # fmt: skip
 size = {name: task[name] for name in ("width", "depth", "heads", "vocabulary", "context")}
 if task["family"] == "gpt2":
     arch = gpt2(dropout=0.0, **size)
 else:
     arch = qwen3(dropout=0.0, kv_heads=task["heads"] // 2, head_size=task["width"] // task["heads"], **size)
-model = initialise(Transformer(arch)).to(machine.device)
+model = initialise(Transformer(arch))
+put_on(model, machine)
 if task["rank"]:
     attach(model, changes_of(maps_of(model), Lora(task["rank"], 2.0 * task["rank"])))
 with on_machine(machine):

@@ -174,6 +174,8 @@ class AdamW(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float):
         super().__init__(groups, {"betas": betas, "eps": eps})
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            self._state(parameter)  # before there are activations, for what lies among these parts the memory that is left (decision 0021)
 
     @torch.no_grad()
     def step(self, excess: float = 1.0) -> None:  # pyrefly: ignore[bad-override]
@@ -209,6 +211,8 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, groups: list[dict[str, Any]], momentum: float, names: Mapping[Tensor, str], spread: Alone):
         super().__init__(groups, {"momentum": momentum})
         self.names, self.spread = names, spread
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            self._momentum(parameter)
 
     @torch.no_grad()
     def step(self, excess: float = 1.0) -> None:  # pyrefly: ignore[bad-override]
@@ -226,11 +230,14 @@ class Muon(torch.optim.Optimizer):
     def _nesterov(self, parameter: Tensor, momentum: float, excess: float) -> Tensor:
         assert parameter.grad is not None
         gradient = parameter.grad if excess == 1.0 else parameter.grad.div_(excess)
+        average = self._momentum(parameter).lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        average = state["momentum"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(average, momentum)
+        return state["momentum"]
 
 
 def orthogonalised(updates: list[Tensor]) -> list[Tensor]:

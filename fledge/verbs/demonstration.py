@@ -118,7 +118,7 @@ def demo(*, time: str = "5m", out: Path = Path("runs/demo"), seed: int = 0, thre
     terminal.heading("3. A classifier: which part of the library is this code from?")
     begun = clock.monotonic()
     parent = open_parent(out / "base")
-    job = ClassifierJob(library.labelled(), parent, seconds=max(LEAST, ends[1] - begun))
+    job = ClassifierJob(library.labelled(), parent, seconds=max(LEAST, ends[1] - begun), runs=None)
     classifier = job.run(out / "classifier", machine, REGULARISED, asked, begun)
     show_classifier(classifier)
 

@@ -108,6 +108,34 @@ def test_products_on_tiles_do_not_depend_on_threads_or_on_other_rows():
 
 
 @tile_unit
+def test_attention_on_tiles_does_not_depend_on_threads_on_other_rows_or_on_what_is_not_seen():
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, heads, length, 40, generator=draw).bfloat16() for heads, length in ((4, 75), (2, 90), (2, 90)))
+    first, last = torch.randint(0, 80, (2, 3, 75), generator=draw).sort(0).values  # where both are equal nothing is seen
+    last[1, 7] = first[1, 7]
+
+    def attended(threads: int, k: torch.Tensor = k, v: torch.Tensor = v, some: slice = slice(None)) -> list[torch.Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            parts = [part[some].clone().requires_grad_() for part in (q, k, v)]
+            made = functions.AttendByTiles.apply(KERNELS, *parts, (first[some], last[some]), 40**-0.5)
+            return [made.detach(), *torch.autograd.grad((made.float() * made.float().sin()).sum(), parts)]
+        finally:
+            torch.set_num_threads(before)
+
+    alone = attended(1)
+    assert all(torch.equal(a, b) for a, b in zip(alone, attended(2), strict=True))
+    assert all(torch.equal(a[1:2], b) for a, b in zip(alone, attended(2, some=slice(1, 2)), strict=True))
+    assert not alone[0][1, :, 7].any()
+    assert not alone[1][1, :, 7].any()
+    unseen = torch.arange(90) >= last.max()
+    assert unseen.any()
+    others = attended(1, *(torch.where(unseen[:, None], 100 * part, part) for part in (k, v)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, others, strict=True))
+
+
+@tile_unit
 @pytest.mark.parametrize("narrow", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
 def test_what_a_map_makes_can_be_changed_in_place(narrow, biased):

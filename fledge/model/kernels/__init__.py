@@ -232,9 +232,11 @@ def turn_heads(x: Tensor, weight: Tensor | None, eps: float, angles: tuple[Tenso
 
 def attend(q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, dropped: float = 0.0) -> Tensor:
     """Attention where each query sees the keys of a range, for arrays that `fit`; a share of the weights is `dropped`."""
-    kernels = _kernels(q)
+    kernels, scale = _kernels(q), q.shape[-1] ** -0.5
     assert kernels is not None
-    return functions.Attend.apply(kernels, q, k, v, ranges, q.shape[-1] ** -0.5, dropped, _seed() if dropped else 0)
+    if q.dtype == torch.bfloat16 and not dropped and _lent(kernels):
+        return functions.AttendByTiles.apply(kernels, q, k, v, ranges, scale)
+    return functions.Attend.apply(kernels, q, k, v, ranges, scale, dropped, _seed() if dropped else 0)
 
 
 def dropout(x: Tensor, share: float) -> Tensor:

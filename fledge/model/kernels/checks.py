@@ -97,18 +97,20 @@ def cases(kernels: CDLL, draw: torch.Generator, kind: torch.dtype) -> Iterator[C
 
         yield "turn_heads", heads_fused, heads_plainly, (x, given)
 
-    kv_heads, group, length, size = number(1, 2), number(1, 3), number(1, 2 * functions.BLOCK + 9), number(1, 20)
+    kv_heads, group, length, size = number(1, 2), number(1, 3), number(1, 2 * functions.BLOCK + 9), number(1, 70)
     rows = 1 if number(0, 1) else batch
     first = torch.stack([torch.arange(length) - number(0, length) for _ in range(rows)]).clamp(min=0)
     last = torch.stack([torch.arange(length) + 1 + number(0, 5) for _ in range(rows)]).clamp(max=length)
     places = torch.arange(length)
     seen = ((places >= first[..., None]) & (places < last[..., None]))[:, None]
-    yield (
-        "attend",
-        lambda q, k, v: functions.Attend.apply(kernels, q, k, v, (first, last), size**-0.5),
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True),
-        (normal(batch, kv_heads * group, length, size), normal(batch, kv_heads, length, size), normal(batch, kv_heads, length, size)),
-    )
+    attends = [("attend", functions.Attend), ("attend by tiles", functions.AttendByTiles)]
+    for name, function in attends if kind == torch.bfloat16 and kernels.tiles_lent() else attends[:1]:
+        yield (
+            name,
+            lambda q, k, v, function=function: function.apply(kernels, q, k, v, (first, last), size**-0.5),
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True),
+            (normal(batch, kv_heads * group, length, size), normal(batch, kv_heads, length, size), normal(batch, kv_heads, length, size)),
+        )
 
     q, k, v = (normal(batch, heads, length, length) for heads in (kv_heads * group, kv_heads, kv_heads))
     every = torch.eye(length, dtype=kind).expand_as(v)  # values that show the weights

@@ -255,6 +255,31 @@ class Attend(Function):
         )
 
 
+class AttendByTiles(Function):
+    """`Attend` in bf16 by the tile unit, without drop-out: it keeps no weights, but the logarithm of each query's sum of them."""
+
+    @staticmethod
+    def forward(ctx, kernels: CDLL, q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, scale: float) -> Tensor:
+        q, k, v, first, last = (part.contiguous() for part in (q, k, v, *ranges))
+        out, logs = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
+        batch, kv_heads, keys, size = k.shape
+        matrices, queries = batch * kv_heads, q.shape[2]
+        ctx.sizes = matrices, matrices // len(first), q.shape[1] // kv_heads, queries, keys, size, scale
+        call(kernels, "attend", q.dtype, q, k, v, first, last, out, logs, *ctx.sizes)
+        ctx.save_for_backward(q, k, v, first, last, out, logs)
+        ctx.kernels = kernels
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        q, k, v, first, last, out, logs = ctx.saved_tensors
+        made = tuple(torch.empty_like(part) for part in (q, k, v))
+        grad = grad_outputs[0].contiguous()
+        call(ctx.kernels, "attend_backward", q.dtype, grad, q, k, v, first, last, out, logs, *made, *ctx.sizes)
+        return None, *made, None, None
+
+
 class GatedSilu(Function):
     """`silu(gate) · up`."""
 

@@ -19,8 +19,9 @@ SOURCES = {
     "cpu.cpp": ("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),  # sums in any order, so that they vectorise
     "decode.cpp": ("-ffp-contract=off", "-Wno-psabi"),  # sums in the order that stands there
     "products.cpp": (),
+    "attention.cpp": (),
 }
-HEADERS = ("numbers.h",)
+HEADERS = ("numbers.h", "tiles.h")
 SECONDS = 120  # to compile; it takes about 5
 
 

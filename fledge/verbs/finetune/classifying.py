@@ -390,7 +390,7 @@ class ClassifierJob:
         return done
 
     def averaged(self, first: Transformer, repeats: Sequence[Repeat], lesson: Lesson) -> tuple[Transformer, dict[str, float]]:
-        """The mean of the runs' weights, or the best of them where its macro-F1 is below theirs on average."""
+        """The mean of the runs' weights, or the best of them where both its loss and its macro-F1 are worse than theirs on average."""
         from fledge.train.loop import on_machine
 
         machine = lesson.run.machine
@@ -403,10 +403,11 @@ class ClassifierJob:
             validation = lesson.validated(mean)
         score = ", ".join(f"{name} {value:.3f}" for name, value in validation.items())
         terminal.say(f"  the mean of the weights of {len(repeats)} runs: {score}")
-        if validation["macro_f1"] >= statistics.fmean(repeat.validation["macro_f1"] for repeat in repeats):
+        loss, f1 = (statistics.fmean(repeat.validation[name] for repeat in repeats) for name in ("loss", "macro_f1"))
+        if validation["macro_f1"] >= f1 or validation["loss"] <= loss:
             return mean, validation
         best = min(repeats, key=lambda repeat: badness(repeat.validation))
-        terminal.say(f"  which is less than theirs on average: {best.folder} stays")
+        terminal.say(f"  which is worse than theirs on average: {best.folder} stays")
         return opened(best), best.validation
 
     def told(self, path: Path, said: Mapping[str, Said]) -> None:
