@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from record import arguments
 
+from fledge.__main__ import TUNABLES
+
 PINNED = (
     "torch==2.13.0", "transformers==5.3.0", "accelerate==1.15.0", "litgpt==0.5.13", "tensorboard==2.21.0", "datasets==5.0.1",
     "tiktoken==0.14.0", "litdata==0.2.61", "peft==0.21.2", "litserve==0.2.19",
@@ -137,6 +139,8 @@ def measured(
     contestants = PEERS | OURS | SPARING | ADAPTERS if task.device == "cpu" else ON_GPU  # where "fledge, bf16" is without kernels
     command, place = contestants[contestant](task, steps, scratch)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    if command[0] == sys.executable:
+        environment["GLIBC_TUNABLES"] = TUNABLES  # as the command sets it
     with subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         timer = threading.Timer(patience, process.kill) if patience else None

@@ -5,12 +5,14 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from fledge import cli, verbs
+from fledge.__main__ import TUNABLES
 from fledge.verbs import display, pretraining
 
 
@@ -173,6 +175,33 @@ def test_every_verb_is_a_function_of_the_package():
     import fledge
 
     assert {name for name in verbs.__all__ if name != "stream"} == set(fledge.__all__)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+@pytest.mark.parametrize("given", [None, "glibc.rtld.optional_static_tls=512", "glibc.malloc.check=0"])
+def test_a_command_that_trains_starts_with_glibc_told_so_and_leaves_no_trace(given, tmp_path):
+    """It is the same process, with the same words; what a user set there stays."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nprint(os.getpid(), sys.orig_argv[1:], os.environ.get('GLIBC_TUNABLES'), file=sys.stderr)\n"
+        "import atexit\natexit.register(lambda: print('then', os.environ.get('GLIBC_TUNABLES'), file=sys.stderr))"
+    )
+    places = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | {"PYTHONPATH": places}
+    environment |= {"GLIBC_TUNABLES": given} if given else {}
+
+    def starts(*words: str) -> list[str]:
+        done = subprocess.run([sys.executable, "-m", "fledge", *words], env=environment, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0
+        return done.stderr.splitlines()
+
+    assert len(starts("show", "--help")) == 2  # one start and its end
+    first, *others = starts("pretrain", "--help")
+    assert others.pop() == f"then {given}"
+    if given == "glibc.malloc.check=0":  # somebody else has set up its memory
+        assert not others
+    else:
+        told = f"{given}:{TUNABLES}" if given else TUNABLES
+        assert others == [first.removesuffix(str(given)) + told]
 
 
 @pytest.mark.parametrize(("words", "threads", "bound"), [([], None, True), ([], "1", False), (["--set", "machine.threads=1"], None, False)])
