@@ -218,11 +218,14 @@ def classify(
         raise ValueError("say what to start from: either --from MODEL for a pretrained model, or --arch PRESET for random weights")
     if not re.fullmatch(r"all|head|last-[1-9]\d*", train):
         raise ValueError(f"--train {train!r} is unknown: give all, head, or last-N such as last-2")
-    if search and (seconds is None or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if search and (seconds is None or several):
         raise ValueError("--search divides the time of one process: give it --time, such as 10m, and no torchrun")
     if runs is not None and (search or from_ is None):
         other = "--search spends its time on one of them" if search else "what random weights become lies too far apart"
         raise ValueError(f"--runs {runs} averages what several runs make of a pretrained model, but {other}: leave out --runs")
+    if runs is not None and seconds is not None and several:
+        raise ValueError("--runs divides the --time of one process: leave out one of them, or torchrun")
     refuse_unknown(balance, Balance, "--balance")
     refuse_unknown(long, Literal["windows", "cut"], "--long")
     refuse_adapter_of_nothing(lora, from_)
@@ -245,7 +248,7 @@ def classify(
     parent = open_parent(from_) if from_ is not None else fresh_parent(str(arch), settings, seed)
     if epochs is None and (from_ is not None or seconds is None):
         epochs = EPOCHS
-    alone = search or from_ is None or (runs is None and int(os.environ.get("WORLD_SIZE", "1")) > 1)  # whose clocks are several
+    alone = search or from_ is None or (runs is None and several)
     job = ClassifierJob(parts, parent, train, balance, epochs, seconds, long, costs, search, lora, 1 if alone else runs)
     return job.run(out, machine, settings, asked, started, trackers)
 
@@ -350,8 +353,12 @@ class ClassifierJob:
         writer, ready = self.writer(out, run), clock.monotonic() - started
         first = lesson.learn(run, model, out, writer, asked=asked, started=started, track=track)
         del model  # the others need its memory
-        results = repeated(run, out, first, ready, lesson.repeated, self.runs)
+        many = self.runs
+        if many is None and "temperature" in (standing := writer.standing()):  # it is done, by as many as there was time for
+            many = standing.get("runs", 1)
+        results = repeated(run, out, first, ready, lesson.repeated, many)
         ranks.only_first()
+        standing = writer.standing()
         repeats = [Repeat(str(place_of(out, number)), one.steps, one.validation) for number, one in enumerate(results, 1)]
         kept, validation = writer, first.validation
         if trials and badness(trials[0].validation) < badness(validation):
@@ -359,8 +366,8 @@ class ClassifierJob:
             terminal.say(f"  the best of the search stays: rate × {trials[0].factor:.3g}, {trials[0].epochs:.1f} epochs")
         best, cooled = kept.best(machine.device), kept.standing().get("temperature", 1.0)
         if len(repeats) > 1:
-            if kept.standing().get("runs") == len(repeats):
-                validation = kept.standing()["scores"]["validation"]
+            if standing.get("runs") == len(repeats):
+                validation = standing["scores"]["validation"]
             else:
                 best, validation = self.averaged(best, repeats, lesson)
             writer.facts["runs"] = len(repeats)
