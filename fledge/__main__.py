@@ -6,7 +6,7 @@ from contextlib import suppress
 
 TRAINING = ("demo", "pretrain", "finetune")
 TUNABLES = "glibc.malloc.tcache_count=0"
-"""Without a cache of small blocks glibc joins again what was freed around a tensor: training takes a tenth to a fifth less memory
+"""Without a cache of small blocks glibc joins again what was freed around a tensor: training takes about a tenth less memory
 (docs/decisions/0021). It reads this when a process starts."""
 
 

@@ -348,7 +348,7 @@ class ClassifierJob:
         trials = []
         if self.search:
             plain = run if begun is None else self.planned(machine, settings)
-            chosen, trials = searched(plain, out, lesson.batches.steps_per_epoch, lesson.tried, badness)
+            chosen, trials = searched(plain, out, lesson.batches.steps_per_epoch, lesson.alone, badness)
             run = begun or chosen
         writer, ready = self.writer(out, run), clock.monotonic() - started
         first = lesson.learn(run, model, out, writer, asked=asked, started=started, track=track)
@@ -356,7 +356,7 @@ class ClassifierJob:
         many = self.runs
         if many is None and "temperature" in (standing := writer.standing()):  # it is done, by as many as there was time for
             many = standing.get("runs", 1)
-        results = repeated(run, out, first, ready, lesson.repeated, many)
+        results = repeated(run, out, first, ready, lesson.alone, many)
         ranks.only_first()
         standing = writer.standing()
         repeats = [Repeat(str(place_of(out, number)), one.steps, one.validation) for number, one in enumerate(results, 1)]
@@ -627,12 +627,8 @@ class Lesson:
                 after_step=hooks, say=bar.say, **more,
             )  # fmt: skip
 
-    def tried(self, run: Run, out: Path) -> Result:
-        """One run of a search, of a model of its own."""
-        return self.learn(run, self.model(), out, self.job.writer(out, run))
-
-    def repeated(self, run: Run, out: Path, started: float) -> Result:
-        """One run of several, of a model of its own; its command began at `started`."""
+    def alone(self, run: Run, out: Path, started: float | None = None) -> Result:
+        """One run of several, of a model of its own; its command began at `started`, or it begins now."""
         return self.learn(run, self.model(), out, self.job.writer(out, run), started=started)
 
 
