@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -108,12 +109,18 @@ class Rollouts(Batches):
         return Answered(tokens, labels, positions, document, reward=rewards, advantage=advantages(rewards, self.goal))
 
     def value(self, number: int, text: str) -> float:
-        """What an answer is worth. Raises `ValueError` where that is no number."""
+        """What an answer is worth. Raises `ValueError` where the reward fails or is no number."""
         question = self.questions[number]
-        worth = float(self.worth(question.text, question.answer, text))
-        if not math.isfinite(worth):
-            raise ValueError(f"the reward of {text!r} is {worth}, but a finite number is needed")
-        return worth
+        try:
+            worth = self.worth(question.text, question.answer, text)
+        except Exception as error:
+            raise ValueError(
+                f"the reward of {text!r} fails with {type(error).__name__}: {error}; its function is given the question, the known answer "
+                "and what is said"
+            ) from error
+        if not isinstance(worth, Real | np.bool_) or not math.isfinite(worth):
+            raise ValueError(f"the reward of {text!r} is {worth!r}, but a finite number is needed")
+        return float(worth)
 
     def measured(self, model: Transformer) -> np.ndarray:
         """The reward of the model's most probable answer to each question."""
@@ -144,7 +151,8 @@ def same_number(question: str, answer: str, said: str) -> float:
 def worth_named(name: str) -> tuple[Worth, bytes]:
     """A reward by its name: `answer`, or `FILE.py:FUNCTION` of a person's own; and what its code is.
 
-    The function is given the question, the known answer and what the model says. Raises `ValueError` where there is no such function.
+    The function is given the question, the known answer and what the model says. Raises `ValueError` where there is no such function
+    or its file fails.
     """
     if name == "answer":
         return same_number, b"answer"
@@ -158,7 +166,10 @@ def worth_named(name: str) -> tuple[Worth, bytes]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"--reward {name}: {file} fails with {type(error).__name__}: {error}") from error
     found = getattr(module, function, None)
     if not callable(found):
         raise ValueError(f"{file} has no function {function}: --reward takes FILE.py:FUNCTION")

@@ -194,3 +194,6 @@ def test_rewards_have_names(tmp_path):
     for name, words in (("answr", "FILE.py:FUNCTION"), (f"{tmp_path / 'mine.py'}:long", "no function long"), ("no.py:f", "does not exist")):
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             worth_named(name)
+    (tmp_path / "broken.py").write_text("import nothing_of_the_kind\n")
+    with pytest.raises(ValueError, match="broken.py fails with ModuleNotFoundError"):
+        worth_named(f"{tmp_path / 'broken.py'}:short")

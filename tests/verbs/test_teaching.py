@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -94,6 +95,18 @@ def test_a_template_that_cannot_write_a_held_out_row_names_it_and_the_flag(base,
     assert said.code == 2
     assert "row 2: the model's own chat template alters what message 1 (user) says: choose another with --format of fledge" in said.err
     assert not (tmp_path / "taught").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "words"), [("f(said)", "TypeError.*the question, the known answer"), ("f(*texts)", "is 'good', but a finite number")]
+)
+def test_a_reward_that_is_none_is_a_sentence(assistant, questions, tmp_path, command, function, words):
+    (tmp_path / "mine.py").write_text(f"def {function}:\n    return 'good'\n")
+    given = ["--from", assistant, "--out", tmp_path / "taught", "--reward", f"{tmp_path / 'mine.py'}:f", "--epochs", 1]
+    said = command("finetune", "reward", questions, *given)
+    assert said.code == 2
+    assert re.search(words, said.err)
+    assert not (tmp_path / "taught" / "model.safetensors").exists()
 
 
 def test_a_reward_is_refused_under_torchrun_before_anything_starts(assistant, questions, tmp_path, command, monkeypatch):
