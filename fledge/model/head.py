@@ -36,6 +36,7 @@ class Words(nn.Module):
 
     weight: nn.Parameter
     rows: Rows | None
+    handed: list[Tensor] | None  # where the gradient of a weight that others read may go (`Embedding`)
 
     def __init__(self, spec: arch.Words, given: arch.Arch):
         super().__init__()
@@ -85,7 +86,7 @@ class Untied(Words):
         super().__init__(spec, given)
         width = given.embedding_width if spec.transform is not None else given.trunk.width
         self.weight = matrix(given.vocabulary, width)
-        self.rows = None
+        self.rows, self.handed = None, None
 
 
 class Tied(Words):
@@ -102,6 +103,10 @@ class Tied(Words):
     @property
     def rows(self) -> Rows | None:  # pyrefly: ignore[bad-override]
         return self.__dict__["embedding"].rows
+
+    @property
+    def handed(self) -> list[Tensor] | None:  # pyrefly: ignore[bad-override]
+        return self.__dict__["embedding"].handed
 
 
 class Classes(nn.Module):

@@ -57,7 +57,7 @@ class PredictTokens(Objective):
         rows = () if head.rows is None else (head.rows.change(head.weight), head.rows.ids)
         chunk = self.chunk or chunk_of(len(labels), model.arch.vocabulary, self.device or hidden.device.type)
         loss = ChunkedCrossEntropy.apply(
-            head.before(hidden), head.weight, head.bias, labels, chunk, smoothing, head.cross_entropy, *rows
+            head.before(hidden), head.weight, head.bias, labels, chunk, smoothing, head.cross_entropy, head.handed, *rows
         )  # fmt: skip
         return loss + len(labels) * model.balancing_loss() if model.training else loss
 
@@ -306,14 +306,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     The gradient of a cross-entropy, softmax minus the label, is known in the forward pass, so all gradients are taken
     there chunk by chunk and nothing is computed twice. Hidden (n, width), weight (vocabulary, width), bias (vocabulary,) or none,
-    labels (n,); sums are fp32 at least. `scored` gives the loss of a chunk's scores and turns them into their gradient. A `change` (tokens,
-    width) is what is added to the rows of these `tokens` (tokens,).
+    labels (n,); sums are fp32 at least. `scored` gives the loss of a chunk's scores and turns them into their gradient. Where there is a
+    list `handed`, the gradient by the weight goes there. A `change` (tokens, width) is added to the rows of these `tokens` (tokens,).
     """
 
     @staticmethod
     def forward(
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, smoothing: float = 0.0,
-        scored: Callable[[Tensor, Tensor, float], Tensor] = cross_entropy, change: Tensor | None = None, tokens: Tensor | None = None,
+        scored: Callable[[Tensor, Tensor, float], Tensor] = cross_entropy, handed: list[Tensor] | None = None,
+        change: Tensor | None = None, tokens: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         kind = hidden.device.type
         working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -349,7 +350,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         if wants_weight and weight_gradient is None:  # there are no labels
             weight_gradient = torch.zeros_like(weight, dtype=exact)
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient, change_gradient)
-        ctx.weight_dtype = weight.dtype
+        ctx.weight_dtype, ctx.handed = weight.dtype, handed if wants_hidden else None
         return loss
 
     @staticmethod
@@ -357,10 +358,16 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]  (the decorator hides the types)
         (scale,) = grad_outputs
         hidden_gradient, weight_gradient, bias_gradient, change_gradient = ctx.saved_tensors
+        if weight_gradient is not None:
+            weight_gradient = weight_gradient.mul_(scale).to(ctx.weight_dtype)
+        if weight_gradient is not None and ctx.handed is not None:
+            ctx.handed.append(weight_gradient)
+            weight_gradient = None
         return (
             None if hidden_gradient is None else hidden_gradient * scale,
-            None if weight_gradient is None else weight_gradient.mul_(scale).to(ctx.weight_dtype),
+            weight_gradient,
             None if bias_gradient is None else bias_gradient.mul_(scale).to(ctx.weight_dtype),
+            None,
             None,
             None,
             None,

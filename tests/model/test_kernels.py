@@ -107,10 +107,13 @@ def test_products_on_tiles_do_not_depend_on_threads_or_on_other_rows():
     assert products(2)[0].isnan().any(1).nonzero().flatten().tolist() == [5]
 
 
-@tile_unit
-def test_attention_on_tiles_does_not_depend_on_threads_on_other_rows_or_on_what_is_not_seen():
+@compiled
+@pytest.mark.parametrize(
+    ("kind", "tiles"), [(torch.float32, False), (torch.bfloat16, False), pytest.param(torch.bfloat16, True, marks=tile_unit)]
+)
+def test_attention_does_not_depend_on_threads_on_other_rows_or_on_what_is_not_seen(kind, tiles):
     draw = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(3, heads, length, 40, generator=draw).bfloat16() for heads, length in ((4, 75), (2, 90), (2, 90)))
+    q, k, v = (torch.randn(3, heads, length, 40, generator=draw).to(kind) for heads, length in ((4, 75), (2, 90), (2, 90)))
     first, last = torch.randint(0, 80, (2, 3, 75), generator=draw).sort(0).values  # where both are equal nothing is seen
     last[1, 7] = first[1, 7]
 
@@ -119,7 +122,7 @@ def test_attention_on_tiles_does_not_depend_on_threads_on_other_rows_or_on_what_
         torch.set_num_threads(threads)
         try:
             parts = [part[some].clone().requires_grad_() for part in (q, k, v)]
-            made = functions.AttendByTiles.apply(KERNELS, *parts, (first[some], last[some]), 40**-0.5)
+            made = functions.Attend.apply(KERNELS, *parts, (first[some], last[some]), 40**-0.5, tiles)
             return [made.detach(), *torch.autograd.grad((made.float() * made.float().sin()).sum(), parts)]
         finally:
             torch.set_num_threads(before)

@@ -95,6 +95,42 @@ def test_it_is_the_mean_over_trained_labels_with_every_gradient(tied, masked):
         torch.testing.assert_close(ours[name], p.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("losses", [1, 2])
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, 1000], ids=["more tokens than words", "fewer"])
+@pytest.mark.parametrize("family", [qwen3, t5])
+def test_a_table_with_two_readers_has_the_gradients_of_both(family, vocabulary, losses):
+    """With fewer tokens than words that of its vectors is added to the head's in place."""
+    arch = family(32, 2, head_size=16, mlp=48, vocabulary=vocabulary, context=CONTEXT, tied=True, dropout=0.0)
+    model = initialise(Transformer(arch), seed=3).double()
+    source = Source(rows(4, 7).tokens, None) if family is t5 else None
+    batches = [Batch(rows(4, seed).tokens, rows(4, seed, 0.3).labels, source=source) for seed in range(losses)]
+
+    def plain(batch: Batch) -> torch.Tensor:
+        memory = model.encode(torch.from_numpy(source.tokens)) if source is not None else None
+        hidden = model.hidden(torch.from_numpy(batch.tokens), memory=memory)
+        return F.cross_entropy(model.head(hidden).flatten(0, 1), torch.from_numpy(batch.labels).flatten(), reduction="sum")
+
+    found, objective = [], PredictTokens(chunk=7)
+    for loss in (lambda batch: objective(model, batch), plain):
+        model.zero_grad()
+        for _ in range(2):  # the second time there is a gradient already
+            torch.stack([loss(batch) for batch in batches]).sum().backward()
+        found.append(model.embedding.weight.grad)
+    torch.testing.assert_close(*found)
+    assert (model.embedding.handed is not None) == (vocabulary > VOCABULARY)
+
+
+def test_a_head_that_learns_alone_keeps_the_gradient_of_a_table_that_it_shares():
+    model = initialise(Transformer(qwen3(32, 2, head_size=16, mlp=48, vocabulary=1000, context=CONTEXT, tied=True)), seed=3)
+    hidden, labels = torch.randn(3, 32), torch.tensor([4, 5, 6])
+    model.embedding(labels)
+    words = model.head
+    assert isinstance(words, Words)
+    ChunkedCrossEntropy.apply(hidden, words.weight, None, labels, 4, 0.0, words.cross_entropy, words.handed).backward()
+    plain = torch.autograd.grad(F.cross_entropy(hidden @ words.weight.T, labels, reduction="sum"), words.weight)[0]
+    torch.testing.assert_close(words.weight.grad, plain)
+
+
 def test_an_untrained_model_starts_at_the_log_of_the_vocabulary():
     model = initialise(Transformer(gpt2(64, 2, 4, vocabulary=1024, context=32)), seed=0).eval()
     tokens = np.random.default_rng(0).integers(1024, size=(8, 33))

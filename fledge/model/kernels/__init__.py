@@ -234,9 +234,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, dropped: float = 0.0
     """Attention where each query sees the keys of a range, for arrays that `fit`; a share of the weights is `dropped`."""
     kernels, scale = _kernels(q), q.shape[-1] ** -0.5
     assert kernels is not None
-    if q.dtype == torch.bfloat16 and not dropped and _lent(kernels):
-        return functions.AttendByTiles.apply(kernels, q, k, v, ranges, scale)
-    return functions.Attend.apply(kernels, q, k, v, ranges, scale, dropped, _seed() if dropped else 0)
+    tiles = q.dtype == torch.bfloat16 and not dropped and _lent(kernels)
+    return functions.Attend.apply(kernels, q, k, v, ranges, scale, tiles, dropped, _seed() if dropped else 0)
 
 
 def dropout(x: Tensor, share: float) -> Tensor:

@@ -1,179 +1,153 @@
-// Attention of bfloat16 by the processor's tile unit, both ways: scores exist for 32 queries and keys at a time, and are made again for the
-// gradients, from the logarithm of each query's sum (Dao, 2023, arXiv:2307.08691).
+// Attention both ways, in float for both types: scores exist for 32 queries at a time, and are made again for the gradients, from the
+// logarithm of each query's sum (Dao, 2023, arXiv:2307.08691).
 //
 // One thread takes whatever shares keys, from its beginning to its end, so that nothing depends on the number of threads.
 
-#include "tiles.h"
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
 
-#ifdef TILES
+#include <omp.h>
+
+#include "numbers.h"
 
 namespace {
 
-constexpr int64_t SQUARE = PANEL * PANEL;
+// What one register holds, and rows of sums that stay in registers beside each other, two registers each.
+#ifdef __AVX512F__
+constexpr int64_t LINE = 16, ROWS = 8;
+#else
+constexpr int64_t LINE = 8, ROWS = 4;
+#endif
+typedef float Line __attribute__((vector_size(LINE * sizeof(float)), aligned(sizeof(float)), may_alias));
 
-// e^x of 16 numbers, as in numbers.h; far below 0 it is 0.
-inline __m512 exponential(__m512 x) {
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x));
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    for (float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f, 1.0f, 1.0f}) {
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(next));
-    }
-    return _mm512_scalef_ps(p, n);
-}
+constexpr int64_t PANEL = 32, SQUARE = PANEL * PANEL;
 
-inline __m512 floats(const half *x, int64_t count) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(count), x)), 16);
-}
+inline int64_t panels(int64_t count) { return (count + PANEL - 1) / PANEL; }
 
-// The keys that each of 32 queries sees: those from its first to before its last.
-struct Seen {
-    alignas(64) int32_t first[PANEL] = {}, last[PANEL] = {};
-    int64_t low = 0, high = 0;         // which any of them sees
-    int64_t all_low = 0, all_high = 0;  // which all of them see
-
-    Seen(const int64_t *firsts, const int64_t *lasts, int64_t queries) {
-        low = all_high = INT32_MAX;
-        for (int64_t i = 0; i < PANEL; i++) {
-            int64_t begin = i < queries ? firsts[i] : 0, end = i < queries ? lasts[i] : 0;
-            all_low = std::max(all_low, begin);
-            all_high = std::min(all_high, end);
-            if (begin >= end) continue;
-            first[i] = int32_t(begin);
-            last[i] = int32_t(end);
-            low = std::min(low, begin);
-            high = std::max(high, end);
-        }
-    }
-    bool some(int64_t key) const { return low < key + PANEL && key < high; }
-    bool all(int64_t key) const { return all_low <= key && key + PANEL <= all_high; }
-
-    // Which of the 32 keys from this one on a query sees, as bits.
-    uint32_t keys(int64_t query, int64_t key) const { return below(last[query] - key) & ~below(first[query] - key); }
-    static uint32_t below(int64_t count) { return count >= PANEL ? ~0u : count > 0 ? (1u << count) - 1 : 0; }
-
-    // Which of 16 queries see a key.
-    __mmask16 queries(int64_t from, int64_t key) const {
-        __m512i at = _mm512_set1_epi32(int32_t(key));
-        return _mm512_cmple_epi32_mask(_mm512_load_si512(first + from), at) & _mm512_cmpgt_epi32_mask(_mm512_load_si512(last + from), at);
-    }
+struct Room {
+    float *data;
+    explicit Room(int64_t numbers) : data(static_cast<float *>(std::aligned_alloc(64, std::max<int64_t>(1, panels(numbers)) * PANEL * sizeof(float)))) {}
+    Room(const Room &) = delete;
+    ~Room() { std::free(data); }
 };
 
-// The product of a left and a right panel, (32, 32), added to `out` or put there; `below` and `beside` lead from the tiles of the first 16
-// lines to those of the others.
-inline void multiply(const half *left, int64_t below, const half *right, int64_t beside, int64_t tiles, float *out, bool add) {
-    if (add) {
-        _tile_loadd(0, out, 4 * PANEL);
-        _tile_loadd(1, out + SIDE * PANEL, 4 * PANEL);
-        _tile_loadd(2, out + SIDE, 4 * PANEL);
-        _tile_loadd(3, out + SIDE * PANEL + SIDE, 4 * PANEL);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+// A matrix as it is multiplied from the left: a step down to the next row, one along a row.
+struct Left {
+    const float *data;
+    int64_t down, along;
+};
+
+// The first 32 rows of `left`, so deep, times as deep a right matrix of 32 columns, whose rows lie `stride` apart; put into `out`, whose rows
+// lie `across` apart, or added to it.
+inline void multiply(Left left, const float *right, int64_t stride, int64_t deep, float *out, int64_t across, bool add) {
+    for (int64_t column = 0; column < PANEL; column += 2 * LINE) {
+        for (int64_t row = 0; row < PANEL; row += ROWS) {
+            Line sums[ROWS][2];
+            float *to = out + row * across + column;
+            for (int64_t r = 0; r < ROWS; r++) {
+                for (int64_t t = 0; t < 2; t++) sums[r][t] = add ? *reinterpret_cast<Line *>(to + r * across + t * LINE) : Line{};
+            }
+            const float *from = left.data + row * left.down, *beside = right + column;
+            for (int64_t k = 0; k < deep; k++, from += left.along, beside += stride) {
+                Line first = *reinterpret_cast<const Line *>(beside), second = *reinterpret_cast<const Line *>(beside + LINE);
+                for (int64_t r = 0; r < ROWS; r++) {
+                    float x = from[r * left.down];
+                    sums[r][0] += x * first;
+                    sums[r][1] += x * second;
+                }
+            }
+            for (int64_t r = 0; r < ROWS; r++) {
+                for (int64_t t = 0; t < 2; t++) *reinterpret_cast<Line *>(to + r * across + t * LINE) = sums[r][t];
+            }
+        }
     }
-    for (int64_t k = 0; k < tiles * TILE; k += TILE) {
-        _tile_loadd(4, left + k, 2 * DEPTH);
-        _tile_loadd(6, right + k, 2 * DEPTH);
-        _tile_loadd(5, left + below + k, 2 * DEPTH);
-        _tile_loadd(7, right + beside + k, 2 * DEPTH);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 5, 6);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, out, 4 * PANEL);
-    _tile_stored(1, out + SIDE * PANEL, 4 * PANEL);
-    _tile_stored(2, out + SIDE, 4 * PANEL);
-    _tile_stored(3, out + SIDE * PANEL + SIDE, 4 * PANEL);
 }
 
-// Queries (matrices, group, queries, size) that look at keys (matrices, keys, size); ranges are (matrices / share, queries).
+// Queries (matrices, group, queries, size) that look at keys (matrices, keys, size), each at a range of them; ranges are (matrices / share,
+// queries). Of the weights a share is dropped.
 struct Shape {
     int64_t matrices, share, group, queries, keys, size;
     float scale;
     const int64_t *first, *last;
+    Drop drop;
 
-    int64_t deep() const { return over(size, DEPTH); }
-    int64_t query_panels() const { return over(queries, PANEL); }
-    int64_t key_panels() const { return over(keys, PANEL); }
+    int64_t width() const { return panels(size) * PANEL; }
+    int64_t query_panels() const { return panels(queries); }
+    int64_t key_panels() const { return panels(keys); }
 
-    Seen seen(int64_t matrix, int64_t panel) const {
-        int64_t from = matrix / share * queries + panel * PANEL;
-        return Seen(first + from, last + from, std::min(PANEL, queries - panel * PANEL));
+    // The keys that a query of a matrix sees: from the first to before the second.
+    std::pair<int64_t, int64_t> seen(int64_t matrix, int64_t query) const {
+        int64_t at = matrix / share * queries + query;
+        return query < queries && first[at] < last[at] ? std::pair(first[at], last[at]) : std::pair<int64_t, int64_t>(0, 0);
     }
-    // Panels of rows, and of columns, of a matrix (lines, size).
-    void rows(const half *x, int64_t lines, int64_t panel, int64_t panels, bool right, half *to) const {
-        Side<half>{x, lines, size, size, true}.lay(panel * PANEL, panels, 0, deep(), right, to);
+    // The panels of keys that any of 32 queries sees.
+    std::pair<int64_t, int64_t> seen_panels(int64_t matrix, int64_t panel) const {
+        int64_t low = keys, high = 0;
+        for (int64_t query = panel * PANEL; query < (panel + 1) * PANEL; query++) {
+            auto [begin, end] = seen(matrix, query);
+            if (begin < end) low = std::min(low, begin), high = std::max(high, end);
+        }
+        return low < high ? std::pair(low / PANEL, panels(high)) : std::pair<int64_t, int64_t>(0, 0);
     }
-    void columns(const half *x, int64_t lines, bool right, half *to) const {
-        Side<half>{x, size, lines, size, false}.lay(0, deep(), 0, over(lines, PANEL), right, to);
+    // Rows of a matrix (lines, size) with zeros beside and below them, so many panels of 32.
+    template <class T>
+    void rows(const T *x, int64_t lines, int64_t count, float *to) const {
+        for (int64_t i = 0, wide = width(); i < count * PANEL; i++, to += wide) {
+            int64_t there = i < lines ? size : 0;
+            for (int64_t c = 0; c < there; c++) to[c] = get(x[i * size + c]);
+            std::fill(to + there, to + wide, 0.0f);
+        }
+    }
+    // Panels of 32 of those rows, each turned, (size, 32).
+    void turned(const float *rows, int64_t count, float *to) const {
+        for (int64_t p = 0; p < count; p++) {
+            for (int64_t c = 0; c < size; c++) {
+                for (int64_t i = 0; i < PANEL; i++) to[(p * size + c) * PANEL + i] = rows[(p * PANEL + i) * width() + c];
+            }
+        }
     }
 };
 
-// The weights of one query, before they are divided by their sum, for the keys of so many panels from the one at `key` on; returns the sum
-// and how far the largest score was.
-inline std::pair<float, float> weigh(const float *scores, const Seen &seen, int64_t query, int64_t key, int64_t panels, float scale, half *to) {
-    __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
-    for (int64_t p = 0; p < panels; p++) {
-        uint32_t bits = seen.keys(query, key + p * PANEL);
-        const float *s = scores + p * SQUARE + query * PANEL;
-        most = _mm512_mask_max_ps(most, __mmask16(bits), most, _mm512_load_ps(s));
-        most = _mm512_mask_max_ps(most, __mmask16(bits >> SIDE), most, _mm512_load_ps(s + SIDE));
-    }
-    float top = _mm512_reduce_max_ps(most) * scale;
-    for (int64_t p = 0; p < panels; p++) {
-        uint32_t bits = seen.keys(query, key + p * PANEL);
-        const float *s = scores + p * SQUARE + query * PANEL;
-        __m512 x[2];
-        for (int64_t t = 0; t < 2; t++) {
-            __m512 above = _mm512_fmsub_ps(_mm512_load_ps(s + t * SIDE), _mm512_set1_ps(scale), _mm512_set1_ps(top));
-            x[t] = _mm512_maskz_mov_ps(__mmask16(bits >> (t * SIDE)), exponential(above));
-            sum = _mm512_add_ps(sum, x[t]);
-        }
-        _mm512_store_si512(to + p * TILE, (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]));
-    }
-    return {_mm512_reduce_add_ps(sum), top};
-}
-
-void attend(const Shape &of, const half *q, const half *k, const half *v, half *out, float *logs) {
-    const int64_t deep = of.deep(), panels = of.key_panels();
+template <class T>
+void attend(const Shape &of, const T *q, const T *k, const T *v, T *out, float *logs) {
+    const int64_t wide = of.width(), count = of.key_panels(), across = count * PANEL;
 #pragma omp parallel
     {
-        Unit unit;
-        Room<half> query(2 * deep * TILE), keys(2 * panels * deep * TILE), values(2 * panels * deep * TILE), weights(2 * panels * TILE);
-        Room<float> scores(panels * SQUARE);
-        alignas(64) float square[SQUARE];
+        Room rows(across * wide), keys(across * wide), values(across * wide), queries(PANEL * wide), weights(PANEL * across), sums(PANEL * wide), kept(across);
 #pragma omp for schedule(dynamic)
         for (int64_t m = 0; m < of.matrices; m++) {
-            of.rows(k + m * of.keys * of.size, of.keys, 0, panels, true, keys.data);
-            of.columns(v + m * of.keys * of.size, of.keys, true, values.data);
-            for (int64_t i = 0; i < of.query_panels(); i++) {
-                Seen seen = of.seen(m, i);
-                int64_t begin = seen.high ? seen.low / PANEL : 0, count = over(seen.high, PANEL) - begin;
-                int64_t there = std::min(PANEL, of.queries - i * PANEL);
-                for (int64_t g = m * of.group; g < (m + 1) * of.group; g++) {
-                    of.rows(q + g * of.queries * of.size, of.queries, i, 1, false, query.data);
-                    for (int64_t p = 0; p < count; p++) {
-                        const half *beside = keys.data + (begin + p) * 2 * deep * TILE;
-                        multiply(query.data, deep * TILE, beside, deep * TILE, deep, scores.data + p * SQUARE, false);
+            of.rows(k + m * of.keys * of.size, of.keys, count, rows.data);
+            of.turned(rows.data, count, keys.data);
+            of.rows(v + m * of.keys * of.size, of.keys, count, values.data);
+            for (int64_t g = m * of.group; g < (m + 1) * of.group; g++) {
+                for (int64_t i = 0; i < of.query_panels(); i++) {
+                    int64_t top = g * of.queries + i * PANEL, there = std::min(PANEL, of.queries - i * PANEL);
+                    auto [low, high] = of.seen_panels(m, i);
+                    of.rows(q + top * of.size, there, 1, queries.data);
+                    for (int64_t p = low; p < high; p++) {
+                        multiply({queries.data, wide, 1}, keys.data + p * of.size * PANEL, PANEL, of.size, weights.data + p * PANEL, across, false);
                     }
-                    float part[PANEL];
+                    float part[PANEL] = {};
                     for (int64_t r = 0; r < PANEL; r++) {
-                        half *to = weights.data + r / SIDE * count * TILE + r % SIDE * DEPTH;
-                        auto [sum, top] = weigh(scores.data, seen, r, begin * PANEL, count, of.scale, to);
-                        part[r] = sum == 0 ? 0 : 1 / sum;
-                        if (r < there) logs[g * of.queries + i * PANEL + r] = top + std::log(sum);
-                    }
-                    for (int64_t c = 0; c < deep; c++) {
-                        const half *beside = values.data + (c * 2 * panels + begin) * TILE;
-                        multiply(weights.data, count * TILE, beside, panels * TILE, count, square, false);
-                        for (int64_t r = 0; r < there; r++) {
-                            __m512 own = _mm512_set1_ps(part[r]), *sums = reinterpret_cast<__m512 *>(square + r * PANEL);
-                            half *to = out + (g * of.queries + i * PANEL + r) * of.size + c * PANEL;
-                            put(to, _mm512_mul_ps(sums[0], own), _mm512_mul_ps(sums[1], own), of.size - c * PANEL);
+                        auto [begin, end] = of.seen(m, i * PANEL + r);
+                        float *w = weights.data + r * across, most = largest(w + begin, end - begin), sum = 0;
+                        for (int64_t j = begin; j < end; j++) sum += w[j] = exponential((w[j] - most) * of.scale);
+                        for (int64_t j = low * PANEL; j < begin; j++) w[j] = 0;
+                        for (int64_t j = std::max(low * PANEL, end); j < high * PANEL; j++) w[j] = 0;
+                        if (of.drop.any()) {
+                            of.drop.factors(top + r, begin, end - begin, kept.data);
+                            for (int64_t j = begin; j < end; j++) w[j] *= kept.data[j - begin];
                         }
+                        part[r] = begin < end ? 1 / sum : 0;
+                        if (r < there) logs[top + r] = begin < end ? most * of.scale + std::log(sum) : 0;
+                    }
+                    for (int64_t c = 0; c < wide; c += PANEL) {
+                        int64_t from = low * PANEL;
+                        multiply({weights.data + from, across, 1}, values.data + from * wide + c, wide, (high - low) * PANEL, sums.data + c, wide, false);
+                    }
+                    for (int64_t r = 0; r < there; r++) {
+                        for (int64_t c = 0; c < of.size; c++) put(out[(top + r) * of.size + c], sums.data[r * wide + c] * part[r]);
                     }
                 }
             }
@@ -181,135 +155,79 @@ void attend(const Shape &of, const half *q, const half *k, const half *v, half *
     }
 }
 
-// Of 32 keys and as many queries: scores become weights and products of gradients and values become gradients of scores, in halves, key by
-// key; the latter also as pairs of keys, query by query.
-inline void grade(const float *scores, const float *products, const Seen &seen, int64_t key, const float *logs, const float *means, float scale,
-                  half *weights, half *gradients, int64_t below, half *pairs) {
-    alignas(64) static const uint16_t order[2][2 * SIDE] = {
-        {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
-        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63},
-    };
-    bool all = seen.all(key);
-    for (int64_t r = 0; r < PANEL; r += 2) {
-        __m512i rows[2];
-        for (int64_t one = 0; one < 2; one++) {
-            int64_t at = (r + one) * PANEL, place = (r + one) / SIDE * below + (r + one) % SIDE * DEPTH;
-            __m512 w[2], g[2];
-            for (int64_t t = 0; t < 2; t++) {
-                __mmask16 there = all ? 0xffff : seen.queries(t * SIDE, key + r + one);
-                __m512 x = _mm512_load_ps(scores + at + t * SIDE);
-                w[t] = exponential(_mm512_fmsub_ps(x, _mm512_set1_ps(scale), _mm512_load_ps(logs + t * SIDE)));
-                w[t] = _mm512_maskz_mov_ps(there, w[t]);
-                g[t] = _mm512_sub_ps(_mm512_load_ps(products + at + t * SIDE), _mm512_load_ps(means + t * SIDE));
-                g[t] = _mm512_maskz_mul_ps(there, _mm512_mul_ps(g[t], w[t]), _mm512_set1_ps(scale));
-            }
-            _mm512_store_si512(weights + place, (__m512i)_mm512_cvtne2ps_pbh(w[1], w[0]));
-            rows[one] = (__m512i)_mm512_cvtne2ps_pbh(g[1], g[0]);
-            _mm512_store_si512(gradients + place, rows[one]);
-        }
-        for (int64_t t = 0; t < 2; t++) {
-            __m512i mixed = _mm512_permutex2var_epi16(rows[0], _mm512_load_si512(order[t]), rows[1]);
-            _mm512_store_si512(pairs + t * TILE + r / 2 * DEPTH, mixed);
+// Of 32 queries and as many keys, from `key` on: scores become the weights that were kept, products of gradients and values become gradients
+// of scores. `row` is the first query's among all.
+inline void grade(const Shape &of, int64_t matrix, int64_t query, int64_t key, int64_t row, const float *logs, const float *means, float *scores,
+                  float *products) {
+    for (int64_t r = 0; r < PANEL; r++) {
+        auto [begin, end] = of.seen(matrix, query + r);
+        int32_t first = int32_t(std::max<int64_t>(begin - key, 0)), last = int32_t(std::min(end - key, PANEL));
+        float *s = scores + r * PANEL, *p = products + r * PANEL, kept[PANEL];
+        std::fill_n(kept, PANEL, 1.0f);
+        if (of.drop.any()) of.drop.factors(row + r, key, PANEL, kept);
+        for (int32_t j = 0; j < PANEL; j++) {
+            bool there = first <= j && j < last;
+            float w = exponential(s[j] * of.scale - logs[r]), gradient = of.scale * w * (p[j] * kept[j] - means[r]);
+            p[j] = there ? gradient : 0.0f;
+            s[j] = there ? w * kept[j] : 0.0f;
         }
     }
 }
 
-// What is laid out once for all keys that one matrix of them is looked at by.
-struct Looked {
-    Room<half> query_rows, query_columns, grad_rows, grad_columns;
-    Room<float> logs, means, gradients;
-    explicit Looked(int64_t panels, int64_t deep)
-        : query_rows(2 * panels * deep * TILE), query_columns(2 * panels * deep * TILE), grad_rows(2 * panels * deep * TILE),
-          grad_columns(2 * panels * deep * TILE), logs(panels * PANEL), means(panels * PANEL), gradients(panels * deep * SQUARE) {}
-};
-
-void attend_backward(const Shape &of, const half *grad, const half *q, const half *k, const half *v, const half *out, const float *logs,
-                     half *grad_q, half *grad_k, half *grad_v) {
-    const int64_t deep = of.deep(), panels = of.key_panels(), rows = of.query_panels(), each = 2 * deep * TILE;
+template <class T>
+void attend_backward(const Shape &of, const T *grad, const T *q, const T *k, const T *v, const T *out, const float *logs, T *grad_q, T *grad_k,
+                     T *grad_v) {
+    const int64_t wide = of.width(), count = of.key_panels(), lines = of.query_panels() * PANEL;
 #pragma omp parallel
     {
-        Unit unit;
-        Looked looked(of.group * rows, deep);
-        Room<half> keys(panels * each), values(panels * each), turned(panels * each), weights(2 * rows * TILE), gradients(2 * rows * TILE);
-        Room<float> sums_k(deep * SQUARE), sums_v(deep * SQUARE);
-        alignas(64) half pairs[2 * TILE];
-        alignas(64) float scores[SQUARE], products[SQUARE];
-        std::vector<Seen> seen;
+        Room rows(count * PANEL * wide), keys(count * PANEL * wide), values(count * PANEL * wide);
+        Room queries(of.group * lines * wide), grads(of.group * lines * wide), sums_q(of.group * lines * wide);
+        Room own_logs(of.group * lines), means(of.group * lines), sums_k(PANEL * wide), sums_v(PANEL * wide), scores(SQUARE), products(SQUARE);
 #pragma omp for schedule(dynamic)
         for (int64_t m = 0; m < of.matrices; m++) {
-            const half *own_k = k + m * of.keys * of.size, *own_v = v + m * of.keys * of.size;
-            of.rows(own_k, of.keys, 0, panels, false, keys.data);
-            of.rows(own_v, of.keys, 0, panels, false, values.data);
-            of.columns(own_k, of.keys, false, turned.data);
-            seen.clear();
-            for (int64_t i = 0; i < rows; i++) seen.push_back(of.seen(m, i));
+            of.rows(v + m * of.keys * of.size, of.keys, count, rows.data);
+            of.turned(rows.data, count, values.data);
+            of.rows(k + m * of.keys * of.size, of.keys, count, rows.data);
+            of.turned(rows.data, count, keys.data);
+            std::fill_n(sums_q.data, of.group * lines * wide, 0.0f);
             for (int64_t g = 0; g < of.group; g++) {
                 int64_t from = (m * of.group + g) * of.queries;
-                of.rows(q + from * of.size, of.queries, 0, rows, true, looked.query_rows.data + g * rows * each);
-                of.rows(grad + from * of.size, of.queries, 0, rows, true, looked.grad_rows.data + g * rows * each);
-                of.columns(q + from * of.size, of.queries, true, looked.query_columns.data + g * rows * each);
-                of.columns(grad + from * of.size, of.queries, true, looked.grad_columns.data + g * rows * each);
-                for (int64_t i = 0; i < rows * PANEL; i++) {
-                    bool there = i < of.queries;
-                    const half *a = grad + (from + i) * of.size, *b = out + (from + i) * of.size;
-                    __m512 sum = _mm512_setzero_ps();
-                    for (int64_t c = 0; there && c < of.size; c += SIDE) {
-                        sum = _mm512_fmadd_ps(floats(a + c, of.size - c), floats(b + c, of.size - c), sum);
-                    }
-                    looked.means.data[g * rows * PANEL + i] = _mm512_reduce_add_ps(sum);
-                    looked.logs.data[g * rows * PANEL + i] = there ? logs[from + i] : 0;
+                of.rows(q + from * of.size, of.queries, of.query_panels(), queries.data + g * lines * wide);
+                of.rows(grad + from * of.size, of.queries, of.query_panels(), grads.data + g * lines * wide);
+                for (int64_t i = 0; i < lines; i++) {
+                    float sum = 0;
+                    for (int64_t c = 0; i < of.queries && c < of.size; c++) sum += grads.data[(g * lines + i) * wide + c] * get(out[(from + i) * of.size + c]);
+                    means.data[g * lines + i] = sum;
+                    own_logs.data[g * lines + i] = i < of.queries ? logs[from + i] : 0;
                 }
             }
-            std::fill_n(looked.gradients.data, of.group * rows * deep * SQUARE, 0.0f);
-            for (int64_t j = 0; j < panels; j++) {
-                int64_t key = j * PANEL, begin = 0, end = rows;
-                while (begin < end && !seen[begin].some(key)) begin++;
-                while (begin < end && !seen[end - 1].some(key)) end--;
-                for (int64_t g = 0; g < of.group; g++) {
-                    for (int64_t i = begin; i < end; i++) {
-                        int64_t place = g * rows + i;
-                        half *w = weights.data + i * TILE, *s = gradients.data + i * TILE;
-                        if (!seen[i].some(key)) {
-                            for (half *x : {w, s}) {
-                                std::memset(x, 0, TILE * sizeof(half));
-                                std::memset(x + rows * TILE, 0, TILE * sizeof(half));
-                            }
-                            continue;
+            for (int64_t j = 0; j < count; j++) {
+                std::fill_n(sums_k.data, PANEL * wide, 0.0f);
+                std::fill_n(sums_v.data, PANEL * wide, 0.0f);
+                for (int64_t i = 0; i < of.query_panels(); i++) {
+                    auto [low, high] = of.seen_panels(m, i);
+                    if (j < low || j >= high) continue;
+                    for (int64_t g = 0; g < of.group; g++) {
+                        int64_t line = g * lines + i * PANEL, place = line * wide;
+                        multiply({queries.data + place, wide, 1}, keys.data + j * of.size * PANEL, PANEL, of.size, scores.data, PANEL, false);
+                        multiply({grads.data + place, wide, 1}, values.data + j * of.size * PANEL, PANEL, of.size, products.data, PANEL, false);
+                        grade(of, m, i * PANEL, j * PANEL, (m * of.group + g) * of.queries + i * PANEL, own_logs.data + line, means.data + line,
+                              scores.data, products.data);
+                        for (int64_t c = 0; c < wide; c += PANEL) {
+                            multiply({scores.data, 1, PANEL}, grads.data + place + c, wide, PANEL, sums_v.data + c, wide, true);
+                            multiply({products.data, 1, PANEL}, queries.data + place + c, wide, PANEL, sums_k.data + c, wide, true);
+                            multiply({products.data, PANEL, 1}, rows.data + j * PANEL * wide + c, wide, PANEL, sums_q.data + place + c, wide, true);
                         }
-                        const half *queries = looked.query_rows.data + place * each, *grads = looked.grad_rows.data + place * each;
-                        multiply(keys.data + j * each, deep * TILE, queries, deep * TILE, deep, scores, false);
-                        multiply(values.data + j * each, deep * TILE, grads, deep * TILE, deep, products, false);
-                        grade(scores, products, seen[i], key, looked.logs.data + place * PANEL, looked.means.data + place * PANEL, of.scale, w, s,
-                              rows * TILE, pairs);
-                        for (int64_t c = 0; c < deep; c++) {
-                            float *to = looked.gradients.data + (place * deep + c) * SQUARE;
-                            multiply(turned.data + (c * 2 * panels + j) * TILE, panels * TILE, pairs, TILE, 1, to, true);
-                        }
-                    }
-                    for (int64_t c = 0; c < deep; c++) {
-                        int64_t at = g * rows * each + (c * 2 * rows + begin) * TILE;
-                        const half *grads = looked.grad_columns.data + at, *queries = looked.query_columns.data + at;
-                        multiply(weights.data + begin * TILE, rows * TILE, grads, rows * TILE, end - begin, sums_v.data + c * SQUARE, g > 0);
-                        multiply(gradients.data + begin * TILE, rows * TILE, queries, rows * TILE, end - begin, sums_k.data + c * SQUARE, g > 0);
                     }
                 }
-                for (int64_t r = 0; r < std::min(PANEL, of.keys - key); r++) {
-                    for (int64_t c = 0; c < deep; c++) {
-                        int64_t place = (m * of.keys + key + r) * of.size + c * PANEL;
-                        const float *a = sums_k.data + c * SQUARE + r * PANEL, *b = sums_v.data + c * SQUARE + r * PANEL;
-                        put(grad_k + place, _mm512_load_ps(a), _mm512_load_ps(a + SIDE), of.size - c * PANEL);
-                        put(grad_v + place, _mm512_load_ps(b), _mm512_load_ps(b + SIDE), of.size - c * PANEL);
-                    }
+                for (int64_t r = 0; r < std::min(PANEL, of.keys - j * PANEL); r++) {
+                    int64_t to = (m * of.keys + j * PANEL + r) * of.size;
+                    for (int64_t c = 0; c < of.size; c++) put(grad_k[to + c], sums_k.data[r * wide + c]), put(grad_v[to + c], sums_v.data[r * wide + c]);
                 }
             }
-            const __m512i steps = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(PANEL));
             for (int64_t i = 0; i < of.group * of.queries; i++) {
-                int64_t place = i / of.queries * rows + i % of.queries / PANEL, column = i % of.queries % PANEL;
-                for (int64_t c = 0; c < deep; c++) {
-                    const float *from = looked.gradients.data + (place * deep + c) * SQUARE + column;
-                    __m512 x = _mm512_i32gather_ps(steps, from, 4), y = _mm512_i32gather_ps(steps, from + SIDE * PANEL, 4);
-                    put(grad_q + (m * of.group * of.queries + i) * of.size + c * PANEL, x, y, of.size - c * PANEL);
-                }
+                const float *from = sums_q.data + (i / of.queries * lines + i % of.queries) * wide;
+                for (int64_t c = 0; c < of.size; c++) put(grad_q[(m * of.group * of.queries + i) * of.size + c], from[c]);
             }
         }
     }
@@ -317,15 +235,18 @@ void attend_backward(const Shape &of, const half *grad, const half *q, const hal
 
 }  // namespace
 
-extern "C" void attend_half(const half *q, const half *k, const half *v, const int64_t *first, const int64_t *last, half *out, float *logs,
-                            int64_t matrices, int64_t share, int64_t group, int64_t queries, int64_t keys, int64_t size, float scale) {
-    attend({matrices, share, group, queries, keys, size, scale, first, last}, q, k, v, out, logs);
-}
-
-extern "C" void attend_backward_half(const half *grad, const half *q, const half *k, const half *v, const int64_t *first,
-                                     const int64_t *last, const half *out, const float *logs, half *grad_q, half *grad_k, half *grad_v,
-                                     int64_t matrices, int64_t share, int64_t group, int64_t queries, int64_t keys, int64_t size, float scale) {
-    attend_backward({matrices, share, group, queries, keys, size, scale, first, last}, grad, q, k, v, out, logs, grad_q, grad_k, grad_v);
-}
-
-#endif
+#define EVERY_TYPE(define) define(float, float) define(half, half)
+#define DEFINE(T, name)                                                                                                                   \
+    extern "C" void attend_##name(const T *q, const T *k, const T *v, const int64_t *first, const int64_t *last, T *out, float *logs,     \
+                                  int64_t matrices, int64_t share, int64_t group, int64_t queries, int64_t keys, int64_t size,            \
+                                  float scale, int64_t seed, float dropped) {                                                             \
+        attend({matrices, share, group, queries, keys, size, scale, first, last, Drop(seed, dropped)}, q, k, v, out, logs);               \
+    }                                                                                                                                     \
+    extern "C" void attend_backward_##name(const T *grad, const T *q, const T *k, const T *v, const int64_t *first, const int64_t *last,  \
+                                           const T *out, const float *logs, T *gq, T *gk, T *gv, int64_t matrices, int64_t share,         \
+                                           int64_t group, int64_t queries, int64_t keys, int64_t size, float scale, int64_t seed,         \
+                                           float dropped) {                                                                               \
+        Shape of{matrices, share, group, queries, keys, size, scale, first, last, Drop(seed, dropped)};                                   \
+        attend_backward(of, grad, q, k, v, out, logs, gq, gk, gv);                                                                        \
+    }
+EVERY_TYPE(DEFINE)

@@ -195,71 +195,17 @@ void turn_heads_backward(const T *grad, const T *x, const float *weight, const f
     if (weight) gathered.into(grad_weight);
 }
 
-// Scores become weights in place: softmax of scale * score over the keys from first to before last, zero elsewhere. The scores are
-// (matrices, group, queries, keys); `first` and `last` (matrices / share, queries) count from the first key of this block.
-template <class T>
-void softmax(T *scores, const int64_t *first, const int64_t *last, int64_t matrices, int64_t share, int64_t group, int64_t queries,
-             int64_t keys, float scale) {
-#pragma omp parallel
-    {
-        std::vector<float> line(keys);
-        float *v = line.data();
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < matrices * group * queries; row++) {
-            int64_t query = row % queries, seen = row / (group * queries) / share * queries + query;
-            T *s = scores + row * keys;
-            int64_t begin = first[seen], end = last[seen];
-            float most = -INFINITY, sum = 0;
-            for (int64_t i = begin; i < end; i++) {
-                v[i] = get(s[i]) * scale;
-                most = v[i] > most ? v[i] : most;
-            }
-            for (int64_t i = begin; i < end; i++) sum += v[i] = exponential(v[i] - most);
-            float part = 1.0f / sum;
-            for (int64_t i = 0; i < begin; i++) put(s[i], 0.0f);
-            for (int64_t i = begin; i < end; i++) put(s[i], v[i] * part);
-            for (int64_t i = end < begin ? begin : end; i < keys; i++) put(s[i], 0.0f);
-        }
-    }
-}
-
-// Gradients of the weights become gradients of the scores, in place: scale * weight * (gradient - the row's mean gradient).
-template <class T>
-void softmax_backward(T *grad, const T *weights, int64_t rows, int64_t keys, float scale) {
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        T *g = grad + row * keys;
-        const T *w = weights + row * keys;
-        float mean = 0;
-        for (int64_t i = 0; i < keys; i++) mean += get(g[i]) * get(w[i]);
-        for (int64_t i = 0; i < keys; i++) put(g[i], scale * get(w[i]) * (get(g[i]) - mean));
-    }
-}
-
-// A bijection of 32 bits that leaves no trace of their order (Wellons, 2018, lowbias32).
-inline uint32_t mixed(uint32_t x) {
-    x = (x ^ (x >> 16)) * 0x7feb352du;
-    x = (x ^ (x >> 15)) * 0x846ca68bu;
-    return x ^ (x >> 16);
-}
-
-// A share of the numbers becomes zero, the others grow by 1 / (1 - share); which ones follows from the seed and a number's place alone.
+// A share of the numbers becomes zero, the others grow by 1 / (1 - share).
 template <class T>
 void drop(const T *x, T *out, int64_t count, int64_t seed, float share) {
     const int64_t block = 4096;
-    uint64_t z = uint64_t(seed) + 0x9e3779b97f4a7c15u;  // splitmix64 (Steele et al., 2014), so that seeds in a row have nothing in common
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    uint32_t least = uint32_t(double(share) * 4294967296.0);
-    float scale = 1.0f / (1.0f - share);
+    const Drop drop(seed, share);
 #pragma omp parallel for schedule(static)
     for (int64_t begin = 0; begin < count; begin += block) {
-        uint32_t size = uint32_t(begin + block < count ? block : count - begin);
-        uint32_t first = uint32_t(z) + uint32_t(begin), second = uint32_t(z >> 32) + uint32_t(begin >> 32);
+        uint32_t size = uint32_t(begin + block < count ? block : count - begin), row = uint32_t(begin >> 32), first = uint32_t(begin);
         for (uint32_t i = 0; i < size; i++) {
-            float kept = get(x[begin + i]) * scale;
-            put(out[begin + i], mixed(mixed(first + i) ^ second) < least ? 0.0f : kept);
+            float kept = get(x[begin + i]) * drop.scale;
+            put(out[begin + i], drop.takes(row, first + i) ? 0.0f : kept);
         }
     }
 }
@@ -350,11 +296,8 @@ float cross_entropy(T *scores, const int64_t *labels, int64_t rows, int64_t word
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; row++) {
             T *s = scores + row * words;
-            float most = -INFINITY, sum = 0;
-            for (int64_t i = 0; i < words; i++) {
-                v[i] = get(s[i]);
-                most = v[i] > most ? v[i] : most;
-            }
+            for (int64_t i = 0; i < words; i++) v[i] = get(s[i]);
+            float most = largest(v, words), sum = 0;
             float chosen = v[labels[row]] - most;
             for (int64_t i = 0; i < words; i++) sum += v[i] = exponential(v[i] - most);
             float part = 1.0f / sum;
@@ -395,13 +338,6 @@ float cross_entropy(T *scores, const int64_t *labels, int64_t rows, int64_t word
                                                const float *rstd, T *gx, float *gw, int64_t rows, int64_t length, int64_t heads,          \
                                                int64_t size, int64_t own) {                                                               \
         turn_heads_backward(g, x, w, c, s, rstd, gx, gw, rows, length, heads, size, own);                                                 \
-    }                                                                                                                                     \
-    extern "C" void softmax_##name(T *scores, const int64_t *first, const int64_t *last, int64_t matrices, int64_t share, int64_t group,  \
-                                   int64_t queries, int64_t keys, float scale) {                                                          \
-        softmax(scores, first, last, matrices, share, group, queries, keys, scale);                                                       \
-    }                                                                                                                                     \
-    extern "C" void softmax_backward_##name(T *g, const T *weights, int64_t rows, int64_t keys, float scale) {                            \
-        softmax_backward(g, weights, rows, keys, scale);                                                                                  \
     }                                                                                                                                     \
     extern "C" void drop_##name(const T *x, T *out, int64_t count, int64_t seed, float share) { drop(x, out, count, seed, share); }       \
     extern "C" void sum_rows_##name(const T *x, float *sum, int64_t rows, int64_t width) { sum_rows(x, sum, rows, width); }               \

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-BLOCK = 128  # queries whose scores are made at once
-
 Ranges = tuple[Tensor, Tensor]
 
 
@@ -197,75 +195,21 @@ class TurnHeads(Function):
 class Attend(Function):
     """Attention of q (batch, heads, query, size) to k and v (batch, kv_heads, key, size); each query sees a range of keys.
 
-    `ranges` are the first key and the one after the last, each (1 or batch, query). Queries go block by block, and a block's scores
-    reach no further than what it sees; heads that share keys are one matrix. A share of the weights is `dropped`, those that the seed
-    says.
+    `ranges` are the first key and the one after the last, each (1 or batch, query). No weights are kept, but the logarithm of each query's
+    sum of them. A share of the weights is `dropped`, those that the seed says. The tile unit takes bf16 without that.
     """
 
     @staticmethod
     def forward(
-        ctx, kernels: CDLL, q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, scale: float, dropped: float = 0.0, seed: int = 0
+        ctx, kernels: CDLL, q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, scale: float, tiles: bool, dropped: float = 0.0, seed: int = 0
     ) -> Tensor:
-        batch, kv_heads, keys, size = k.shape
-        group, queries = q.shape[1] // kv_heads, q.shape[2]
-        q, k, v = q.reshape(-1, group, queries, size), k.reshape(-1, keys, size), v.reshape(-1, keys, size)
-        first, last = ranges
-        share, out, blocks = len(q) // len(first), torch.empty_like(q), []
-        for begin in range(0, queries, BLOCK):
-            end = min(begin + BLOCK, queries)
-            low, high = int(first[:, begin:end].min()), int(last[:, begin:end].max())
-            weights = q[:, :, begin:end].reshape(len(q), -1, size) @ k[:, low:high].mT
-            bounds = [(bound[:, begin:end] - low).contiguous() for bound in ranges]
-            call(kernels, "softmax", q.dtype, weights, *bounds, len(q), share, group, end - begin, high - low, scale)
-            kept = weights if dropped == 0.0 else drop(kernels, weights, dropped, seed + begin)
-            out[:, :, begin:end] = (kept @ v[:, low:high]).view(len(q), group, -1, size)
-            blocks.append((begin, end, low, high, weights))
-        ctx.save_for_backward(q, k, v, *(block[-1] for block in blocks))
-        ctx.kernels, ctx.scale, ctx.places, ctx.shape = kernels, scale, [block[:-1] for block in blocks], (batch, kv_heads)
-        ctx.dropped, ctx.seed = dropped, seed
-        return out.view(batch, kv_heads * group, queries, size)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        q, k, v, *blocks = ctx.saved_tensors
-        grad = grad_outputs[0].reshape(q.shape)
-        grad_q = torch.empty_like(q)
-        grad_k, grad_v = (torch.zeros_like(part, dtype=torch.float32) for part in (k, v))
-        for (begin, end, low, high), weights in zip(ctx.places, blocks, strict=True):
-            queries, out = (part[:, :, begin:end].reshape(len(q), -1, q.shape[-1]) for part in (q, grad))
-            kept = weights if ctx.dropped == 0.0 else drop(ctx.kernels, weights, ctx.dropped, ctx.seed + begin)
-            grad_v[:, low:high] += kept.mT @ out
-            scores = out @ v[:, low:high].mT
-            scores = scores if ctx.dropped == 0.0 else drop(ctx.kernels, scores, ctx.dropped, ctx.seed + begin)
-            call(ctx.kernels, "softmax_backward", scores.dtype, scores, weights, scores.shape[0] * scores.shape[1], high - low, ctx.scale)
-            grad_q[:, :, begin:end] = (scores @ k[:, low:high]).view(len(q), q.shape[1], -1, q.shape[-1])
-            grad_k[:, low:high] += scores.mT @ queries
-        batch, kv_heads = ctx.shape
-        keys = (batch, kv_heads, *k.shape[1:])
-        return (
-            None,
-            grad_q.view(batch, -1, *q.shape[2:]),
-            grad_k.to(k.dtype).view(keys),
-            grad_v.to(v.dtype).view(keys),
-            None,
-            None,
-            None,
-            None,
-        )
-
-
-class AttendByTiles(Function):
-    """`Attend` in bf16 by the tile unit, without drop-out: it keeps no weights, but the logarithm of each query's sum of them."""
-
-    @staticmethod
-    def forward(ctx, kernels: CDLL, q: Tensor, k: Tensor, v: Tensor, ranges: Ranges, scale: float) -> Tensor:
         q, k, v, first, last = (part.contiguous() for part in (q, k, v, *ranges))
         out, logs = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
         batch, kv_heads, keys, size = k.shape
         matrices, queries = batch * kv_heads, q.shape[2]
-        ctx.sizes = matrices, matrices // len(first), q.shape[1] // kv_heads, queries, keys, size, scale
-        call(kernels, "attend", q.dtype, q, k, v, first, last, out, logs, *ctx.sizes)
+        ctx.name, drawn = ("attend_tiles", ()) if tiles else ("attend", (seed, float(dropped)))
+        ctx.numbers = matrices, matrices // len(first), q.shape[1] // kv_heads, queries, keys, size, scale, *drawn
+        call(kernels, ctx.name, q.dtype, q, k, v, first, last, out, logs, *ctx.numbers)
         ctx.save_for_backward(q, k, v, first, last, out, logs)
         ctx.kernels = kernels
         return out
@@ -276,8 +220,8 @@ class AttendByTiles(Function):
         q, k, v, first, last, out, logs = ctx.saved_tensors
         made = tuple(torch.empty_like(part) for part in (q, k, v))
         grad = grad_outputs[0].contiguous()
-        call(ctx.kernels, "attend_backward", q.dtype, grad, q, k, v, first, last, out, logs, *made, *ctx.sizes)
-        return None, *made, None, None
+        call(ctx.kernels, f"{ctx.name}_backward", q.dtype, grad, q, k, v, first, last, out, logs, *made, *ctx.numbers)
+        return None, *made, None, None, None, None, None
 
 
 class GatedSilu(Function):

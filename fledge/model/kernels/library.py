@@ -14,12 +14,14 @@ import torch
 
 HERE = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+ANY_ORDER = ("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math")  # of sums, so that they vectorise
 # What is not finite stays so in all of them, for training and generation refuse it.
 SOURCES = {
-    "cpu.cpp": ("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),  # sums in any order, so that they vectorise
+    "cpu.cpp": ANY_ORDER,
+    "attention.cpp": (*ANY_ORDER, "-Wno-psabi"),
     "decode.cpp": ("-ffp-contract=off", "-Wno-psabi"),  # sums in the order that stands there
     "products.cpp": (),
-    "attention.cpp": (),
+    "attention_tiles.cpp": (),
 }
 HEADERS = ("numbers.h", "tiles.h")
 SECONDS = 120  # to compile; it takes about 5

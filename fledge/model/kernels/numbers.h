@@ -48,6 +48,20 @@ inline float exponential(float x) {
     return p * bits_to_float(uint32_t(int32_t(n) + 127) << 23);
 }
 
+// The largest of some numbers, leaving out what is none; 16 in turns, which a compiler may not do by itself.
+inline float largest(const float *x, int64_t count) {
+    constexpr int64_t turns = 16;
+    float found[turns], most = -INFINITY;
+    for (int64_t t = 0; t < turns; t++) found[t] = -INFINITY;
+    int64_t i = 0;
+    for (; i + turns <= count; i += turns) {
+        for (int64_t t = 0; t < turns; t++) found[t] = x[i + t] > found[t] ? x[i + t] : found[t];
+    }
+    for (; i < count; i++) most = x[i] > most ? x[i] : most;
+    for (int64_t t = 0; t < turns; t++) most = found[t] > most ? found[t] : most;
+    return most;
+}
+
 inline float sigmoid(float x) {
     float e = exponential(x < 0 ? x : -x);
     return (x < 0 ? e : 1.0f) / (1.0f + e);
@@ -65,5 +79,35 @@ inline float normal_share(float x, float &density) {
     density = 0.39894228f * e;
     return x < 0 ? above : 1.0f - above;
 }
+
+// A bijection of 32 bits that leaves no trace of their order (Wellons, 2018, lowbias32).
+inline uint32_t mixed(uint32_t x) {
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+// Which numbers become zero, a share of all: that follows from the seed and a number's place alone. The others grow by `scale`.
+struct Drop {
+    uint32_t first, second, least;
+    float scale;
+
+    Drop(int64_t seed, float share) : least(uint32_t(double(share) * 4294967296.0)), scale(1.0f / (1.0f - share)) {
+        uint64_t z = uint64_t(seed) + 0x9e3779b97f4a7c15u;  // splitmix64 (Steele et al., 2014), so that seeds in a row have nothing in common
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        z ^= z >> 31;
+        first = uint32_t(z);
+        second = uint32_t(z >> 32);
+    }
+    bool any() const { return least > 0; }
+    bool takes(uint32_t row, uint32_t place) const { return mixed(mixed(first + place) ^ (second + row)) < least; }
+
+    // What `count` numbers of a row are multiplied by, from a place on.
+    void factors(int64_t row, int64_t place, int64_t count, float *to) const {
+        const Drop own = *this;  // `to` may be anywhere
+        for (uint32_t i = 0; i < uint32_t(count); i++) to[i] = own.takes(uint32_t(row), uint32_t(place) + i) ? 0.0f : own.scale;
+    }
+};
 
 }  // namespace
