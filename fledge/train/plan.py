@@ -51,11 +51,11 @@ GENTLE = 0.1  # of the rates of fine-tuning, where preferences and rewards move 
 WHOLE_RATE = 4096  # tokens of a step, below which Muon's rate is lower
 
 # Bits per byte after D bytes through N parameters, in those that 5-grams need: E + A / N^a + B / D^b, the form of Hoffmann et al., 2022,
-# arXiv:2203.15556; and for the share that can be copied H / N^a + C / D^c - G, for to copy is learned later, and then gains G.
+# arXiv:2203.15556, less G s³ D³ / (D³ + (K N)³) for the share s that can be copied: that is learned at once, by larger models later.
 # Laid through runs on four texts: docs/decisions/0011-what-the-plan-expects.md.
-E, A, ALPHA, B, BETA = 0.922, 5_785.0, 0.859, 22.99, 0.4
-GAIN, SMALL, COPYING, GAMMA = 3.286, 24_270.0, 1_922.0, 0.44
-MOST_COPIED = 0.2  # no text was measured of which more can be
+E, A, ALPHA, B, BETA = 0.580, 11.48, 0.2977, 143.2, 0.4301
+GAIN, LEARNED_AFTER = 13.87, 6.27  # G; K, in bytes a parameter
+MOST_COPIED = 0.25  # no text was measured of which more can be
 REPEATS_WORTH = 15.4  # epochs after which repeating is worth nothing more: Muennighoff et al., 2023, arXiv:2305.16264
 
 
@@ -222,7 +222,8 @@ def expected_bits(parameters: int, read: float, text: float, difficulty: Difficu
     again = max(0.0, read / text - 1)
     worth = min(read, text) + text * REPEATS_WORTH * (1 - math.exp(-again / REPEATS_WORTH))
     copied = min(difficulty.copied, MOST_COPIED)
-    in_ngrams = E + (A + copied * SMALL) / parameters**ALPHA + B / worth**BETA + copied * (COPYING / worth**GAMMA - GAIN)
+    copying = GAIN * copied**3 / (1 + (LEARNED_AFTER * parameters / worth) ** 3)
+    in_ngrams = E + A / parameters**ALPHA + B / worth**BETA - copying
     return difficulty.ngrams * in_ngrams
 
 
