@@ -40,8 +40,13 @@ class Contract:
 
     @classmethod
     def schema(cls, schema: Mapping[str, Any]) -> Contract:
-        """JSON that is valid by a JSON Schema (draft 2020-12), its properties in the schema's order."""
-        return cls("schema", json.dumps(schema))
+        """JSON that is valid by a JSON Schema (draft 2020-12), its properties in the schema's order.
+
+        Raises `ValueError` for an `enum` or a `const` with a whole number beyond ±2^53, which would be written rounded.
+        """
+        told = json.dumps(schema)
+        json.loads(told, object_hook=_exact)
+        return cls("schema", told)
 
     @classmethod
     def regex(cls, pattern: str) -> Contract:
@@ -187,6 +192,18 @@ def _readable(tokenizer: Tokenizer) -> LLTokenizer:
     except ImportError:
         raise ValueError("output by contract needs llguidance, which is not installed: pip install 'fledge[serve]'") from None
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(Vocabulary(tokenizer)))
+
+
+def _exact(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of a schema, if what it lists can be written: llguidance reads numbers as floats."""
+
+    def whole(digits: str) -> int:
+        if abs(int(digits)) > 2**53:
+            raise ValueError(f"the JSON schema lists {digits}, but whole numbers beyond ±2^53 would be rounded: make it a text, in quotes")
+        return int(digits)
+
+    json.loads(json.dumps([part.get("enum"), part.get("const")]), parse_int=whole)
+    return part
 
 
 def _several(texts: Iterable[str], what: str) -> list[str]:

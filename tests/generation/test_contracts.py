@@ -75,12 +75,16 @@ def answers(contract: Contract, kind: str = "bytes", **more) -> list:
     return found
 
 
+listed = st.one_of(st.text(max_size=5), st.integers(-(2**53), 2**53), st.none())
 scalars = st.one_of(
     st.just({"type": "boolean"}),
     st.just({"type": "null"}),
     st.builds(lambda low, size: {"type": "integer", "minimum": low, "maximum": low + size}, st.integers(-50, 50), st.integers(0, 2000)),
     st.builds(lambda most: {"type": "string", "maxLength": most}, st.integers(0, 6)),
-    st.builds(lambda values: {"enum": values}, st.lists(st.one_of(st.text(max_size=5), st.integers(), st.none()), min_size=1, max_size=3)),
+    st.builds(
+        lambda values: {"enum": values},
+        st.lists(listed, min_size=1, max_size=3),
+    ),
     st.builds(lambda value: {"const": value}, st.text(max_size=6)),
     st.just({"type": "string", "pattern": "^[a-f]{2,4}$"}),
 )
@@ -218,6 +222,8 @@ def test_what_cannot_be_kept_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             engine.run([Request([7], contract=contract)])
+    with pytest.raises(ValueError, match=r"lists 9007199254740993, but whole numbers beyond ±2\^53 would be rounded"):
+        Contract.schema({"anyOf": [{"const": 2**53}, {"type": "integer", "maximum": 2**63}, {"enum": ["a", 2**53 + 1]}]})
     with pytest.raises(ValueError, match="at least one"):
         Contract.choice([])
     with pytest.raises(ValueError, match="a list of texts"):
