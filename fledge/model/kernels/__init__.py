@@ -1,6 +1,6 @@
 """Parts of the model in one pass over memory each, where a compiler has built them; plainly elsewhere.
 
-Inside `used()` the functions here take, on a CPU, the kernels of `cpu.cpp` and `decode.cpp` for what those can do; on a GPU torch's
+Inside `used()` the functions here take, on a CPU, the kernels of the C++ beside this for what those can do; on a GPU torch's
 compiler makes blocks and losses of a training step. Everywhere else, and for everything else, they are the plain PyTorch that both are
 checked against.
 """
