@@ -60,7 +60,7 @@ class Lookup(Function):
 class Embedding(nn.Embedding):
     """A vector for each token; with `rows` some of their own.
 
-    The head that reads the same table computes its gradient long before that of the tokens' vectors. Where `handed` is no None, it may put
+    The head that reads the same table computes its gradient long before that of the tokens' vectors. Where `handed` is not None, it may put
     the gradient there instead of returning it: then that of the vectors is added in place.
     """
 
@@ -72,8 +72,7 @@ class Embedding(nn.Embedding):
         self.rows, self.handed = None, None
 
     def forward(self, input: Tensor) -> Tensor:
-        waits = torch.is_grad_enabled() and self.weight.requires_grad and self.weight.device.type == "cpu"
-        if waits and input.numel() < len(self.weight):  # with more tokens torch's way is quicker, and no larger than their vectors
+        if torch.is_grad_enabled() and self.weight.requires_grad and self.weight.device.type == "cpu":
             self.handed = []
             x = Lookup.apply(self.weight, input, self.handed)
         else:

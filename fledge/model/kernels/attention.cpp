@@ -4,7 +4,6 @@
 // One thread takes whatever shares keys, from its beginning to its end, so that nothing depends on the number of threads.
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include <omp.h>
@@ -22,15 +21,6 @@ constexpr int64_t LINE = 8, ROWS = 4;
 typedef float Line __attribute__((vector_size(LINE * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 constexpr int64_t PANEL = 32, SQUARE = PANEL * PANEL;
-
-inline int64_t panels(int64_t count) { return (count + PANEL - 1) / PANEL; }
-
-struct Room {
-    float *data;
-    explicit Room(int64_t numbers) : data(static_cast<float *>(std::aligned_alloc(64, std::max<int64_t>(1, panels(numbers)) * PANEL * sizeof(float)))) {}
-    Room(const Room &) = delete;
-    ~Room() { std::free(data); }
-};
 
 // A matrix as it is multiplied from the left: a step down to the next row, one along a row.
 struct Left {
@@ -72,9 +62,9 @@ struct Shape {
     const int64_t *first, *last;
     Drop drop;
 
-    int64_t width() const { return panels(size) * PANEL; }
-    int64_t query_panels() const { return panels(queries); }
-    int64_t key_panels() const { return panels(keys); }
+    int64_t width() const { return over(size, PANEL) * PANEL; }
+    int64_t query_panels() const { return over(queries, PANEL); }
+    int64_t key_panels() const { return over(keys, PANEL); }
 
     // The keys that a query of a matrix sees: from the first to before the second.
     std::pair<int64_t, int64_t> seen(int64_t matrix, int64_t query) const {
@@ -88,7 +78,7 @@ struct Shape {
             auto [begin, end] = seen(matrix, query);
             if (begin < end) low = std::min(low, begin), high = std::max(high, end);
         }
-        return low < high ? std::pair(low / PANEL, panels(high)) : std::pair<int64_t, int64_t>(0, 0);
+        return low < high ? std::pair(low / PANEL, over(high, PANEL)) : std::pair<int64_t, int64_t>(0, 0);
     }
     // Rows of a matrix (lines, size) with zeros beside and below them, so many panels of 32.
     template <class T>
@@ -114,7 +104,7 @@ void attend(const Shape &of, const T *q, const T *k, const T *v, T *out, float *
     const int64_t wide = of.width(), count = of.key_panels(), across = count * PANEL;
 #pragma omp parallel
     {
-        Room rows(across * wide), keys(across * wide), values(across * wide), queries(PANEL * wide), weights(PANEL * across), sums(PANEL * wide), kept(across);
+        Room<float> rows(across * wide), keys(across * wide), values(across * wide), queries(PANEL * wide), weights(PANEL * across), sums(PANEL * wide), kept(across);
 #pragma omp for schedule(dynamic)
         for (int64_t m = 0; m < of.matrices; m++) {
             of.rows(k + m * of.keys * of.size, of.keys, count, rows.data);
@@ -180,9 +170,9 @@ void attend_backward(const Shape &of, const T *grad, const T *q, const T *k, con
     const int64_t wide = of.width(), count = of.key_panels(), lines = of.query_panels() * PANEL;
 #pragma omp parallel
     {
-        Room rows(count * PANEL * wide), keys(count * PANEL * wide), values(count * PANEL * wide);
-        Room queries(of.group * lines * wide), grads(of.group * lines * wide), sums_q(of.group * lines * wide);
-        Room own_logs(of.group * lines), means(of.group * lines), sums_k(PANEL * wide), sums_v(PANEL * wide), scores(SQUARE), products(SQUARE);
+        Room<float> rows(count * PANEL * wide), keys(count * PANEL * wide), values(count * PANEL * wide);
+        Room<float> queries(of.group * lines * wide), grads(of.group * lines * wide), sums_q(of.group * lines * wide);
+        Room<float> own_logs(of.group * lines), means(of.group * lines), sums_k(PANEL * wide), sums_v(PANEL * wide), scores(SQUARE), products(SQUARE);
 #pragma omp for schedule(dynamic)
         for (int64_t m = 0; m < of.matrices; m++) {
             of.rows(v + m * of.keys * of.size, of.keys, count, rows.data);

@@ -4,12 +4,25 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 namespace {
 
 struct half {
     uint16_t bits;
+};
+
+// How many parts of a size hold so much.
+inline int64_t over(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+// Memory that begins with a line of the cache.
+template <class T>
+struct Room {
+    T *data;
+    explicit Room(int64_t numbers) : data(static_cast<T *>(std::aligned_alloc(64, over(sizeof(T) * numbers, 64) * 64))) {}
+    Room(const Room &) = delete;
+    ~Room() { std::free(data); }
 };
 
 inline float bits_to_float(uint32_t bits) {

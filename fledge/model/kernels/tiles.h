@@ -10,7 +10,6 @@
 #define TILES
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 #include <immintrin.h>
@@ -20,8 +19,6 @@ namespace {
 
 constexpr int64_t SIDE = 16, DEPTH = 32, TILE = SIDE * DEPTH;  // a tile is 16 rows of 32 halves, 64 bytes each
 constexpr int64_t PANEL = 2 * SIDE;                            // what two tiles beside each other reach across
-
-inline int64_t over(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 inline __mmask16 mask(int64_t count) { return count >= SIDE ? 0xffff : count > 0 ? (1u << count) - 1 : 0; }
 
@@ -98,15 +95,6 @@ struct Side {
             for (int64_t t = 0; t < 2 * panels * tiles; t++) turn(to + t * TILE);
         }
     }
-};
-
-// Memory for tiles, of halves or of their sums.
-template <class T>
-struct Room {
-    T *data;
-    explicit Room(int64_t numbers) : data(static_cast<T *>(std::aligned_alloc(64, over(sizeof(T) * numbers, 64) * 64))) {}
-    Room(const Room &) = delete;
-    ~Room() { std::free(data); }
 };
 
 // The unit set up for eight whole tiles; afterwards it is as it was, for others use it too.
